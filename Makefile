@@ -1,0 +1,35 @@
+# Needs python3.11, git and make; everything else goes into .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+EXTRAS := cpu,minilm,demo,fast,test,dev
+
+.PHONY: help .venv demo test check bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z.]+:.*## ' Makefile | sed 's/:.*## /\t/'
+
+.venv: .venv/.installed ## adaptd, its extras and the shipped plugins, editable
+
+.venv/.installed: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e ".[$(EXTRAS)]" $(PLUGINS:%=-e ./%)
+	@touch $@
+
+demo: .venv ## the whole loop on real input, in five minutes
+	$(BIN)/adaptd demo
+
+test: .venv ## every test
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: .venv ## style, types, layers, spelling
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+bench: .venv ## the figures of docs/benchmarks.md
+	$(BIN)/adaptd bench
+
+clean: ## all that can be made again, .venv apart
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis demo-report bench-results

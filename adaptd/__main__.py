@@ -1,0 +1,5 @@
+"""`python -m adaptd`."""
+
+from adaptd.cli import main
+
+main()

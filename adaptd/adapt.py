@@ -1,0 +1,283 @@
+"""Adapt: the slow path, from the trigger to the verdict. A training job is a folder in and a folder out.
+
+Steps: write the job (rows, champion's adapter) → the trainer child trains a candidate → the evaluation child loads
+it from the disk and scores it beside the champion → the gate judges → the candidate is entered as a version, and
+promoted if the verdict says so. The champion answers all the while, and learning goes on: the rows that came
+meanwhile are projected when the candidate goes live. A crash at any step leaves a job folder that the next start
+removes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptd import config
+from adaptd.errors import Conflict, TrainingFailed
+from adaptd.interfaces import Gate
+from adaptd.learn import Learner
+from adaptd.metrics import forgetting
+from adaptd.model import files
+from adaptd.model.attention import Adapter
+from adaptd.model.network import Head
+from adaptd.records import Paired, Verdict
+from adaptd.registry import publish
+from adaptd.versions import Versions
+
+log = logging.getLogger(__name__)
+KEEP_OUTPUT = 20  # lines of a child's stderr that a failure quotes
+ONE_AT_A_TIME = threading.Lock()  # adaptations of all domains share the machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an adaptation came to."""
+
+    verdict: Verdict
+    version: int
+
+    def body(self) -> dict[str, Any]:
+        """Return the contract's answer."""
+        return {"verdict": self.verdict.decision, "version": self.version, "reasons": list(self.verdict.reasons),
+                "evidence": dict(self.verdict.evidence)}
+
+
+class Adaptation:
+    """The adaptations of one domain."""
+
+    def __init__(self, domain: str, learner: Learner, versions: Versions, gate: Gate, settings: config.Adapt, jobs: Path,
+                 plugins: Sequence[str], report: Callable[[str, str, str], None]) -> None:
+        self._domain = domain
+        self._learner = learner
+        self._versions = versions
+        self._gate = gate
+        self._settings = settings
+        self._jobs = jobs
+        self._plugins = plugins
+        self._report = report
+        self._since = 0  # labels learned since the last adaptation began
+        self._newest = -1  # seq up to which rows have been an experience
+        self._running: Future[Outcome] | None = None
+        self._child: subprocess.Popen[str] | None = None
+        self._stopped = False
+        self.held = False
+        self.stage: dict[str, Any] | None = None  # what it is doing now, for status
+        self.last: dict[str, Any] | None = None  # the last verdict, for status
+
+    @property
+    def every(self) -> str | None:
+        """The schedule, when there is one and adaptation is enabled."""
+        return self._settings.every if self._settings.enabled else None
+
+    # -- triggers ---------------------------------------------------------------------------------------------
+
+    def count(self, rows: int) -> None:
+        """Count learned labels; start when there are enough."""
+        self._since += rows
+        if self._settings.enabled and self._settings.every_labels and self._since >= self._settings.every_labels:
+            self.trigger(f"{self._since} new labels")
+
+    def trigger(self, reason: str) -> None:
+        """Start unless one is running, or adaptation is on hold."""
+        if not self.held and not self._stopped and (self._running is None or self._running.done()):
+            self.start(reason, "adaptd")
+
+    def start(self, reason: str, actor: str) -> Future[Outcome]:
+        """Start an adaptation in a thread of its own.
+
+        Raises
+        ------
+        Conflict
+            One is running, or adaptation is on hold.
+        """
+        if self.held:
+            raise Conflict("adaptation is on hold", hint="adaptd resume --adaptation")
+        if self._running is not None and not self._running.done():
+            raise Conflict("an adaptation is running", hint="adaptd status shows how far it is")
+        self._since = 0
+        done: Future[Outcome] = Future()
+        self._running = done
+        threading.Thread(target=self._run, args=(reason, actor, done), name=f"adapt-{self._domain}", daemon=True).start()
+        return done
+
+    def close(self) -> None:
+        """Stop a running adaptation; its job is removed."""
+        self._stopped = True
+        if (child := self._child) is not None:
+            child.kill()
+        if self._running is not None and not self._running.done():
+            self._running.exception(timeout=30.0)
+
+    # -- the run ----------------------------------------------------------------------------------------------
+
+    def _run(self, reason: str, actor: str, done: Future[Outcome]) -> None:
+        folder = self._jobs / f"{self._domain}-{os.getpid()}-{time.time_ns()}"
+        try:
+            with ONE_AT_A_TIME:
+                outcome = self._adapt(folder, reason, actor)
+            self.last = {**outcome.body(), "at": time.time()}
+            done.set_result(outcome)
+        except Exception as error:  # an adaptation that fails leaves the champion as it is
+            if not self._stopped:
+                log.warning("adaptation failed: %s", error, extra={"action": "adapt_failed", "domain": self._domain})
+                self._report("adaptation_failed", f"{self._domain}: {error}", "the champion answers on; look at the log")
+                self.last = {"verdict": "failed", "reasons": [str(error)], "at": time.time()}
+            done.set_exception(error)
+        finally:
+            self.stage = None
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _adapt(self, folder: Path, reason: str, actor: str) -> Outcome:
+        self.stage = {"stage": "preparing", "progress": 0.0, "since": time.time(), "reason": reason}
+        jobs = self._learner.call(lambda: {name: self._rows(head) for name, head in self._learner.state.heads.items()}).result()
+        judged: dict[str, tuple[Verdict, dict[str, Any], bytes]] = {}
+        for name, (tensors, facts, adapter) in jobs.items():
+            if int((tensors["holdout"] == 0).sum()) >= self._settings.min_labels and len(set(tensors["targets"].tolist())) > 1:
+                judged[name] = self._head(folder / name, tensors, facts, adapter)
+        if not judged:
+            have = max((len(tensors["targets"]) for tensors, _, _ in jobs.values()), default=0)
+            return Outcome(version=self._learner.state.version, verdict=Verdict(decision="undecided", reasons=[
+                f"{have} learned labels; an adaptation wants {self._settings.min_labels} of at least two classes"]))
+        self._newest = max(facts["newest"] for _, facts, _ in jobs.values())
+        return self._decide(judged, reason, actor)
+
+    def _rows(self, head: Head) -> tuple[dict[str, Tensor], dict[str, Any], Adapter]:
+        """Copy what a job needs; in the learner's thread, with the ridge solved."""
+        memory = head.memory
+        slots = memory.living()
+        groups = {content: place for place, content in enumerate(dict.fromkeys(memory.contents[s] for s in slots))}
+        tensors = {"vectors": memory.vectors[torch.from_numpy(slots)], "targets": torch.from_numpy(memory.targets[slots].astype(np.int64)),
+                   "holdout": torch.from_numpy(memory.holdout[slots].astype(np.uint8)),
+                   "order": torch.from_numpy(memory.order[slots]),
+                   "fresh": torch.from_numpy((memory.born[slots] > self._newest).astype(np.uint8)),
+                   "content": torch.tensor([groups[memory.contents[s]] for s in slots], dtype=torch.int64),
+                   "trust": head.fold.trust}
+        facts = {"labels": head.labels, "learned": head.learned, "features": head.options.features, "seed": head.options.seed,
+                 "neighbours": head.options.neighbours, "newest": int(memory.born[slots].max()) if len(slots) else -1,
+                 **head.fold.facts()}
+        return tensors, facts, head.adapter
+
+    def _head(self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any],
+              adapter: Adapter) -> tuple[Verdict, dict[str, Any], bytes]:
+        """Train, evaluate and judge one head."""
+        train = tensors["holdout"] == 0
+        job = {"strategy": self._settings.strategy, "options": self._settings.options, "seed": self._settings.seed,
+               "device": self._settings.device, "threads": self._settings.threads, "labels": facts["labels"],
+               "parent_pid": os.getpid(), "plugins": list(self._plugins), "time_limit_s": self._settings.time_limit_s}
+        given = {name: tensors[name][train] for name in ("vectors", "targets", "fresh")}
+        publish(folder / "in", {"job.json": json.dumps(job).encode(), "adapter.safetensors": files.dump_adapter(adapter),
+                                "rows.safetensors": files.dump(given, {"labels": facts["labels"]})})
+        (folder / "out").mkdir()
+        self._child_run("adaptd.trainer", folder, "training", self._settings.time_limit_s + 30.0)
+        (folder / "in" / "rows.safetensors").write_bytes(files.dump(tensors, facts))
+        self._child_run("adaptd.evaluate", folder, "evaluating", self._settings.time_limit_s)
+        candidate = (folder / "out" / "adapter.safetensors").read_bytes()
+        scores, _ = files.parse((folder / "out" / "scores.safetensors").read_bytes(), "scores")
+        verdict, metrics = self._judge(tensors, facts, scores)
+        report = json.loads((folder / "out" / "report.json").read_text())
+        return verdict, {**metrics, "training": report}, candidate
+
+    def _judge(self, tensors: dict[str, Tensor], facts: dict[str, Any],
+               scores: dict[str, Tensor]) -> tuple[Verdict, dict[str, Any]]:
+        truth = tensors["targets"][scores["rows"]]
+        right = {name: (scores[name] == truth).int() for name in ("candidate", "champion")}
+        paired = Paired(candidate=right["candidate"].tolist(), champion=right["champion"].tolist(),
+                        classes=[facts["labels"][c] for c in truth.tolist()])
+        verdict = self._gate.judge(paired)
+        n = len(truth)
+        classes = {facts["labels"][c]: float(right["champion"][truth == c].float().mean()) for c in sorted(set(truth.tolist()))}
+        return verdict, {"holdout": {name: float(r.float().mean()) if n else None for name, r in right.items()},
+                         "holdout_rows": n, "classes": classes}
+
+    def _decide(self, judged: Mapping[str, tuple[Verdict, dict[str, Any], bytes]], reason: str, actor: str) -> Outcome:
+        """Enter the candidate and, if every head's verdict says so, promote it."""
+        self.stage = {**(self.stage or {}), "stage": "deciding", "progress": 1.0}
+        verdicts = [verdict for verdict, _, _ in judged.values()]
+        worst = min(verdicts, key=lambda v: ("reject", "undecided", "promote").index(v.decision))
+        reasons = [(f"{name}: " if len(judged) > 1 else "") + text for name, (v, _, _) in judged.items() for text in v.reasons]
+        verdict = Verdict(decision=worst.decision, reasons=reasons, evidence=worst.evidence)
+        first = next(iter(judged.values()))[1]
+        metrics = {**first, "heads": {name: m for name, (_, m, _) in judged.items()}} if len(judged) > 1 else first
+        contents = {f"{name}.adapter": data for name, (_, _, data) in judged.items()}
+        body = {"decision": verdict.decision, "reasons": reasons, "evidence": verdict.evidence}
+        number = self._versions.enter_candidate(contents, body, metrics, f"{self._settings.strategy}: {reason}", actor)
+        if verdict.decision == "promote":
+            self._versions.promote(number, False, "; ".join(reasons), actor, verdict.evidence)
+        return Outcome(verdict=verdict, version=number)
+
+    def forgetting(self) -> float | None:
+        """Return forgetting over the evaluations so far, as a share."""
+        return forgetting(self._versions.evaluations())
+
+    # -- children ---------------------------------------------------------------------------------------------
+
+    def _child_run(self, module: str, folder: Path, stage: str, limit_s: float) -> None:
+        """Run a child to its end, following its progress; raise TrainingFailed with its own words."""
+        if self._stopped:
+            raise TrainingFailed("the daemon is stopping")
+        self.stage = {**(self.stage or {}), "stage": stage, "progress": 0.0}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTD_")}
+        child = subprocess.Popen([sys.executable, "-P", "-m", module, str(folder)], stdin=subprocess.DEVNULL, text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, env=environment)
+        self._child = child
+        if self._stopped:
+            child.kill()
+        said: deque[str] = deque(maxlen=KEEP_OUTPUT)
+        listener = threading.Thread(target=lambda: said.extend(child.stderr or ()), daemon=True)
+        listener.start()
+        watchdog = threading.Timer(limit_s, child.kill)
+        watchdog.start()
+        try:
+            for line in child.stdout or ():
+                self._progress(line)
+            code = child.wait()
+            listener.join(timeout=5.0)
+        finally:
+            watchdog.cancel()
+            self._child = None
+        if code != 0:
+            raise TrainingFailed(_words(stage, code, said))
+
+    def _progress(self, line: str) -> None:
+        try:
+            told = json.loads(line)
+            self.stage = {**(self.stage or {}), "progress": float(told["progress"]), "words": str(told.get("words", ""))}
+        except (ValueError, KeyError, TypeError):
+            log.debug("trainer: %s", line.rstrip())
+
+
+def _words(stage: str, code: int, said: Sequence[str]) -> str:
+    """Say why a child failed: its own error object if it left one, else its last line, else the signal."""
+    lines = [line.strip() for line in said if line.strip()]
+    for line in reversed(lines):
+        try:
+            return f"{stage} failed: {json.loads(line)['message']}"
+        except (ValueError, KeyError, TypeError):
+            continue
+    if code < 0:
+        return f"{stage} was killed by signal {-code}"
+    return f"{stage} failed with exit code {code}: {lines[-1] if lines else 'no message'}"
+
+
+def sweep(jobs: Path) -> list[str]:
+    """Remove what an earlier daemon's adaptations left; return the folders' names."""
+    left = sorted(p.name for p in jobs.glob("*")) if jobs.is_dir() else []
+    shutil.rmtree(jobs, ignore_errors=True)
+    jobs.mkdir(parents=True, mode=0o700)
+    return left

@@ -1,0 +1,96 @@
+"""What the HTTP layer is given: the daemon's operations, as one protocol. Bodies and answers are the contract's.
+
+Every method may raise an `AdaptdError`; the HTTP boundary turns it into the error object and its status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+Json = dict[str, Any]
+
+
+class Operations(Protocol):
+    """Implemented by `adaptd.daemon.Daemon`; tests of the HTTP layer give a double."""
+
+    def ready(self) -> bool:
+        """Say whether the champion of every domain has answered a probe."""
+        ...
+
+    def status(self) -> Json:
+        """Return the contract's status document."""
+        ...
+
+    def metrics(self) -> bytes:
+        """Return the Prometheus exposition."""
+        ...
+
+    def subscribe(self) -> AsyncIterator[Json]:
+        """Yield what happens: {"event": name, "domain": …, "at": …, …}."""
+        ...
+
+    async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool,
+                      min_seq: int | None) -> Json:
+        """Answer inputs (raw JSON objects); journal them as events."""
+        ...
+
+    async def events(self, domain: str, items: Sequence[Any], *, source: str) -> Json:
+        """Journal events (raw JSON objects): good ones accepted and learned, bad ones reported by index."""
+        ...
+
+    async def feedback(self, domain: str, items: Sequence[Any], *, source: str) -> Json:
+        """Journal labels for earlier events; learned when it returns. Raises NotFound when all are unknown."""
+        ...
+
+    async def adapt(self, domain: str, *, wait: bool, actor: str) -> Json:
+        """Start an adaptation; with `wait`, return verdict, version and reasons."""
+        ...
+
+    async def snapshot(self, domain: str, *, reason: str, actor: str) -> Json:
+        """Name the live state as a version, without adaptation."""
+        ...
+
+    async def versions(self, domain: str) -> Json:
+        """List the versions of a domain."""
+        ...
+
+    async def rollback(self, domain: str, *, to: int | None, reason: str, actor: str) -> Json:
+        """Move the pointer to an earlier version; what was live is saved first."""
+        ...
+
+    async def promote(self, domain: str, *, to: int, force: bool, reason: str, actor: str) -> Json:
+        """Make a candidate live. Raises Refused when its gate did and `force` is not given."""
+        ...
+
+    async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
+        """Put learning or adaptation on hold; `source` "" means all."""
+        ...
+
+    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
+        """Lift a hold; returns {"learned": n}: the labels that had waited."""
+        ...
+
+    async def history(self, domain: str | None, *, limit: int) -> Json:
+        """Return {"actions": […]}, newest first."""
+        ...
+
+    async def memory(self, domain: str) -> Json:
+        """Return counts per head and label, index and bytes."""
+        ...
+
+    async def search(self, domain: str, *, text: str, k: int) -> Json:
+        """Return the k remembered examples nearest to a text, {"results": […]}."""
+        ...
+
+    async def explain(self, domain: str, event: str) -> Json:
+        """Return what answered an event, and which remembered examples weighed in now."""
+        ...
+
+    async def feeds(self) -> Json:
+        """Return {"feeds": {name: {state, offset, lag, errors}}}."""
+        ...
+
+    async def feed(self, name: str, *, paused: bool, actor: str) -> Mapping[str, Any]:
+        """Pause or resume a feed."""
+        ...

@@ -1,0 +1,199 @@
+"""The route table, and what each route does: one call of the daemon's operations."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+
+from adaptd.api import openapi
+from adaptd.api import schemas as s
+from adaptd.api.bodies import Batch, check_count
+from adaptd.api.endpoint import Call, Endpoint
+from adaptd.api.errors import Unprocessable, failure, reply
+from adaptd.api.operations import Json
+from adaptd.api.stream import server_sent
+from adaptd.errors import NotReady
+
+SOURCE = "http"  # of events that name none
+
+
+async def predict(call: Call) -> Json:
+    """Answer inputs; each becomes an event."""
+    check_count(len(call.body.inputs), call.limits, "inputs")
+    return await call.operations.predict(call.domain, call.body.inputs, source=SOURCE, explain=call.body.explain,
+                                         min_seq=call.body.min_seq)
+
+
+async def events(call: Call) -> Response:
+    """Journal events and learn their labels; 202 means durable."""
+    return await _ingest(call.body, functools.partial(call.operations.events, call.domain, source=SOURCE))
+
+
+async def feedback(call: Call) -> Response:
+    """Journal labels for earlier events and learn them; 202 means durable."""
+    return await _ingest(call.body, functools.partial(call.operations.feedback, call.domain, source=SOURCE))
+
+
+async def _ingest(batch: Batch, operation: Callable[..., Awaitable[Json]]) -> Response:
+    nothing: Json = {"accepted": 0, "duplicates": 0, "held": 0, "rejected": [], "events": [], "seq": None}
+    answer = batch.merge(await operation(batch.items) if batch.items else nothing)
+    if answer["accepted"] or answer["duplicates"]:
+        return reply(answer, 202)
+    return failure(_none_acceptable(answer["rejected"]), answer)
+
+
+def _none_acceptable(rejected: list[Mapping[str, Any]]) -> Unprocessable:
+    if not rejected:
+        return Unprocessable("nothing was accepted")
+    first = rejected[0]["error"]
+    return Unprocessable(f"none of {len(rejected)} elements is acceptable; the first: {first['message']}",
+                         field=first.get("field"), hint=first["hint"])
+
+
+async def adapt(call: Call) -> Json:
+    """Train a candidate and let the gate judge it."""
+    return await call.operations.adapt(call.domain, wait=call.body.wait, actor=call.actor)
+
+
+async def snapshot(call: Call) -> Json:
+    """Name the live state as a version."""
+    return await call.operations.snapshot(call.domain, reason=call.body.reason, actor=call.actor)
+
+
+async def rollback(call: Call) -> Json:
+    """Go back to a version; what was live is saved first, and learning is on hold until resume."""
+    return await call.operations.rollback(call.domain, to=call.body.to, reason=call.body.reason, actor=call.actor)
+
+
+async def promote(call: Call) -> Json:
+    """Make a candidate live."""
+    return await call.operations.promote(call.domain, to=call.body.to, force=call.body.force, reason=call.body.reason,
+                                         actor=call.actor)
+
+
+async def hold(call: Call) -> Json:
+    """Stop learning or adaptation; journal and answers go on."""
+    return await call.operations.hold(call.domain, what=call.body.what, source=call.body.source,
+                                      reason=call.body.reason, actor=call.actor)
+
+
+async def resume(call: Call) -> Json:
+    """Lift a hold and learn what waited."""
+    return await call.operations.resume(call.domain, what=call.body.what, source=call.body.source,
+                                        reason=call.body.reason, actor=call.actor)
+
+
+async def versions(call: Call) -> Json:
+    """List a domain's versions."""
+    return await call.operations.versions(call.domain)
+
+
+async def memory(call: Call) -> Json:
+    """Say what is remembered: counts, index and bytes."""
+    return await call.operations.memory(call.domain)
+
+
+async def search(call: Call) -> Json:
+    """Find the remembered examples nearest to a text."""
+    if len(call.body.text) > call.limits.characters:
+        raise Unprocessable(f"{len(call.body.text)} characters; the limit is {call.limits.characters}", field="text",
+                            hint="send less, or raise limits.characters")
+    return await call.operations.search(call.domain, text=call.body.text, k=call.body.k)
+
+
+async def explain(call: Call) -> Json:
+    """Say what answered an event, and why."""
+    return await call.operations.explain(call.domain, call.path["event"])
+
+
+async def status(call: Call) -> Json:
+    """Say what is live, how good it is, what goes on and what is wrong."""
+    return call.operations.status()
+
+
+async def history(call: Call) -> Json:
+    """Say who changed what, when and why, newest first."""
+    return await call.operations.history(call.query.domain, limit=call.query.limit)
+
+
+async def feeds(call: Call) -> Json:
+    """Say how the feeds do."""
+    return await call.operations.feeds()
+
+
+async def pause_feed(call: Call) -> Json:
+    """Pause a feed."""
+    return dict(await call.operations.feed(call.path["name"], paused=True, actor=call.actor))
+
+
+async def resume_feed(call: Call) -> Json:
+    """Let a feed go on."""
+    return dict(await call.operations.feed(call.path["name"], paused=False, actor=call.actor))
+
+
+async def healthz(call: Call) -> Json:
+    """Say that the process answers."""
+    return {"ok": True}
+
+
+async def readyz(call: Call) -> Json:
+    """Say that every champion has answered; 503 until then."""
+    if not call.operations.ready():
+        raise NotReady("not every champion has answered yet", hint="GET /v1/status says what it waits for")
+    return {"ready": True}
+
+
+async def metrics(call: Call) -> Response:
+    """Give the figures to Prometheus."""
+    return Response(call.operations.metrics(), media_type=f"{PROMETHEUS}; version=0.0.4; charset=utf-8")
+
+
+async def stream(call: Call) -> Response:
+    """Send what happens, as server-sent events."""
+    return StreamingResponse(server_sent(call.operations.subscribe(), call.closing), media_type=SSE,
+                             headers={"cache-control": "no-store"})
+
+
+async def describe(call: Call) -> Json:
+    """Describe this interface."""
+    return openapi.document(ENDPOINTS)
+
+
+PROMETHEUS, SSE = "text/plain", "text/event-stream"
+DOMAIN, STREAM = "/v1/{domain}", "/v1/stream"
+ENDPOINTS = (
+    Endpoint(method="POST", path=f"{DOMAIN}/predict", handler=predict, request=s.Predict, answer=s.Predictions),
+    Endpoint(method="POST", path=f"{DOMAIN}/events", handler=events, request=s.Event, batch=True, answer=s.Ingested,
+             success=202),
+    Endpoint(method="POST", path=f"{DOMAIN}/feedback", handler=feedback, request=s.Feedback, batch=True,
+             answer=s.Ingested, success=202),
+    Endpoint(method="POST", path=f"{DOMAIN}/adapt", handler=adapt, request=s.Adapt, may_be_empty=True,
+             answer=s.Adapted),
+    Endpoint(method="POST", path=f"{DOMAIN}/snapshot", handler=snapshot, request=s.Snapshot, may_be_empty=True,
+             answer=s.VersionNumber),
+    Endpoint(method="POST", path=f"{DOMAIN}/rollback", handler=rollback, request=s.Rollback, may_be_empty=True,
+             answer=s.RolledBack),
+    Endpoint(method="POST", path=f"{DOMAIN}/promote", handler=promote, request=s.Promote, answer=s.VersionNumber),
+    Endpoint(method="POST", path=f"{DOMAIN}/hold", handler=hold, request=s.Hold, may_be_empty=True, answer=s.Answer),
+    Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Hold, may_be_empty=True,
+             answer=s.Resumed),
+    Endpoint(method="GET", path=f"{DOMAIN}/versions", handler=versions, answer=s.Versions),
+    Endpoint(method="GET", path=f"{DOMAIN}/memory", handler=memory, answer=s.Answer),
+    Endpoint(method="POST", path=f"{DOMAIN}/memory/search", handler=search, request=s.Search, answer=s.Found),
+    Endpoint(method="GET", path=f"{DOMAIN}/explain/{{event}}", handler=explain, answer=s.Answer),
+    Endpoint(method="GET", path="/v1/status", handler=status, answer=s.Status),
+    Endpoint(method="GET", path="/v1/history", handler=history, query=s.HistoryQuery, answer=s.History),
+    Endpoint(method="GET", path="/v1/feeds", handler=feeds, answer=s.Feeds),
+    Endpoint(method="POST", path="/v1/feeds/{name}/pause", handler=pause_feed, request=s.Nothing, may_be_empty=True,
+             answer=s.Answer),
+    Endpoint(method="POST", path="/v1/feeds/{name}/resume", handler=resume_feed, request=s.Nothing, may_be_empty=True,
+             answer=s.Answer),
+    Endpoint(method="GET", path=STREAM, handler=stream, answer=SSE),
+    Endpoint(method="GET", path="/healthz", handler=healthz, query=None, answer=s.Alive),
+    Endpoint(method="GET", path="/readyz", handler=readyz, query=None, answer=s.Ready),
+    Endpoint(method="GET", path="/metrics", handler=metrics, query=None, answer=PROMETHEUS),
+    Endpoint(method="GET", path="/openapi.json", handler=describe, query=None, answer=s.Answer),
+)

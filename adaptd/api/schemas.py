@@ -1,0 +1,264 @@
+"""What goes in and out over HTTP: the request models validate, all of them together make `/openapi.json`.
+
+The answers are the daemon's and are not validated again: their models say what a client may rely on, and more
+fields may join. Elements of `inputs`, of events and of feedback are judged one by one by `adaptd.ingest`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from adaptd.api.errors import Unprocessable
+
+Reason = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$", description="why, for the history")]
+Number = Annotated[int, Field(ge=1, lt=1 << 63, description="a version's number")]
+SEARCH_LIMIT = 1000
+
+
+class Body(BaseModel):
+    """A request's body: exact types, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Query(BaseModel):
+    """A request's query string: strings that are read as what they stand for, no unknown names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """An answer's body: more fields may join."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Nothing(Body):
+    """No fields."""
+
+
+class NoQuery(Query):
+    """No query string."""
+
+
+class Predict(Body):
+    """Inputs to answer."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [{"text": "where is my card?"}]}]})
+    inputs: Annotated[list[Any], Field(min_length=1, description="objects like an event, without label")]
+    explain: bool = Field(False, description="name the remembered examples that weighed in")
+    min_seq: Annotated[int, Field(ge=0, lt=1 << 63, description="wait until this seq is learned")] | None = None
+
+
+class Event(Answer):
+    """One element of a stream; the fields that are not named here are the payload, which the domain reads."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": "42", "text": "card lost", "label": "lost_card"}]})
+    id: str | int | None = Field(None, description="the client's id: the same (source, id) counts once")
+    text: str | None = None
+    label: Any = None
+    answer: Any = Field(None, description="what the model in production answered")
+    time: str | float | None = Field(None, description="ISO 8601 with a zone, or seconds since the epoch")
+    source: str | None = None
+    subject: str | None = Field(None, description="whom it is about")
+
+
+class Feedback(Body):
+    """A label for an earlier event, which is named by the daemon's id or by (source, id)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"event": "…", "label": "lost_card"}]})
+    event: str | None = None
+    source: str | None = None
+    id: str | int | None = None
+    label: Any
+
+
+class Adapt(Body):
+    """An adaptation on demand."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"wait": True}]})
+    wait: bool = Field(False, description="answer when the gate has judged")
+
+
+class Snapshot(Body):
+    """A name for the live state."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "before the campaign"}]})
+    reason: Reason = ""
+
+
+class Rollback(Body):
+    """The way back; without `to` one step."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"to": 7, "reason": "poisoned feed"}]})
+    to: Number | None = None
+    reason: Reason = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_by_time(cls, body: Any) -> Any:
+        if isinstance(body, dict) and "at" in body:
+            raise Unprocessable("rollback by time is not available", field="at",
+                                hint='use "to" with a version; GET /v1/{domain}/versions lists them')
+        return body
+
+
+class Promote(Body):
+    """A candidate to make live."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"to": 9, "force": True, "reason": "known new traffic"}]})
+    to: Number
+    force: bool = Field(False, description="even where the gate refused")
+    reason: Reason = ""
+
+
+class Hold(Body):
+    """What stops, or goes on again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"what": "learning", "source": "crm"}]})
+    what: Literal["learning", "adaptation"] = "learning"
+    source: Annotated[str, Field(max_length=128, pattern=r"^[^\x00]*$", description='"" stands for all sources')] = ""
+    reason: Reason = ""
+
+
+class Search(Body):
+    """A text to look up in the memory."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "lost card", "k": 5}]})
+    text: Annotated[str, Field(min_length=1)]
+    k: Annotated[int, Field(ge=1, le=SEARCH_LIMIT)] = 10
+
+
+class HistoryQuery(Query):
+    """Which part of the history."""
+
+    domain: str | None = None
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 50
+
+
+class ErrorDetail(Answer):
+    """What is wrong, and the cure."""
+
+    code: str
+    message: str
+    hint: str
+    field: str | None = None
+
+
+class Error(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+class Rejection(BaseModel):
+    """One element that was not accepted."""
+
+    index: int
+    error: ErrorDetail
+
+
+class Ingested(Answer):
+    """What became of a batch. A 202 means durable and learned."""
+
+    accepted: int
+    duplicates: int
+    held: int
+    rejected: list[Rejection]
+    events: list[str | None]
+    seq: int | None
+
+
+class PredictionBody(Answer):
+    """The answer to one input; a null label abstains."""
+
+    event: str
+    label: Any
+    confidence: float
+    scores: dict[str, Any]
+    cost: dict[str, Any]
+
+
+class Predictions(Answer):
+    """Answers, the version that gave them and the seq it had learned."""
+
+    version: int
+    seq: int
+    predictions: list[PredictionBody]
+
+
+class Adapted(Answer):
+    """A gate's verdict, or that an adaptation has started."""
+
+    verdict: Literal["promote", "reject", "undecided"] | None = None
+    version: int | None = None
+    reasons: list[str] = []
+
+
+class VersionNumber(Answer):
+    """The version that is meant."""
+
+    version: int
+
+
+class RolledBack(VersionNumber):
+    """The version that is live now, and the one that what was live is saved as."""
+
+    saved: int | None
+
+
+class Versions(Answer):
+    """A domain's versions, oldest first."""
+
+    versions: list[dict[str, Any]]
+
+
+class Resumed(Answer):
+    """How many labels had waited."""
+
+    learned: int
+
+
+class History(Answer):
+    """Who changed what, newest first."""
+
+    actions: list[dict[str, Any]]
+
+
+class Found(Answer):
+    """The nearest remembered examples."""
+
+    results: list[dict[str, Any]]
+
+
+class Status(Answer):
+    """What the daemon is doing."""
+
+    state: str
+    pid: int
+    uptime_s: float
+    domains: dict[str, dict[str, Any]]
+    seq: int
+    listening: Any
+    feeds: dict[str, dict[str, Any]]
+    problems: list[dict[str, Any]]
+
+
+class Feeds(Answer):
+    """The feeds by name."""
+
+    feeds: dict[str, dict[str, Any]]
+
+
+class Alive(Answer):
+    """The process answers."""
+
+    ok: bool
+
+
+class Ready(Answer):
+    """Every champion has answered."""
+
+    ready: bool

@@ -1,0 +1,112 @@
+"""Runs the app on its sockets: the unix socket in the state folder and, where there is one, loopback TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+
+from adaptd.errors import CannotStart
+
+CONNECTIONS = 1024  # beyond: 503 at once
+KEEP_ALIVE_S = 30
+MODE = 0o660
+
+
+class _Uvicorn(uvicorn.Server):
+    """A server that says when it listens and leaves the signals to the daemon."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.listening.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Server:
+    """One app on a unix socket and perhaps a bound TCP socket: start, wait, stop."""
+
+    def __init__(self, app: Starlette, *, unix: Path, tcp: socket.socket | None = None) -> None:
+        config = uvicorn.Config(app, access_log=False, log_config=None, lifespan="off", ws="none", interface="asgi3",
+                                proxy_headers=False, server_header=False, limit_concurrency=CONNECTIONS,
+                                timeout_keep_alive=KEEP_ALIVE_S)
+        self._app, self._unix, self._tcp = app, unix, tcp
+        self._server = _Uvicorn(config)
+        self._task: asyncio.Task[None] | None = None
+        self._inode: int | None = None
+
+    async def start(self) -> None:
+        """Bind the unix socket and listen on all; return when requests are taken.
+
+        The caller holds the store's lock, so a socket that is already there is a dead daemon's.
+
+        Raises
+        ------
+        CannotStart
+            The socket cannot be made.
+        """
+        bound = bind_unix(self._unix)
+        self._inode = self._unix.stat().st_ino
+        sockets = [bound] if self._tcp is None else [bound, self._tcp]
+        self._task = asyncio.create_task(self._server.serve(sockets=sockets), name="http")
+        listening = asyncio.create_task(self._server.listening.wait())
+        await asyncio.wait({self._task, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not listening.done():
+            listening.cancel()
+            await self._task  # raises what went wrong
+            raise CannotStart("the HTTP server ended before it listened")
+
+    async def wait(self) -> None:
+        """Return, or raise, when the server has ended."""
+        assert self._task is not None
+        await asyncio.shield(self._task)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more requests, let those that run finish for so long, then cut them off; 0 forces."""
+        if self._task is None:
+            return
+        self._app.state.closing.set()
+        self._server.config.timeout_graceful_shutdown = math.ceil(grace_s)
+        self._server.force_exit = self._server.force_exit or grace_s <= 0
+        self._server.should_exit = True
+        await asyncio.shield(self._task)
+        with suppress(FileNotFoundError):
+            if self._unix.stat().st_ino == self._inode:  # a new daemon's socket stays
+                self._unix.unlink()
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Return a bound unix socket of mode 0660; a stale socket in its place is removed.
+
+    Raises
+    ------
+    CannotStart
+        Something else is there, or the path is too long or not writable.
+    """
+    try:
+        if path.exists() or path.is_symlink():
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise CannotStart(f"{path} is in the way: it is not a socket", hint="move it away")
+            path.unlink()
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        bound.bind(str(path))
+        os.chmod(path, MODE)  # before it listens: nobody gets in with another mode
+    except OSError as error:
+        hint = "choose a shorter state folder" if "too long" in str(error) else "make the folder writable for this user"
+        raise CannotStart(f"cannot make the socket {path}: {error.strerror or error}", hint=hint) from error
+    bound.setblocking(False)
+    return bound

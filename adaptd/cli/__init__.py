@@ -1,0 +1,56 @@
+"""The command line. `COMMANDS` is the whole of it; each command imports what it needs inside.
+
+Nothing on the way of `--help` and `status` imports torch, transformers, faiss, avalanche, sqlalchemy or pydantic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from adaptd import __version__
+from adaptd.cli.group import LazyGroup
+from adaptd.cli.options import config_option
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "init": ("adaptd.cli.init:init", "Make a folder with a configuration, ready to run."),
+    "run": ("adaptd.cli.run:run", "Run the daemon in the foreground."),
+    "status": ("adaptd.cli.status:status", "Show what is live, how good it is, and what is wrong."),
+    "history": ("adaptd.cli.status:history", "Show who or what changed something, when and why."),
+    "versions": ("adaptd.cli.versions:versions", "List the versions of a domain."),
+    "snapshot": ("adaptd.cli.versions:snapshot", "Name the live state as a version."),
+    "rollback": ("adaptd.cli.versions:rollback", "Go back to an earlier version."),
+    "promote": ("adaptd.cli.versions:promote", "Make a candidate live."),
+    "adapt": ("adaptd.cli.versions:adapt", "Train a candidate and let the gate judge it."),
+    "predict": ("adaptd.cli.stream:predict", "Answer texts."),
+    "ingest": ("adaptd.cli.ingest:ingest", "Read JSONL files into the journal."),
+    "feedback": ("adaptd.cli.stream:feedback", "Give a label to an earlier event."),
+    "hold": ("adaptd.cli.stream:hold", "Stop learning or adaptation; answers go on."),
+    "resume": ("adaptd.cli.stream:resume", "Go on, and learn what waited."),
+    "explain": ("adaptd.cli.memory:explain", "Show why an event was answered so."),
+    "memory": ("adaptd.cli.memory:memory", "Look into what is remembered."),
+    "feeds": ("adaptd.cli.feeds:feeds", "Show, pause and resume feeds."),
+    "plugins": ("adaptd.cli.plugins:plugins", "Show the installed plugins."),
+    "config": ("adaptd.cli.config:config", "Show and check the configuration."),
+    "db": ("adaptd.cli.db:db", "Look after the store's schema."),
+    "demo": ("adaptd.cli.demo:demo", "Show adaptd at work on a real stream, beside a nightly retraining."),
+}
+
+
+def _verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if isinstance(ctx.command, LazyGroup):
+        ctx.command.verbose = value
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@config_option
+@click.option("-v", "--verbose", is_flag=True, callback=_verbose, expose_value=False, help="Show tracebacks of errors.")
+@click.version_option(__version__, prog_name="adaptd")
+def main() -> None:
+    """Keep a model current with its stream, without forgetting.
+
+    \b
+    Example:
+      adaptd init store && adaptd run --config store
+    """

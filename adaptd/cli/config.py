@@ -1,0 +1,122 @@
+"""The configuration: what is in force, whether it is valid, where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adaptd.cli import options, show
+from adaptd.cli.group import NounGroup
+
+if TYPE_CHECKING:
+    from adaptd.config import Settings
+
+
+@click.group(cls=NounGroup)
+@options.config_option
+def config() -> None:
+    """Show and check the configuration.
+
+    \b
+    Example:
+      adaptd config check --config store
+    """
+
+
+@config.command("show")
+@options.config_option
+@options.json_option
+def show_(as_json: bool) -> None:
+    """Show every setting in force: defaults, file and environment, merged; secrets are masked.
+
+    \b
+    Example:
+      adaptd config show
+    """
+    from adaptd import config as configuration
+    from adaptd.tomlfile import secrets
+
+    settings, paths = configuration.load(options.given())
+    document = _masked(settings.model_dump(mode="json"), secrets(paths.config))
+    if as_json:
+        show.data(document)
+        return
+    for name, value in _flat(document):
+        show.line(f"{name} = {_toml(value)}")
+
+
+@config.command()
+@options.config_option
+@options.json_option
+def check(as_json: bool) -> None:
+    """Check the configuration as `adaptd run` does; exit code 78 when it is not valid.
+
+    \b
+    Example:
+      adaptd config check --config /etc/adaptd
+    """
+    from adaptd import config as configuration
+
+    settings, paths = configuration.load(options.given())
+    _check_names(settings)
+    if as_json:
+        show.data({"valid": True, "path": str(paths.config)})
+    else:
+        show.line(f"{paths.config}: valid")
+
+
+@config.command()
+@options.config_option
+@options.json_option
+def path(as_json: bool) -> None:
+    """Show which file is read, and where the store is.
+
+    \b
+    Example:
+      adaptd config path
+    """
+    found = options.paths()
+    if as_json:
+        show.data({"config": str(found.config), "state": str(found.state), "socket": str(found.socket)})
+    else:
+        show.line(str(found.config))
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuse domains, feeds and gates that no allowed plugin gives, and options they do not take."""
+    from adaptd import plugins
+
+    manager = plugins.load("adaptd", settings.plugins.allow)
+    domains, feeds, gates = (plugins.collect(manager, f"register_{what}") for what in ("domains", "feeds", "gates"))
+    for name, domain in settings.served().items():
+        cls: type[Any] = plugins.pick(domains, domain.kind or name, f"domains.{name}.kind")
+        plugins.build(cls, domain.options, f"domains.{name}.options")
+        gate: type[Any] = plugins.pick(gates, domain.gate.kind, f"domains.{name}.gate.kind")
+        plugins.build(gate, domain.gate.options, f"domains.{name}.gate.options")
+    for name, feed in settings.feeds.items():
+        plugins.build(plugins.pick(feeds, feed.kind, f"feeds.{name}.kind"), feed.options, f"feeds.{name}.options")
+
+
+def _masked(value: Any, secrets: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {name: _masked(inner, secrets) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked(inner, secrets) for inner in value]
+    return "***" if isinstance(value, str) and value in secrets else value
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted names and values."""
+    for name, value in document.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _toml(value: Any) -> str:
+    import json
+
+    return "(none)" if value is None else json.dumps(value, ensure_ascii=False)

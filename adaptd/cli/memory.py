@@ -1,0 +1,89 @@
+"""What is remembered, and why an event was answered as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from adaptd.cli import options, show
+from adaptd.cli.group import NounGroup
+
+
+@click.group(cls=NounGroup)
+@options.config_option
+def memory() -> None:
+    """Look into what is remembered.
+
+    \b
+    Example:
+      adaptd memory search "lost card"
+    """
+
+
+@memory.command()
+@options.config_option
+@options.domain_option
+@options.json_option
+def stats(domain: str | None, as_json: bool) -> None:
+    """Count what is remembered, by label.
+
+    \b
+    Example:
+      adaptd memory stats
+    """
+    document = options.client().call("GET", options.route(options.chosen(domain), "memory"))
+    if as_json:
+        show.data(document)
+    else:
+        show.fields(document)
+
+
+@memory.command()
+@options.config_option
+@options.domain_option
+@click.argument("text")
+@click.option("-k", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many.")
+@options.json_option
+def search(domain: str | None, text: str, k: int, as_json: bool) -> None:
+    """Show the remembered examples that are nearest to a text.
+
+    \b
+    Example:
+      adaptd memory search "lost card" -k 5
+    """
+    path = options.route(options.chosen(domain), "memory/search")
+    document = options.client().call("POST", path, {"text": text, "k": k})
+    if as_json:
+        show.data(document)
+    else:
+        _neighbours(document["results"])
+
+
+@click.command()
+@options.config_option
+@options.domain_option
+@click.argument("event")
+@options.json_option
+def explain(domain: str | None, event: str, as_json: bool) -> None:
+    """Show why an event was answered so.
+
+    \b
+    Example:
+      adaptd explain 17-9f86d081
+    """
+    path = options.route(options.chosen(domain), f"explain/{quote(event, safe='')}")
+    document = options.client().call("GET", path)
+    if as_json:
+        show.data(document)
+        return
+    show.fields({name: value for name, value in document.items() if name != "evidence"})
+    _neighbours(document.get("evidence", ()))
+
+
+def _neighbours(found: list[Mapping[str, Any]]) -> None:
+    known = ("weight", "similarity", "label", "source", "event", "text")
+    names = [name for name in known if any(name in one for one in found)]
+    show.table(names, ([one.get(name) for name in names] for one in found))

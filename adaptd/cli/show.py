@@ -1,0 +1,87 @@
+"""What people and machines see: data on standard output, words on standard error.
+
+What comes from the stream (labels, texts, reasons) is printed as plain text without control characters: it can
+neither drive the terminal nor be taken for markup.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+
+def say(text: str) -> None:
+    """Print words for people on standard error."""
+    click.echo("\n".join(plain(line) for line in text.splitlines()), err=True)
+
+
+def data(document: Any) -> None:
+    """Print a document as JSON."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def line(text: str) -> None:
+    """Print one line of data."""
+    click.echo(plain(text))
+
+
+def plain(text: str) -> str:
+    """Return a text without characters that a terminal would act upon.
+
+    >>> plain("a\\x1b[31mb")
+    'a�[31mb'
+    """
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """Print a table; numbers stand to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [list(row) for row in rows]
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        right = bool(cells) and all(isinstance(row[index], (int, float)) for row in cells)
+        made.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        made.add_row(*(Text(plain(cell(value))) for value in row))
+    Console().print(made)
+
+
+def fields(document: Mapping[str, Any]) -> None:
+    """Print one line per field."""
+    width = max((len(name) for name in document), default=0)
+    for name, value in document.items():
+        line(f"{name:<{width}}  {cell(value)}")
+
+
+def cell(value: Any) -> str:
+    """Return a value as a table shows it.
+
+    >>> [cell(v) for v in (None, 0.12345, True, "x", {"a": 1})]
+    ['-', '0.1235', 'yes', 'x', '{"a": 1}']
+    """
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def percent(value: Any) -> str:
+    """Return a share of one in percent."""
+    return f"{value:.1%}" if isinstance(value, (int, float)) and not isinstance(value, bool) else cell(value)
+
+
+def moment(at: Any) -> str:
+    """Return seconds since the epoch as local time; other notations as they are."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if isinstance(at, (int, float)) else cell(at)

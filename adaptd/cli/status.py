@@ -1,0 +1,121 @@
+"""`adaptd status` and `adaptd history`: from the daemon, else from the stopped store, read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+from adaptd.cli import options, show
+from adaptd.errors import NotRunning
+
+COLUMNS = ("domain", "version", "since", "labels", "events", "labelled", "memory", "prequential", "holdout",
+           "forgetting", "lag", "now")
+STATUS_TIMEOUT_S = 10.0
+
+
+@click.command()
+@options.config_option
+@options.json_option
+def status(as_json: bool) -> int:
+    """Show what is live, how good it is, and what is wrong.
+
+    Exit code 3 when the daemon is not running: then the store itself is read.
+
+    \b
+    Example:
+      adaptd status --json
+    """
+    paths = options.paths()
+    try:
+        document = options.client().call("GET", "/v1/status", timeout_s=STATUS_TIMEOUT_S)
+    except NotRunning:
+        from adaptd.status import stopped_status
+
+        document = stopped_status(paths)
+    if as_json:
+        show.data(document)
+    else:
+        _for_people(document)
+    return _code(document)
+
+
+@click.command()
+@options.config_option
+@options.json_option
+@click.option("--domain", metavar="NAME", help="Only this domain.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many, newest first.")
+def history(as_json: bool, domain: str | None, limit: int) -> int:
+    """Show who or what changed something, when and why.
+
+    Exit code 3 when the daemon is not running: then the store itself is read.
+
+    \b
+    Example:
+      adaptd history --limit 5
+    """
+    query = {"limit": limit} if domain is None else {"domain": domain, "limit": limit}
+    try:
+        document = options.client().call("GET", f"/v1/history?{urlencode(query)}")
+    except NotRunning:
+        from adaptd.status import stopped_history
+
+        document = stopped_history(options.paths(), domain, limit)
+    if as_json:
+        show.data(document)
+    else:
+        show.table(("at", "domain", "what", "from", "to", "who", "why"), (
+            (show.moment(a["at"]), a["domain"], a["what"], a["before"], a["after"], a["actor"], a["reason"])
+            for a in document["actions"]))
+    return _code(document)
+
+
+def _code(document: Mapping[str, Any]) -> int:
+    if document.get("state") != "stopped":
+        return 0
+    show.say("the daemon is not running")
+    return NotRunning.exit_code
+
+
+def _for_people(document: Mapping[str, Any]) -> None:
+    running = "" if document["pid"] is None else f" · pid {document['pid']} · up {_span(document['uptime_s'])}"
+    listening = document["listening"]
+    where = f" · {', '.join(map(str, listening))}" if isinstance(listening, list) and listening else ""
+    show.line(f"{document['state']}{running} · seq {document['seq']}{where}")
+    show.table(COLUMNS, [_row(name, domain) for name, domain in document["domains"].items()])
+    if document["feeds"]:
+        show.table(("feed", "state", "offset", "lag", "errors"), (
+            (name, f["state"], f["offset"], f["lag"], f["errors"]) for name, f in document["feeds"].items()))
+    if document["problems"]:
+        show.table(("problem", "what", "since", "cure"), (
+            (p["code"], p["message"], show.moment(p["since"]), p["hint"]) for p in document["problems"]))
+
+
+def _row(name: str, domain: Mapping[str, Any]) -> list[Any]:
+    accuracy = domain["accuracy"]
+    return [name, domain["version"], show.moment(domain["promoted_at"]), domain["labels"], domain["events"],
+            domain["labelled"], domain["memory"], show.percent(accuracy["prequential"]),
+            show.percent(accuracy["holdout"]), show.percent(domain["forgetting"]), domain["learn_lag"], _now(domain)]
+
+
+def _now(domain: Mapping[str, Any]) -> str:
+    """Say what a domain is doing: adapting, drifting, on hold."""
+    words = ["adapting"] if domain["adapting"] else []
+    words += ["drift"] if domain["drift"] else []
+    for hold in domain.get("holds", ()):
+        words.append(f"{hold['what']} on hold" + (f" ({hold['source']})" if hold["source"] else ""))
+    return ", ".join(words)
+
+
+def _span(seconds: float) -> str:
+    """Return a duration in its two largest units.
+
+    >>> [_span(s) for s in (7, 187, 7_500, 200_000)]
+    ['7 s', '3 min 7 s', '2 h 5 min', '2 d 7 h']
+    """
+    for size, unit, smaller, name in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} {int(seconds % size // smaller)} {name}"
+    return f"{int(seconds)} s"

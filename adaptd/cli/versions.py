@@ -1,0 +1,139 @@
+"""What changes the live version: snapshot, rollback, promote, adapt; and the list to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from adaptd.cli import options, show
+from adaptd.errors import NotRunning, Refused
+
+NUMBER = click.IntRange(min=1)
+
+
+@click.command()
+@options.config_option
+@options.domain_option
+@options.json_option
+def versions(domain: str | None, as_json: bool) -> None:
+    """List the versions of a domain.
+
+    \b
+    Example:
+      adaptd versions --json
+    """
+    document = options.client().call("GET", options.route(options.chosen(domain), "versions"))
+    if as_json:
+        show.data(document)
+        return
+    show.table(("version", "kind", "parent", "seq", "created", "verdict", "who", "why"), (
+        (v["number"], v["kind"], v["parent"], v["seq"], show.moment(v["created"]),
+         (v["verdict"] or {}).get("decision"), v["actor"], v["reason"]) for v in document["versions"]))
+
+
+@click.command()
+@options.config_option
+@options.domain_option
+@options.reason_option
+@options.json_option
+def snapshot(domain: str | None, reason: str, as_json: bool) -> None:
+    """Name the live state as a version.
+
+    \b
+    Example:
+      adaptd snapshot --reason "before the campaign"
+    """
+    document = options.client().call("POST", options.route(options.chosen(domain), "snapshot"), {"reason": reason})
+    _done(document, as_json, f"version {document['version']}")
+
+
+@click.command()
+@options.config_option
+@options.domain_option
+@click.option("--to", type=NUMBER, metavar="N", help="The version; without it one step back.")
+@options.reason_option
+@options.json_option
+def rollback(domain: str | None, to: int | None, reason: str, as_json: bool) -> None:
+    """Go back to an earlier version.
+
+    What was live is saved first, so that a rollback can be rolled back. Learning is on hold until `adaptd resume`.
+    Works on a stopped daemon's store too.
+
+    \b
+    Example:
+      adaptd rollback --to 7 --reason "poisoned feed"
+    """
+    name = options.chosen(domain)
+    body = {"reason": reason} if to is None else {"to": to, "reason": reason}
+    document: Mapping[str, Any]
+    try:
+        document = options.client().call("POST", options.route(name, "rollback"), body)
+    except NotRunning:
+        from adaptd import offline
+
+        document = offline.rollback(options.paths(), name, to, reason, options.actor())
+    _done(document, as_json, f"version {document['version']} is live; what was live is version {document['saved']}")
+    show.say("learning is on hold; go on with: adaptd resume")
+
+
+@click.command()
+@options.config_option
+@options.domain_option
+@click.argument("number", type=NUMBER, metavar="N")
+@click.option("--force", is_flag=True, help="Even where the gate refused.")
+@click.option("--reason", metavar="TEXT", required=True, help="Why, for the history.")
+@options.json_option
+def promote(domain: str | None, number: int, force: bool, reason: str, as_json: bool) -> None:
+    """Make a candidate live.
+
+    \b
+    Example:
+      adaptd promote 9 --force --reason "the holdout lacks the new traffic"
+    """
+    body = {"to": number, "force": force, "reason": reason}
+    document = options.client().call("POST", options.route(options.chosen(domain), "promote"), body)
+    _done(document, as_json, f"version {document.get('version', number)} is live")
+
+
+@click.command()
+@options.config_option
+@options.domain_option
+@click.option("--wait", is_flag=True, help="Until the gate has judged; exit code 4 when it rejects.")
+@options.json_option
+def adapt(domain: str | None, wait: bool, as_json: bool) -> int:
+    """Train a candidate and let the gate judge it.
+
+    \b
+    Example:
+      adaptd adapt --wait
+    """
+    path = options.route(options.chosen(domain), "adapt")
+    if not wait:
+        document = options.client().call("POST", path, {"wait": False})
+        _done(document, as_json, "adaptation started; adaptd status follows it")
+        return 0
+    from rich.console import Console
+
+    with Console(stderr=True).status("adapting: training in a child process, then the gate"):
+        document = options.client().call("POST", path, {"wait": True}, timeout_s=None)
+    return _verdict(document, as_json)
+
+
+def _verdict(document: Mapping[str, Any], as_json: bool) -> int:
+    """Show a verdict. A rejection is an exit code, "undecided" is words: more evidence is collected."""
+    verdict = document.get("verdict")
+    _done(document, as_json, f"{verdict}: version {document.get('version')}")
+    for reason in document.get("reasons", ()):
+        show.say(f"  {reason}")
+    if verdict == "undecided":
+        show.say("too little evidence: the champion stays")
+    return Refused.exit_code if verdict == "reject" else 0
+
+
+def _done(document: Mapping[str, Any], as_json: bool, words: str) -> None:
+    if as_json:
+        show.data(document)
+    else:
+        show.line(words)

@@ -1,0 +1,278 @@
+"""The configuration: one TOML file, `ADAPTD_*` overrides, unknown keys refused with the nearest known one.
+
+`ADAPTD_HTTP__PORT=8080` overrides `[http] port`. Secrets are given by reference: `{"$env" = "NAME"}` or
+`{"$file" = "path"}`. Paths are relative to the folder of the file. Every setting, its default and its meaning
+stand in `configs/adaptd.toml`; a test keeps that file equal to the defaults here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from adaptd.errors import BadConfig
+from adaptd.paths import Paths, locate
+from adaptd.tomlfile import line_of, resolved, stands
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Http(Section):
+    """Where the daemon listens. The unix socket is always there."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    tcp: bool = True
+
+
+class Limits(Section):
+    """What one request may be, and how much may wait."""
+
+    items: Positive = 1000
+    bytes: Positive = 8 * 1024 * 1024
+    characters: Positive = 100_000
+    future_s: Seconds = 300.0
+    queue: Positive = 10_000
+    shutdown_s: Seconds = 30.0
+
+
+class EncoderSettings(Section):
+    """A frozen encoder; several domains share one."""
+
+    kind: str = "transformers"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Learn(Section):
+    """The fast path."""
+
+    features: Positive = 4096
+    block: Positive = 256
+    solve_after_s: Seconds = 1.0
+    checkpoint_labels: Positive = 5000
+    abstain_below: Share = 0.0
+    seed: int = 1
+
+
+class Memory(Section):
+    """What retrieval returns."""
+
+    neighbours: Positive = 256
+
+
+class Holdout(Section):
+    """Labelled events kept for judging: a share, once their class has enough learned examples."""
+
+    share: Share = 0.15
+    after: Positive = 20
+
+
+class Adapt(Section):
+    """The slow path: when an adaptation starts and what bounds it."""
+
+    enabled: bool = True
+    strategy: str = "replay"
+    options: dict[str, Any] = Field(default_factory=dict)
+    every_labels: Annotated[int, Field(ge=0)] = 1000
+    every: Annotated[str | None, Field(pattern=r"^\s*(\d+\s*[smhd]|\S+(\s+\S+){4})\s*$")] = None
+    min_labels: Positive = 200
+    time_limit_s: Seconds = 1800.0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive = 1
+    seed: int = 0
+
+
+class GateSettings(Section):
+    """Which gate judges candidates."""
+
+    kind: str = "not-worse"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class DomainSettings(Section):
+    """One prediction problem; `kind` names the domain class, by default the one with the domain's own name."""
+
+    kind: str | None = None
+    encoder: str = "default"
+    options: dict[str, Any] = Field(default_factory=dict)
+    learn: Learn = Learn()
+    memory: Memory = Memory()
+    holdout: Holdout = Holdout()
+    adapt: Adapt = Adapt()
+    gate: GateSettings = GateSettings()
+
+
+class FeedSettings(Section):
+    """A stream to follow into one domain."""
+
+    kind: str
+    domain: str
+    source: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class PluginSettings(Section):
+    """Distributions that may be loaded. Nothing else is imported."""
+
+    allow: list[str] = Field(default_factory=list)
+
+
+class Log(Section):
+    """How the daemon logs, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(BaseSettings):
+    """The whole configuration, merged once at load."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="ADAPTD_", env_nested_delimiter="__")
+
+    domain: str | None = None  # the default for commands, where there are several
+    state: str = "."
+    http: Http = Http()
+    limits: Limits = Limits()
+    log: Log = Log()
+    plugins: PluginSettings = PluginSettings()
+    encoders: dict[Name, EncoderSettings] = Field(default_factory=lambda: {"default": EncoderSettings()})
+    domains: Annotated[dict[Name, DomainSettings], Len(0, 500)] = Field(default_factory=dict)
+    feeds: dict[Name, FeedSettings] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+                                   env_settings: PydanticBaseSettingsSource,
+                                   dotenv_settings: PydanticBaseSettingsSource,
+                                   file_secret_settings: PydanticBaseSettingsSource,
+                                   ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file; nothing else."""
+        return env_settings, init_settings
+
+    def served(self) -> dict[str, DomainSettings]:
+        """Return every domain of the daemon: the configured ones, the default first, and always `text`."""
+        first = {self.domain: self.domains[self.domain]} if self.domain in self.domains else {}
+        return {**first, **self.domains, **({} if "text" in self.domains else {"text": DomainSettings()})}
+
+    def digest(self) -> str:
+        """Return the sha256 of the effective configuration, as stored with every version."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+SHARED = ("learn", "memory", "holdout", "adapt", "gate")  # top-level tables that are defaults for every domain
+
+
+def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]:
+    """Read and check the configuration.
+
+    Raises
+    ------
+    BadConfig
+        With file and line, the key, what is expected and the fix.
+    """
+    paths = locate(config)
+    text = paths.config.read_text(encoding="utf-8")
+    raw = resolved(tomllib.loads(text), paths.config.parent)
+    for table in ("domains", "encoders"):
+        if not isinstance(raw.get(table, {}), dict):
+            raise BadConfig(f"{paths.config}:{line_of(text, [table])}: {table} must be a table", field=table,
+                            hint=f"write [{table}.NAME]")
+    shared = {key: raw.pop(key) for key in SHARED if key in raw}
+    raw["domains"] = {name: _merge(shared, body) for name, body in raw.get("domains", {}).items()}
+    raw["domains"].setdefault("text", shared)
+    raw["encoders"] = {"default": {}, **raw.get("encoders", {})}
+    _warn_unknown_environment()
+    try:
+        settings = Settings(**raw)
+    except ValidationError as error:
+        raise _explain(error, paths.config, text) from None
+    except SettingsError as error:  # an environment variable whose value is to be JSON and is not
+        raise BadConfig(f"environment: {error}", hint="set single keys: ADAPTD_HTTP__PORT=8080") from None
+    _check_references(settings, paths.config, text)
+    return settings, paths
+
+
+def _merge(base: Mapping[str, Any], over: Any) -> Any:
+    if not isinstance(over, Mapping):
+        return over
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = _merge(base[key], value) if isinstance(base.get(key), Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError, file: Path, text: str) -> BadConfig:
+    """Turn pydantic's first complaint into file:line, key, expectation and cure."""
+    first = error.errors()[0]
+    where = full = [str(part) for part in first["loc"] if part != "[key]"]
+    if where[:1] == ["domains"] and len(where) > 2 and where[2] in SHARED and not stands(tomllib.loads(text), where):
+        where = where[2:]  # it came from the tables for every domain
+    key, dotted = (where[-1] if where else ""), ".".join(where)
+    at = f"{file}:{line_of(text, where)}"
+    if first["type"] == "extra_forbidden":
+        known = _known(full[:-1])
+        near = difflib.get_close_matches(key, known, 1)
+        hint = (f"did you mean {near[0]!r}? " if near else "") + f"known here: {', '.join(known)}"
+        return BadConfig(f"{at}: unknown key {dotted!r}", field=dotted, hint=hint)
+    given = "" if isinstance(first["input"], dict) else f" (given {first['input']!r})"
+    return BadConfig(f"{at}: {dotted}: {first['msg']}{given}", field=dotted,
+                     hint="configs/adaptd.toml shows every setting with its default")
+
+
+def _known(where: list[str]) -> list[str]:
+    """List the keys that are allowed at a place of the file."""
+    model: Any = Settings
+    for part in where:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:  # a name inside a table of named sections: step into its values
+            continue
+        inner = [a for a in getattr(field.annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, Section)]
+        model = inner[0] if inner else field.annotation
+    return sorted(getattr(model, "model_fields", {})) + (list(SHARED) if model is Settings else [])
+
+
+def _check_references(settings: Settings, file: Path, text: str) -> None:
+    """Refuse names that lead nowhere."""
+    def at(*where: str) -> str:
+        return f"{file}:{line_of(text, where)}: {'.'.join(where)}"
+
+    for name, domain in settings.served().items():
+        if domain.encoder not in settings.encoders:
+            raise BadConfig(f"{at('domains', name, 'encoder')}: no [encoders.{domain.encoder}]",
+                            field=f"domains.{name}.encoder", hint=f"known: {', '.join(settings.encoders)}")
+    for name, feed in settings.feeds.items():
+        if feed.domain not in settings.served():
+            raise BadConfig(f"{at('feeds', name, 'domain')}: no domain {feed.domain!r}",
+                            field=f"feeds.{name}.domain", hint=f"known: {', '.join(settings.served())}")
+    if settings.domain is not None and settings.domain not in settings.served():
+        raise BadConfig(f"{at('domain')}: no domain {settings.domain!r}", field="domain",
+                        hint=f"known: {', '.join(settings.served())}")
+    if settings.http.tcp and settings.http.host not in ("127.0.0.1", "::1", "localhost"):
+        raise BadConfig(f"{at('http', 'host')}: {settings.http.host!r} is not loopback", field="http.host",
+                        hint="listen on 127.0.0.1 and put a TLS proxy in front")
+
+
+def _warn_unknown_environment() -> None:
+    known = {f"ADAPTD_{name.upper()}" for name in Settings.model_fields} | {"ADAPTD_CONFIG"}
+    for name in sorted(os.environ):
+        if name.startswith("ADAPTD_") and name.split("__")[0] not in known:
+            warnings.warn(f"unknown environment variable {name}", stacklevel=2)

@@ -1,0 +1,133 @@
+"""What plugins implement: Domain (a class with defaults) and the protocols Feed, Encoder, Strategy, Gate.
+
+adaptd builds each from the configuration: the fields of the class are its options (`adaptd.plugins.build`).
+torch is named for the type checker only; importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from adaptd.errors import BadPayload
+from adaptd.records import Example, Paired, Prediction, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adaptd.strategies.task import Task
+
+LABEL_CHARACTERS = 256  # a label is a name, not a document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify:
+    """A head that answers with one label; labels are learned as they appear."""
+
+    def check(self, target: Any, field: str) -> str:
+        """Return the label, cleaned; raise BadPayload when it cannot be one."""
+        if not isinstance(target, str):
+            raise BadPayload(f"a label must be a string, not {type(target).__name__}", field=field,
+                             hint='send {"label": "some name"}')
+        label = unicodedata.normalize("NFC", target.strip())
+        if not label:
+            raise BadPayload("a label must not be empty", field=field, hint="leave the field out when there is no label")
+        if len(label) > LABEL_CHARACTERS:
+            raise BadPayload(f"a label of {len(label)} characters; the limit is {LABEL_CHARACTERS}", field=field,
+                             hint="a label is a name; put long text into the payload")
+        return label
+
+
+Head = Classify  # more kinds of heads join by union
+
+
+class Domain(ABC):
+    """One prediction problem: what its expert knows. Everything but `example` has a default."""
+
+    name: ClassVar[str]
+    heads: ClassVar[Mapping[str, Head]] = {"label": Classify()}
+
+    @abstractmethod
+    def example(self, payload: Mapping[str, Any]) -> Example:
+        """Give the encoder what it reads; raise `BadPayload` to reject the event."""
+
+    def targets(self, label: Any) -> Mapping[str, Any]:
+        """Turn a label (any JSON) into one target per head."""
+        if len(self.heads) == 1:
+            return {next(iter(self.heads)): label}
+        if not isinstance(label, Mapping):
+            raise BadPayload("a label of this domain is an object", field="label",
+                             hint=f"give one or more of {sorted(self.heads)}")
+        return label
+
+    def content(self, payload: Mapping[str, Any]) -> str:
+        """Return the normalised content by which equal examples are recognised (holdout, duplicates)."""
+        text = self.example(payload).text or ""
+        return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+    def render(self, prediction: Prediction) -> Mapping[str, Any]:
+        """Add to, or override, the fields of one element of the HTTP answer."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedItem:
+    """One raw element of a feed and the cursor after it; `raw` is kept when it cannot be read."""
+
+    value: Any  # parsed JSON, or None when `error` says why not
+    cursor: str
+    raw: bytes
+    error: str | None = None
+
+
+class Feed(Protocol):
+    """A stream that is followed. The cursor moves in the same transaction as the events."""
+
+    name: ClassVar[str]
+
+    def read(self, cursor: str | None) -> AsyncIterator[Sequence[FeedItem]]:
+        """Yield batches from the cursor on, for ever; an empty batch means "nothing new"."""
+        ...
+
+    def lag(self) -> int | None:
+        """Bytes or messages not yet read, when known."""
+        ...
+
+
+class Encoder(Protocol):
+    """Frozen: examples in, one vector of pooled layers each out."""
+
+    name: ClassVar[str]
+    dim: int
+    digest: str  # of weights, tokenizer, maximum length, pooling and layers
+
+    def load(self) -> None:
+        """Load the weights; once, in the process that uses them."""
+        ...
+
+    def encode(self, examples: Sequence[Example]) -> tuple[Tensor, Sequence[bool]]:
+        """Return float16 vectors [n, dim] and, per example, whether it was truncated."""
+        ...
+
+
+class Strategy(Protocol):
+    """How an adaptation learns from new examples without losing the old ones."""
+
+    name: ClassVar[str]
+
+    def adapt(self, task: Task) -> Mapping[str, float]:
+        """Train `task.network` in place on `task`'s rows; return numbers to log."""
+        ...
+
+
+class Gate(Protocol):
+    """Judges a candidate against the champion. Pure."""
+
+    name: ClassVar[str]
+
+    def judge(self, scores: Paired) -> Verdict:
+        """Return the verdict over paired held-out answers."""
+        ...

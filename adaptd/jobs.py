@@ -1,0 +1,42 @@
+"""What runs by the clock: the one table of APScheduler jobs. They live in memory and come from the configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from apscheduler.schedulers.base import BaseScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from adaptd.errors import BadConfig
+from adaptd.served import Served
+
+STATUS_S = 60  # how often the status document is kept for when the daemon is stopped
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def trigger(every: str) -> BaseTrigger:
+    """Return the trigger of an interval ("30m", "6h") or a crontab ("0 3 * * *").
+
+    Raises
+    ------
+    BadConfig
+        It is neither.
+    """
+    if found := re.fullmatch(r"\s*(\d+)\s*([smhd])\s*", every):
+        return IntervalTrigger(**{UNITS[found[2]]: int(found[1])})
+    try:
+        return CronTrigger.from_crontab(every)
+    except ValueError as error:
+        raise BadConfig(f"adapt.every: {every!r}: {error}", field="adapt.every", hint='"6h", or a crontab like "0 3 * * *"') from None
+
+
+def schedule(scheduler: BaseScheduler, domains: Mapping[str, Served], save_status: Callable[[], None]) -> None:
+    """Enter every job: one at a time each, missed ones run once."""
+    common = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    scheduler.add_job(save_status, IntervalTrigger(seconds=STATUS_S), id="status", **common)
+    for name, served in domains.items():
+        if (every := served.adaptation.every) is not None:
+            scheduler.add_job(served.adaptation.trigger, trigger(every), args=("by schedule",), id=f"adapt-{name}", **common)

@@ -1,0 +1,278 @@
+"""Learn: the fast path. One thread a domain takes labels in journal order and teaches memory, means and ridge.
+
+For each block: vectors (stored ones, else encoded now, once), test-then-learn (trust, temperature, metrics), then
+memory and means, then a new snapshot is swapped in: from here on the label is used, and whoever waits for it goes
+on. The ridge is solved behind that, at most 256 rows or a second late. `barrier` waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from adaptd.metrics import Outcomes
+from adaptd.model.decoder import opine
+from adaptd.model.memory import NewRows
+from adaptd.model.network import Head, Snapshot
+from adaptd.predict import Inference
+from adaptd.records import Learned, Row
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored or freshly encoded vectors
+Answers = Callable[[Sequence[int]], dict[int, dict[str, str | None]]]  # event seqs -> what was answered, per head
+
+
+@dataclass
+class State:
+    """Everything of a domain that is learned, beside the journal."""
+
+    version: int
+    seq: int
+    heads: dict[str, Head]
+    prequential: Outcomes = field(default_factory=Outcomes)  # answers that were given
+    progressive: Outcomes = field(default_factory=Outcomes)  # answers that would have been given: test-then-learn
+    per_label: dict[str, list[int]] = field(default_factory=dict)  # label -> [right, total], of answers given
+
+
+@dataclass
+class _Call:
+    run: Callable[[], Any]
+    done: Future[Any] = field(default_factory=Future)
+
+
+class Learner:
+    """The thread of one domain."""
+
+    def __init__(self, domain: str, state: State, inference: Inference, vectors: Vectors, answers: Answers, *,
+                 block: int, solve_after_s: float) -> None:
+        self.domain = domain
+        self.state = state
+        self._inference = inference
+        self._vectors = vectors
+        self._answers = answers
+        self._block = block
+        self._solve_after_s = solve_after_s
+        self._queue: queue.SimpleQueue[Learned | _Call | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiters: list[tuple[int, Future[None]]] = []
+        self._pending: list[int] = []  # seqs queued or in work, ascending
+        self._dirty_since: float | None = None
+        self._behind = False  # the sums follow a restore, in chunks
+        self.on_learned: Callable[[int], None] = lambda rows: None
+        self.on_failure: Callable[[BaseException], None] = lambda error: None
+        self.failed: BaseException | None = None
+        self.beat = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"learner-{domain}", daemon=True)
+
+    def start(self) -> None:
+        """Publish the state and start learning."""
+        self.publish()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Learn what is queued, then end."""
+        self._queue.put(None)
+        self._thread.join()
+
+    # -- called from other threads ----------------------------------------------------------------------------
+
+    def deliver(self, learned: Sequence[Learned]) -> None:
+        """Queue journal entries; the writer calls this in order, after their commit."""
+        with self._lock:
+            self._pending += [entry.seq for entry in learned]
+        for entry in learned:
+            self._queue.put(entry)
+
+    @property
+    def lag(self) -> int:
+        """Journal entries that the serving snapshot does not hold yet."""
+        return len(self._pending)
+
+    @property
+    def unsolved(self) -> int:
+        """Rows that the solved ridge does not hold yet."""
+        return sum(head.stale for head in self.state.heads.values())
+
+    def when(self, seq: int) -> Future[None]:
+        """Return a future that is done when everything up to `seq` is in the serving snapshot."""
+        done: Future[None] = Future()
+        with self._lock:
+            if self.failed is not None:
+                done.set_exception(self.failed)
+            elif not self._pending or self._pending[0] > seq:
+                done.set_result(None)
+            else:
+                self._waiters.append((seq, done))
+        return done
+
+    def learned_up_to(self, newest: int) -> int:
+        """Return the seq up to which everything is in the serving snapshot; `newest` when nothing waits."""
+        with self._lock:
+            return self._pending[0] - 1 if self._pending else max(newest, self.state.seq)
+
+    def call(self, run: Callable[[], T]) -> Future[T]:
+        """Run something in the learner's thread, after what is queued now, with the ridge solved: the barrier."""
+        call = _Call(run)
+        self._queue.put(call)
+        return call.done
+
+    # -- in the learner's thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._step():
+                pass
+        except BaseException as error:  # a learner that cannot go on must not look as if it did
+            log.exception("learning stopped", extra={"action": "learner_failed", "domain": self.domain})
+            with self._lock:
+                self.failed = error
+                waiters, self._waiters = self._waiters, []
+            for _, done in waiters:
+                done.set_exception(error)
+            self.on_failure(error)
+
+    def _step(self) -> bool:
+        self.beat = time.monotonic()
+        entries, call, end = self._take()
+        if entries:
+            self._learn(entries)
+        if self._behind:
+            self._catch_up(wholly=call is not None or end)
+        if self._dirty_since is not None and not self._behind and (call is not None or end or self._due()):
+            self.solve()
+        if call is not None:
+            try:
+                call.done.set_result(call.run())
+            except Exception as error:  # belongs to whoever called
+                call.done.set_exception(error)
+        return not end
+
+    def _due(self) -> bool:
+        assert self._dirty_since is not None
+        return self.unsolved >= self._block or time.monotonic() - self._dirty_since >= self._solve_after_s
+
+    def _take(self) -> tuple[list[Learned], _Call | None, bool]:
+        """Wait for work; return a block of entries, up to a call that stands behind them."""
+        timeout = 0.0 if self._behind else 1.0 if self._dirty_since is None else \
+            max(0.0, self._dirty_since + self._solve_after_s - time.monotonic())
+        entries: list[Learned] = []
+        rows = 0
+        while rows < self._block:
+            try:
+                item = self._queue.get(timeout=timeout) if not entries and timeout > 0 else self._queue.get_nowait()
+            except queue.Empty:
+                return entries, None, False
+            if not isinstance(item, Learned):
+                return entries, item, item is None
+            entries.append(item)
+            rows += len(item.born)
+        return entries, None, False
+
+    def _learn(self, entries: Sequence[Learned]) -> None:
+        vectors = self._vectors(sorted({row.event for entry in entries for row in entry.born}))
+        self._test(entries, vectors)
+        self.apply(entries, vectors)
+        self.publish()
+        self._release(len(entries))
+        if self._dirty_since is None:
+            self._dirty_since = time.monotonic()
+        self.on_learned(sum(len(entry.born) for entry in entries))
+
+    def _release(self, learned: int) -> None:
+        """Let those go on who waited for what is learned now."""
+        with self._lock:
+            del self._pending[:learned]
+            first = self._pending[0] if self._pending else None
+            ready = [done for seq, done in self._waiters if first is None or first > seq]
+            self._waiters = [(seq, done) for seq, done in self._waiters if first is not None and first <= seq]
+        for done in ready:
+            done.set_result(None)
+
+    def apply(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
+        """Teach memory and means, in order; a correction retires rows before its own are entered."""
+        fresh: dict[str, list[Row]] = {name: [] for name in self.state.heads}
+        for entry in entries:
+            if entry.died:
+                self._enter(fresh, vectors)
+                for head in self.state.heads.values():
+                    head.retire([head.memory.slot_of[row] for row in entry.died if row in head.memory.slot_of])
+            for row in entry.born:
+                if row.head in fresh:
+                    fresh[row.head].append(row)
+            self.state.seq = entry.seq
+        self._enter(fresh, vectors)
+
+    def _enter(self, fresh: dict[str, list[Row]], vectors: dict[int, Tensor]) -> None:
+        for name, rows in fresh.items():
+            if rows:
+                head = self.state.heads[name]
+                head.enter(NewRows(ids=[r.id for r in rows], events=[r.event for r in rows], born=[r.born for r in rows],
+                                   targets=[head.class_of(r.target) for r in rows], sources=[r.source for r in rows],
+                                   contents=[r.content for r in rows], holdout=[r.holdout for r in rows],
+                                   vectors=torch.stack([vectors[r.event] for r in rows])))
+                rows.clear()
+
+    def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
+        """Fold outcomes: first what was answered at the time, then what would have been answered now."""
+        rows = [row for entry in entries if not entry.died for row in entry.born]
+        given = self._answers(sorted({row.event for row in rows}))
+        for row in rows:
+            if row.event in given and row.head in given[row.event]:
+                right = given[row.event][row.head] == row.target
+                self.state.prequential.add(right)
+                tally = self.state.per_label.setdefault(row.target, [0, 0])
+                tally[0], tally[1] = tally[0] + right, tally[1] + 1
+        snapshot = self._inference.snapshot(self.domain)
+        for name, head in self.state.heads.items():
+            mine = [row for row in rows if row.head == name]
+            frozen = snapshot.heads[name]
+            if not mine or not bool((frozen.counts > 0).any()):
+                continue
+            said = opine(torch.stack([vectors[row.event] for row in mine]), frozen)
+            for place, row in enumerate(mine):
+                known = frozen.index_of(row.target)
+                self.state.progressive.add(known is not None and int(said.pooled[place].argmax()) == known)
+                if known is not None:
+                    head.fold.update(said, place, known)
+
+    def solve(self) -> None:
+        """Solve the ridges of all heads and serve them."""
+        for head in self.state.heads.values():
+            if head.stale:
+                head.solve()
+            head.compact()
+        self._dirty_since = None
+        self.publish()
+
+    def publish(self) -> None:
+        """Swap in a snapshot of the state, between two batches."""
+        def make() -> Snapshot:
+            heads = {}
+            for name, head in self.state.heads.items():
+                head.index()
+                heads[name] = head.snapshot()
+            return Snapshot(version=self.state.version, seq=self.state.seq, heads=heads)
+
+        self._inference.swap(self.domain, make).result()
+
+    def settle(self, *, solved: bool) -> None:
+        """After a restore: bring the sums to the rows between other work; solve at the end unless `solved`."""
+        self._behind = True
+        if not solved:
+            self._dirty_since = time.monotonic()
+
+    def _catch_up(self, *, wholly: bool) -> None:
+        left = sum(head.sync(None if wholly else self._block) for head in self.state.heads.values())
+        self._behind = left > 0
+
+

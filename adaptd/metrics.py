@@ -1,0 +1,71 @@
+"""Prequential metrics: what was answered at the time against the label that came later (Gama et al., 2013).
+
+Pure folds over outcomes in journal order. Drift is river's ADWIN over the errors.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WINDOW = 1000  # outcomes
+
+
+class Outcomes:
+    """Right and wrong answers, in the order their labels came."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.right = 0
+        self.window: deque[int] = deque(maxlen=WINDOW)
+        self.drifts = 0
+        self._detector: Any = None
+
+    def add(self, right: bool) -> None:
+        """Count one outcome."""
+        self.total += 1
+        self.right += right
+        self.window.append(int(right))
+        if self._detect(int(right)):
+            self.drifts += 1
+
+    def _detect(self, right: int) -> bool:
+        if self._detector is None:
+            from river.drift import ADWIN  # 2 s: only a process that has outcomes pays
+
+            self._detector = ADWIN()
+            for earlier in list(self.window)[:-1]:
+                self._detector.update(1 - earlier)
+        self._detector.update(1 - right)
+        return bool(self._detector.drift_detected)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Accuracy over the window, None before the first outcome."""
+        return sum(self.window) / len(self.window) if self.window else None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fold for a file."""
+        return {"total": self.total, "right": self.right, "drifts": self.drifts, "window": "".join(map(str, self.window))}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Outcomes:
+        """Rebuild a fold from its facts."""
+        outcomes = cls()
+        outcomes.total, outcomes.right, outcomes.drifts = facts["total"], facts["right"], facts["drifts"]
+        outcomes.window.extend(int(c) for c in facts["window"])
+        return outcomes
+
+
+def forgetting(evaluations: Sequence[Mapping[str, float]]) -> float | None:
+    """Return the mean over classes of (best accuracy ever - last accuracy), over evaluations in order.
+
+    >>> forgetting([{"a": 1.0}, {"a": 0.9, "b": 1.0}])
+    0.05
+    """
+    if not evaluations:
+        return None
+    last = evaluations[-1]
+    losses = [max(e[c] for e in evaluations if c in e) - accuracy for c, accuracy in last.items()]
+    return round(sum(losses) / len(losses), 6) if losses else None

@@ -1,0 +1,123 @@
+"""Attention over memory: ``a = softmax(scale q.k + log v[label] + log recency) V`` with ``q = W_Q x, k = W_K x``.
+
+Scaled dot-product attention (Vaswani et al., 2017) whose keys are the remembered vectors and whose values are
+their one-hot targets times W_V, a diagonal: how much a label's examples count. The `Adapter` is what adaptation
+trains: rank 256, under 1 MB a matrix at 16 bits, W_Q = W_K. Before any adaptation W is the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+SCALE = 40.0  # before adaptation
+RECENCY_FLOOR = 0.25  # age never takes more than three quarters of a neighbour's weight
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """W_Q = W_K [dim, rank] (None: the identity), the scale, and W_V's logarithm per label name."""
+
+    projection: Tensor | None = None
+    scale: float = SCALE
+    log_value: dict[str, float] = field(default_factory=dict)
+
+    def same(self, other: Adapter) -> bool:
+        """Say whether both give the same answers."""
+        if (self.projection is None) != (other.projection is None):
+            return False
+        equal = self.projection is None or other.projection is None or torch.equal(self.projection, other.projection)
+        return equal and self.scale == other.scale and self.log_value == other.log_value
+
+    def rank(self, dim: int) -> int:
+        """Return the dimension of keys."""
+        return dim if self.projection is None else self.projection.shape[1]
+
+    def keys(self, vectors: Tensor) -> Tensor:
+        """Project stored vectors [n, dim] to keys [n, rank].
+
+        In float64 and rounded to float16, so that a key has the same bits whatever it was projected together with.
+        """
+        if self.projection is None:
+            return vectors.half()
+        return normalize(vectors.double() @ self.projection.double(), dim=1).half()
+
+    def queries(self, vectors: Tensor) -> Tensor:
+        """Project vectors [n, dim] to queries [n, rank], float32."""
+        return vectors.float() if self.projection is None else normalize(vectors.float() @ self.projection, dim=1)
+
+    def values(self, labels: Sequence[str]) -> Tensor:
+        """Return the logarithm of W_V's diagonal for these labels; a label it never saw counts 1."""
+        return torch.tensor([self.log_value.get(label, 0.0) for label in labels])
+
+
+def weigh(similarity: Tensor, labels: Tensor, scale: float, log_value: Tensor, missing: Tensor,
+          age: Tensor | None = None, half_life: float = math.inf) -> Tensor:
+    """Return the attention weights [b, k] over retrieved neighbours; `missing` slots get none."""
+    score = similarity * scale + log_value[labels]
+    if age is not None:
+        score = score + (0.5 ** (age / half_life)).clamp(min=RECENCY_FLOOR).log()
+    return score.masked_fill(missing, -1e9).softmax(1)
+
+
+def attend(weight: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the probabilities [b, classes] that weights [b, k] over neighbours' labels give."""
+    return torch.zeros(len(weight), classes).scatter_add_(1, labels, weight)
+
+
+class TrainableAttention(torch.nn.Module):
+    """The adapter as parameters: rows of a task in, log-probabilities over classes out.
+
+    A forward takes row numbers [b], not vectors, so that a row never attends to itself. Its keys are a sample of
+    the task's rows, drawn anew at each call.
+    """
+
+    vectors: Tensor
+    targets: Tensor
+
+    def __init__(self, vectors: Tensor, targets: Tensor, classes: int, start: Adapter, labels: Sequence[str], rank: int,
+                 memory: int, dropout: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors, persistent=False)  # 16 bits, as stored: what is used is widened
+        self.register_buffer("targets", targets, persistent=False)
+        self.classes, self.labels = classes, tuple(labels)
+        self.memory, self.dropout, self.generator = memory, dropout, generator
+        projection = start.projection if start.projection is not None else principal(vectors, rank)
+        self.projection = torch.nn.Parameter(projection.float().clone())
+        scale = start.scale if start.projection is not None else 16.0
+        self.log_scale = torch.nn.Parameter(torch.tensor(math.log(scale)))
+        self.log_value = torch.nn.Parameter(start.values(labels))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return log-probabilities [b, classes] of task rows [b]."""
+        x = self.vectors[rows].float()
+        if self.training:
+            kept = torch.rand(x.shape, generator=self.generator).to(x.device) >= self.dropout
+            x = x * kept / (1 - self.dropout)
+        keys = torch.randperm(len(self.targets), generator=self.generator)[:self.memory].to(rows.device)
+        targets = self.targets[keys]
+        q = normalize(x @ self.projection, dim=1)
+        k = normalize(self.vectors[keys].float() @ self.projection, dim=1)
+        score = q @ k.T * self.log_scale.exp() + self.log_value[targets]
+        weight: Tensor = score.masked_fill(rows[:, None] == keys[None, :], -1e9).softmax(1)
+        return torch.log(weight @ one_hot(targets, self.classes).float() + 1e-6)
+
+    def adapter(self) -> Adapter:
+        """Return what was trained."""
+        values = dict(zip(self.labels, self.log_value.detach().cpu().tolist(), strict=True))
+        return Adapter(self.projection.detach().cpu().float(), float(self.log_scale.detach().exp()), values)
+
+
+def principal(vectors: Tensor, rank: int) -> Tensor:
+    """Return the leading right singular vectors [dim, rank]: the attention then equals the unadapted one."""
+    gram = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64)
+    for block in torch.split(vectors, 4096):
+        x = block.double().cpu()
+        gram.addmm_(x.T, x)
+    basis: Tensor = torch.linalg.eigh(gram)[1]
+    return basis.flip(1)[:, :rank].float().contiguous()

@@ -1,0 +1,231 @@
+"""Closed form: ridge regression on random ReLU features, from exact integer sums.
+
+RanPAC (McDonnell et al., 2023): ``h = relu(x W)``, ``B = (G + lam I)^-1 Q`` with ``G = sum h h'``, ``Q = sum h y'``.
+Here x is put on a grid of 1/4096, W has entries of +-1 and h is rounded to five bits, so every product and sum is
+an integer that float32 holds exactly: sums do not depend on order, block size or thread count, and removing a row
+gives back the very sums that never had it.
+
+Two experts come of it. `Ridge` never forgets: one Gram matrix over all alive rows, and between two factorisations
+an exact correction by the Woodbury identity, so that a label costs two triangular solves and no factorisation of
+its own. `Recent` sees the newest rows only, weighted by age, in the dual form (Saunders et al., 1998): it needs
+no sums at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GRID = 4096.0  # steps per unit of x
+STEP = 0.125  # of h
+LEVELS = 31  # the largest integer that h takes
+PENDING = 1024  # rows that the Woodbury correction carries before the next factorisation
+BALANCE = 50  # a class with n < 50 rows counts 50/n times a row, so that young classes are not drowned
+PENALTY, PENALTY_TRACE = 10.0, 0.01  # lam = 10 + 0.01 trace(G)/M: fits from a handful of rows to 100,000
+
+
+@dataclass(frozen=True)
+class RandomFeatures:
+    """``h = clamp(round(relu(x W) / STEP), 0, LEVELS)``; W is +-1, drawn from the seed."""
+
+    dim: int
+    count: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        signs = torch.randint(0, 2, (self.dim, self.count), generator=generator).mul_(2).sub_(1)
+        object.__setattr__(self, "signs", signs.float())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return integer features [n, count] (as float32) of vectors [n, dim]."""
+        signs: Tensor = self.signs  # type: ignore[attr-defined]
+        z = (x.float() * GRID).round_() @ signs  # exact: |z| < 2^24
+        return z.mul_(1.0 / (GRID * STEP)).round_().clamp_(0, LEVELS)
+
+
+def penalty(trace: float, features: int) -> float:
+    """Return lam in integer units for a Gram matrix of that trace (integer units)."""
+    return (PENALTY + PENALTY_TRACE * trace * STEP**2 / features) / STEP**2
+
+
+def weights(counts: Tensor, y: Tensor) -> Tensor:
+    """Return the weight of each row: 50/n for the rows of a class with n < 50 rows, else 1."""
+    return (BALANCE / counts[y].clamp(min=1).float()).clamp(min=1.0)
+
+
+def dual(h: Tensor, y: Tensor, weight: Tensor, classes: int) -> Tensor:
+    """Solve the ridge over few rows: ``B = H'D (H H'D + lam I)^-1 Y`` with D = diag(weight); float32 [M, C]."""
+    root = weight.sqrt()
+    scaled = h * root[:, None]
+    kernel = scaled @ scaled.T
+    kernel.diagonal().add_(penalty(float((h * h).sum()), h.shape[1]))
+    targets = torch.zeros(len(y), classes).scatter_(1, y[:, None], root[:, None])
+    return scaled.T @ torch.cholesky_solve(targets, torch.linalg.cholesky(kernel))
+
+
+def leave_out(features: Tensor, y: Tensor, weight: Tensor, group: Tensor, classes: int,
+              held: Tensor) -> Tensor:
+    """Score held-out rows as if all rows of their content had never been learned: [len(held), classes], exact.
+
+    With ``A = H'DH + lam I``, ``kappa = h'A^-1 h``, w the weight of the rows that share the content and t their
+    weighted targets: ``s = (h'B - kappa t) / (1 - w kappa)`` (Allen, 1974; Sherman and Morrison, 1950).
+
+    Parameters are integer features [n, M], classes [n], weights [n], content groups [n], and the rows to score.
+    """
+    root = weight.sqrt()[:, None]
+    matrix = torch.zeros(features.shape[1], features.shape[1])
+    moment = torch.zeros(features.shape[1], classes)
+    trace = 0.0
+    for start in range(0, len(y), 1024):
+        block = slice(start, start + 1024)
+        h = features[block].float()
+        trace += float((h * h).double().sum())
+        matrix.addmm_((h * root[block]).T, h * root[block])
+        moment.index_add_(1, y[block], (h * weight[block][:, None]).T.contiguous())
+    matrix.diagonal().add_(penalty(trace, features.shape[1]))
+    factor = torch.linalg.cholesky(matrix)
+    h = features[held].float()
+    z = torch.cholesky_solve(h.T, factor)
+    kappa = (h.T * z).sum(0)
+    place = {int(g): i for i, g in enumerate(group[held].tolist())}
+    own = torch.zeros(len(held), classes)
+    mine = torch.tensor([place.get(int(g), -1) for g in group])
+    sharing = mine >= 0
+    own.index_put_((mine[sharing], y[sharing]), weight[sharing], accumulate=True)
+    own = own[torch.tensor([place[int(g)] for g in group[held].tolist()])]
+    removed = own.sum(1)
+    return (z.T @ moment - kappa[:, None] * own) / (1 - removed * kappa)[:, None].clamp(min=1e-6)
+
+
+class Ridge:
+    """The sums of one head over all alive rows, and their solution. Targets are class indices."""
+
+    def __init__(self, features: int) -> None:
+        self.features = features
+        self.gram: Tensor | None = None  # int32 [M, M]; None while there are few rows
+        self.moment = torch.zeros(features, 0, dtype=torch.int32)  # Q [M, C]
+        self.counts = torch.zeros(0, dtype=torch.int64)  # alive rows of each class
+        self._few: list[tuple[Tensor, Tensor]] = []  # (h as int8, y): all rows while there are few
+        self._factor: Tensor | None = None  # Cholesky factor of the weighted sums at the last factorisation
+        self._base = torch.zeros(features, 0)  # factored^-1 (weighted Q), rows since included
+        self._u = torch.zeros(0, features)  # rows since, times the root of their weight
+        self._z = torch.zeros(0, features)  # factored^-1 u
+        self._new: list[tuple[Tensor, Tensor]] = []  # not in the solution yet
+
+    @property
+    def pending(self) -> int:
+        """Rows that the last solution has not seen."""
+        return sum(len(y) for _, y in self._new)
+
+    def add(self, h: Tensor, y: Tensor, classes: int) -> None:
+        """Add rows: integer features [n, M] and class indices [n]."""
+        self._sum(h, y, classes, 1)
+        self._new.append((h, y))
+        if self.gram is None:
+            self._few.append((h.to(torch.int8), y))
+
+    def remove(self, h: Tensor, y: Tensor) -> None:
+        """Remove rows that were added; the next solution is factorised anew from the exact sums."""
+        self._sum(h, y, self.moment.shape[1], -1)
+        if self.gram is None:
+            self._forget_few(h.to(torch.int8), y)
+        self._factor = None
+
+    def _forget_few(self, h: Tensor, y: Tensor) -> None:
+        rows, labels = torch.cat([a for a, _ in self._few]), torch.cat([b for _, b in self._few])
+        keep = torch.ones(len(labels), dtype=torch.bool)
+        for one, label in zip(h, y, strict=True):
+            found = torch.nonzero((labels == label) & keep & (rows == one).all(1))
+            keep[found[0, 0]] = False
+        self._few = [(rows[keep], labels[keep])]
+
+    def _sum(self, h: Tensor, y: Tensor, classes: int, sign: int) -> None:
+        if classes > len(self.counts):
+            extra = classes - len(self.counts)
+            self.moment = torch.cat([self.moment, torch.zeros(self.features, extra, dtype=torch.int32)], 1)
+            self.counts = torch.cat([self.counts, torch.zeros(extra, dtype=torch.int64)])
+            self._base = torch.cat([self._base, torch.zeros(self.features, extra)], 1)
+        self.moment.index_add_(1, y, h.T.to(torch.int32).contiguous(), alpha=sign)
+        self.counts.index_add_(0, y, torch.full_like(y, sign))
+        if self.gram is not None:
+            _add_gram(self.gram, h, sign)
+
+    def solve(self, young: tuple[Tensor, Tensor]) -> Tensor:
+        """Return B [M, C], float32, over all rows; `young` are the features and classes of rows to be weighted up.
+
+        Rows of classes with fewer than `BALANCE` rows are given by the caller, who has them; the sums hold every
+        row once.
+        """
+        if self.gram is None and int(self.counts.sum()) > PENDING:
+            self.gram = torch.zeros(self.features, self.features, dtype=torch.int32)
+            for h, _ in self._few:
+                _add_gram(self.gram, h.float(), 1)
+            self._few = []
+        if self.gram is None:
+            self._new = []
+            h, y = torch.cat([a for a, _ in self._few]).float(), torch.cat([b for _, b in self._few])
+            return dual(h, y, weights(self.counts, y), len(self.counts))
+        if self._factor is None or len(self._u) + self.pending > PENDING:
+            self._refactor(*young)
+        return self._corrected()
+
+    def _refactor(self, h: Tensor, y: Tensor) -> None:
+        """Factorise the weighted sums anew; they hold every row from here on."""
+        assert self.gram is not None
+        self._new, self._u, self._z = [], self._u[:0], self._z[:0]
+        extra = weights(self.counts, y) - 1.0
+        matrix, moment = self.gram.float(), self.moment.float()
+        trace = float(matrix.diagonal().double().sum())
+        matrix.addmm_((h * extra[:, None]).T, h)
+        moment.index_add_(1, y, (h * extra[:, None]).T.contiguous())
+        matrix.diagonal().add_(penalty(trace, self.features))
+        self._factor = torch.linalg.cholesky(matrix)
+        self._base = torch.cholesky_solve(moment, self._factor)
+
+    def _corrected(self) -> Tensor:
+        """Take the new rows into the correction and return ``(A + U U')^-1 Q`` by Woodbury's identity."""
+        assert self._factor is not None
+        for h, y in self._new:
+            root = weights(self.counts, y).sqrt()[:, None]
+            u = h * root
+            z = torch.cholesky_solve(u.T, self._factor).T
+            self._base.index_add_(1, y, (z * root).T.contiguous())
+            self._u, self._z = torch.cat([self._u, u]), torch.cat([self._z, z])
+        self._new = []
+        if not len(self._u):
+            return self._base.clone()
+        capacity = torch.eye(len(self._u)) + self._u @ self._z.T
+        return self._base - self._z.T @ torch.linalg.solve(capacity, self._u @ self._base)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums, to be stored; nothing while they are few enough to be made again from the rows."""
+        return {} if self.gram is None else {"gram": self.gram, "moment": self.moment, "counts": self.counts}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over stored sums."""
+        if state:
+            self.gram, self.moment, self.counts = state["gram"], state["moment"], state["counts"]
+            self._base = torch.zeros(self.features, len(self.counts))
+            self._factor = None
+
+
+class Recent:
+    """Ridge over the newest rows, weighted by ``0.5^(age / half_life)``; age in learned rows of the head."""
+
+    def __init__(self, window: int, half_life: float) -> None:
+        self.window = window
+        self.half_life = half_life
+
+    def solve(self, h: Tensor, y: Tensor, age: Tensor, classes: int) -> Tensor:
+        """Return B [M, C] over the newest alive rows: features [n, M], classes [n], ages [n]."""
+        counts = torch.bincount(y, minlength=classes)
+        return dual(h, y, weights(counts, y) * 0.5 ** (age.float() / self.half_life), classes)
+
+
+def _add_gram(gram: Tensor, h: Tensor, sign: int) -> None:
+    for start in range(0, len(h), 256):  # 256 * LEVELS^2 < 2^24: the float32 product is exact
+        block = h[start:start + 256]
+        gram.add_((block.T @ block).to(torch.int32), alpha=sign)

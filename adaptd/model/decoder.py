@@ -1,0 +1,201 @@
+"""Decoder: ``y = Decoder(theta)``: several experts, pooled by learned trust, calibrated by one temperature.
+
+Experts: ridge over everything, ridge over the newest rows, attention over memory, attention that prefers the
+newest of its neighbours. Their probabilities are pooled log-linearly (Genest and Zidek, 1986),
+``log p = 2 sum_e a_e log(p_e + 0.01)``; the exponents a_e are learned per expert and class by fixed share
+(Herbster and Warmuth, 1998). Classes with fewer than 20 rows are decided by the nearest mean. One temperature,
+learned online (AdaGrad; Duchi et al., 2011), makes the result a probability (Guo et al., 2017).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from adaptd.model.attention import attend, weigh
+
+if TYPE_CHECKING:
+    from adaptd.model.network import HeadSnapshot
+
+EXPERTS = ("ridge", "recent", "attention", "attention-recent")
+RIDGE_SCALE = 10.0  # turns ridge scores (targets 0 and 1) into log-odds
+FLOOR = 0.01  # added to every probability before its logarithm: bounds what one expert can veto
+POOL = 2.0
+YOUNG = 20  # a class with fewer rows is young
+MEAN_SCALE = 30.0
+RECENT_HALF_LIFE = 2000.0  # learned rows, for the attention that prefers the newest
+TRUST_RATE, TRUST_SHARE = 0.5, 0.02
+TOP = 5  # scores that an answer names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """One remembered row that weighed in an answer."""
+
+    slot: int
+    row: int
+    event: int
+    label: str
+    weight: float
+    similarity: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """One example's answer by one head."""
+
+    label: str | None
+    confidence: float
+    scores: dict[str, float]
+    reason: str | None = None
+    neighbours: Sequence[Neighbour] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opinions:
+    """What every expert says of n examples, and what they say together."""
+
+    experts: Tensor  # [E, n, C] probabilities
+    speaks: Tensor  # [E] 1 where the expert has something to say
+    pooled: Tensor  # [n, C] log-probabilities before the temperature
+    similarity: Tensor  # [n, k]
+    slots: Tensor  # [n, k], -1 = none
+    weight: Tensor  # [n, k] attention
+
+
+def opine(vectors: Tensor, head: HeadSnapshot) -> Opinions:
+    """Ask every expert about vectors [n, dim]."""
+    h = head.features(vectors)
+    similarity, slots = head.retrieve(vectors)
+    return pool_opinions(head, h @ head.ridge, h @ head.recent, head.centres.scores(vectors, head.adapter), similarity, slots)
+
+
+def pool_opinions(head: HeadSnapshot, ridge: Tensor, recent: Tensor, cosines: Tensor, similarity: Tensor,
+                  slots: Tensor) -> Opinions:
+    """Pool what the experts found: ridge scores [n, C'], cosines to class means [n, C], neighbours [n, k] (-1 = none)."""
+    classes, known = len(head.labels), head.counts > 0
+    neighbour = head.targets[slots.clamp(min=0)]
+    age = (head.learned - head.order[slots.clamp(min=0)]).float()
+    weight = weigh(similarity, neighbour, head.adapter.scale, head.log_value, slots < 0)
+    newest = weigh(similarity, neighbour, head.adapter.scale, head.log_value, slots < 0, age, RECENT_HALF_LIFE)
+    experts = torch.stack([ridge_opinion(ridge, known), ridge_opinion(recent, known),
+                           attend(weight, neighbour, classes), attend(newest, neighbour, classes)])
+    speaks = torch.tensor([float(ridge.shape[1] > 0), float(recent.shape[1] > 0), 1.0, 1.0])
+    pooled = young_rule(pool(experts, speaks, head.trust).masked_fill(~known, -20.0), cosines, head.counts)
+    return Opinions(experts=experts, speaks=speaks, pooled=pooled, similarity=similarity, slots=slots, weight=weight)
+
+
+def ridge_opinion(scores: Tensor, known: Tensor) -> Tensor:
+    """Turn ridge scores [n, C'] into probabilities over the known classes [n, C]; C' <= C."""
+    padded = pad(scores, (0, len(known) - scores.shape[1]), value=0.0)
+    return (RIDGE_SCALE * padded).masked_fill(~known, -1e4).softmax(1)
+
+
+def pool(experts: Tensor, speaks: Tensor, trust: Tensor) -> Tensor:
+    """Pool probabilities [E, n, C] by the trust [E, C] in the classes at stake; return log-probabilities [n, C]."""
+    stake = (experts * speaks[:, None, None]).sum(0) / speaks.sum()
+    share = torch.einsum("nc,ec->en", stake, trust) * speaks[:, None]
+    share = share / share.sum(0).clamp(min=1e-9)
+    return (POOL * (share[:, :, None] * (experts + FLOOR).log()).sum(0)).log_softmax(1)
+
+
+def young_rule(pooled: Tensor, cosines: Tensor, counts: Tensor) -> Tensor:
+    """Let the nearest mean decide about classes with fewer than 20 rows.
+
+    ``g`` = probability of "a young class" by ``softmax(30 cos)`` over all classes;
+    ``p = g p_mean(. | young) + (1 - g) p_pooled(. | old)``.
+    """
+    young, known = (counts > 0) & (counts < YOUNG), counts > 0
+    if not bool(young.any()):
+        return pooled
+    near = (MEAN_SCALE * cosines.masked_fill(~known, -1e4)).softmax(1)
+    if not bool((known & ~young).any()):
+        return (0.5 * (pooled + near.clamp(min=1e-9).log())).log_softmax(1)
+    gate = near[:, young].sum(1, keepdim=True)
+    old = pooled.exp() * ~young
+    mixed = (1 - gate) * old / old.sum(1, keepdim=True).clamp(min=1e-9)
+    mixed[:, young] = near[:, young]
+    return mixed.clamp(min=1e-9).log()
+
+
+def decode(vectors: Tensor, head: HeadSnapshot, *, evidence: int = 0) -> list[Decoded]:
+    """Answer vectors [n, dim] (float16) by one head's snapshot."""
+    if not bool((head.counts > 0).any()):
+        return [Decoded(label=None, confidence=0.0, scores={}, reason="no label has been learned yet")] * len(vectors)
+    said = opine(vectors, head)
+    probabilities = (math.exp(head.temperature) * said.pooled).softmax(1)
+    top, classes = probabilities.topk(min(TOP, int((head.counts > 0).sum())), dim=1)
+    return [_decoded(head, said, row, top[row].tolist(), classes[row].tolist(), evidence) for row in range(len(vectors))]
+
+
+def _decoded(head: HeadSnapshot, said: Opinions, row: int, top: list[float], classes: list[int], evidence: int) -> Decoded:
+    scores = {head.labels[c]: p for c, p in zip(classes, top, strict=True)}
+    sure = top[0] >= head.abstain_below
+    reason = None if sure else f"confidence {top[0]:.2f} is below abstain_below = {head.abstain_below:g}"
+    return Decoded(label=head.labels[classes[0]] if sure else None, confidence=top[0], scores=scores, reason=reason,
+                   neighbours=_neighbours(head, said, row, evidence))
+
+
+def _neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> list[Neighbour]:
+    """Name the neighbours that weighed most; ties go to the older slot."""
+    if not count:
+        return []
+    found = []
+    for place in torch.argsort(said.weight[row], descending=True, stable=True)[:count].tolist():
+        slot = int(said.slots[row, place])
+        if slot >= 0:
+            found.append(Neighbour(slot=slot, row=int(head.rows[slot]), event=int(head.events[slot]),
+                                   label=head.labels[int(head.targets[slot])], weight=float(said.weight[row, place]),
+                                   similarity=float(said.similarity[row, place]), source=head.sources[slot]))
+    return found
+
+
+class Fold:
+    """What is learned from outcomes in journal order: trust and temperature. Deterministic given the order."""
+
+    def __init__(self) -> None:
+        self.trust = torch.zeros(len(EXPERTS), 0)
+        self.temperature = 0.0  # logarithm of the inverse temperature
+        self.curvature = 1.0  # AdaGrad's running mean of squared gradients
+
+    def grow(self, classes: int) -> None:
+        """Give new classes the prior: equal trust."""
+        if classes > self.trust.shape[1]:
+            fresh = torch.full((len(EXPERTS), classes - self.trust.shape[1]), 1.0 / len(EXPERTS))
+            self.trust = torch.cat([self.trust, fresh], 1)
+
+    def update(self, said: Opinions, row: int, target: int) -> None:
+        """Learn from one outcome: the answer was given before the label was learned."""
+        self._update_trust(said.experts[:, row, target], said.speaks, {target, int(said.pooled[row].argmax())})
+        self._update_temperature(said.pooled[row], target)
+
+    def _update_trust(self, p: Tensor, speaks: Tensor, at_stake: set[int]) -> None:
+        loss = -torch.log(p + FLOOR) / -math.log(FLOOR)
+        mean = (loss * speaks).sum() / speaks.sum()
+        loss = torch.where(speaks > 0, loss, mean)  # a silent expert is charged the others' mean
+        for c in at_stake:
+            w = self.trust[:, c] * torch.exp(-TRUST_RATE * loss)
+            self.trust[:, c] = (1 - TRUST_SHARE) * w / w.sum() + TRUST_SHARE / len(EXPERTS)
+
+    def _update_temperature(self, z: Tensor, target: int) -> None:
+        t = math.exp(self.temperature)
+        p = (t * z).softmax(0)
+        gradient = min(max(float(t * ((p * z).sum() - z[target])), -3.0), 3.0)
+        self.curvature = 0.999 * self.curvature + gradient * gradient
+        self.temperature = min(max(self.temperature - 0.1 * gradient / math.sqrt(self.curvature), -2.0), 2.0)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the scalars, for a file's facts."""
+        return {"temperature": self.temperature, "curvature": self.curvature}
+
+    def load(self, trust: Tensor, facts: dict[str, Any]) -> None:
+        """Take over a stored fold."""
+        self.trust = trust.clone()
+        self.temperature, self.curvature = float(facts["temperature"]), float(facts["curvature"])

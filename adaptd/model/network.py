@@ -1,0 +1,323 @@
+"""One head's state, in two forms: `Head`, which its learner changes, and `HeadSnapshot`, which answers.
+
+A snapshot is immutable and shares the growing arrays: rows that come later lie beyond what its bitmap knows.
+Everything here is of the two kinds that DESIGN section 4 allows: sums over alive rows (`sync` brings them to any
+set of rows, whatever they were before) and folds over the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from adaptd.model import files
+from adaptd.model.attention import Adapter
+from adaptd.model.closed_form import BALANCE, RandomFeatures, Recent, Ridge
+from adaptd.model.decoder import Fold, Opinions
+from adaptd.model.means import Centres, ClassMeans
+from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap
+
+RECENT_WINDOW, RECENT_HALF_LIFE = 2048, 1000.0
+COMPACT_FROM = 1000  # slots
+Bits = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSnapshot:
+    """All that one head answers with."""
+
+    labels: tuple[str, ...]
+    classes: Mapping[str, int]
+    counts: Tensor  # alive rows per label
+    features: RandomFeatures
+    ridge: Tensor  # B [M, C']
+    recent: Tensor  # B of the newest rows
+    centres: Centres
+    adapter: Adapter
+    log_value: Tensor  # [C]
+    trust: Tensor  # [E, C]
+    temperature: float
+    keys: Keys
+    alive: Bits
+    neighbours: int
+    targets: Tensor  # per slot: class
+    order: Tensor  # per slot: learned rows before it
+    learned: int  # learned rows so far, for ages
+    rows: npt.NDArray[np.int64]
+    events: npt.NDArray[np.int64]
+    sources: Sequence[str]
+    abstain_below: float
+
+    def index_of(self, label: str) -> int | None:
+        """Return the class of a label that has alive rows."""
+        index = self.classes.get(label)
+        return index if index is not None and int(self.counts[index]) > 0 else None
+
+    def retrieve(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (similarities, slots) [n, k] of the nearest alive rows: retrieval behind one call."""
+        return self.keys.search(self.adapter.queries(vectors), self.neighbours, self.alive)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What a domain answers with: wholly one version."""
+
+    version: int
+    seq: int
+    heads: Mapping[str, HeadSnapshot]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """Sizes and seeds of a head, from the configuration."""
+
+    dim: int
+    features: int
+    neighbours: int
+    seed: int
+    abstain_below: float
+
+
+@dataclass
+class Head:
+    """The changing state of one head; only its learner's thread touches it."""
+
+    options: HeadOptions
+    features: RandomFeatures
+    labels: list[str] = field(default_factory=list)
+    adapter: Adapter = field(default_factory=Adapter)
+    fold: Fold = field(default_factory=Fold)
+
+    def __post_init__(self) -> None:
+        self.memory = Memory(self.options.dim)
+        self.means = ClassMeans(self.options.dim)
+        self.ridge = Ridge(self.options.features)
+        self.recent = Recent(RECENT_WINDOW, RECENT_HALF_LIFE)
+        self.keys = Keys(self.adapter.rank(self.options.dim))
+        self._other: tuple[Adapter, Keys] | None = None  # the adapter before this one, for a quick way back
+        self.learned = 0  # rows ever learned in this lineage, for ages
+        self._class_of: dict[str, int] = {}
+        self._b = torch.zeros(self.options.features, 0)
+        self._b_recent = torch.zeros(self.options.features, 0)
+
+    def class_of(self, label: str) -> int:
+        """Return a label's class, making one when it is new."""
+        if label not in self._class_of:
+            self._class_of[label] = len(self.labels)
+            self.labels.append(label)
+            self.fold.grow(len(self.labels))
+        return self._class_of[label]
+
+    def knows(self, label: str) -> bool:
+        """Say whether a label has alive rows."""
+        index = self._class_of.get(label)
+        return index is not None and index < len(self.means.counts) and int(self.means.counts[index]) > 0
+
+    # -- learning ---------------------------------------------------------------------------------------------
+
+    def enter(self, new: NewRows) -> slice:
+        """Put rows into memory and class means; they are alive at the next snapshot. The ridge follows later."""
+        slots = self.memory.append(new)
+        self.memory.order[slots] = np.arange(self.learned, self.learned + len(new.ids))
+        self.learned += len(new.ids)
+        self.means.add(new.vectors, torch.tensor(list(new.targets), dtype=torch.int64), len(self.labels))
+        return slots
+
+    def retire(self, slots: Sequence[int]) -> None:
+        """Take rows out of memory and class means; the ridge follows later."""
+        slots = [slot for slot in slots if self.memory.alive[slot]]
+        if slots:
+            self.memory.alive[slots] = False
+            self.means.add(self.memory.vectors[slots], self._targets(slots), len(self.labels), sign=-1)
+
+    def revive(self, slots: Sequence[int]) -> None:
+        """Undo `retire`."""
+        slots = [slot for slot in slots if not self.memory.alive[slot]]
+        if slots:
+            self.memory.alive[slots] = True
+            self.means.add(self.memory.vectors[slots], self._targets(slots), len(self.labels))
+
+    def _targets(self, slots: Any) -> Tensor:
+        return torch.from_numpy(self.memory.targets[slots].astype(np.int64))
+
+    @property
+    def stale(self) -> int:
+        """Count the rows that the solved ridges hold and should not, or should and do not."""
+        return int((self.memory.summed[:self.memory.size] != self.memory.alive[:self.memory.size]).sum())
+
+    def sync(self, limit: int | None = None) -> int:
+        """Bring the ridge's sums to the alive rows, exactly, whatever rows they held; return how many still differ."""
+        memory, size = self.memory, self.memory.size
+        alive, summed = memory.alive[:size], memory.summed[:size]
+        for slots in _blocks(np.flatnonzero(summed & ~alive)[:limit]):
+            self.ridge.remove(self.features(memory.vectors[slots]), self._targets(slots))
+            summed[slots] = False
+        for slots in _blocks(np.flatnonzero(alive & ~summed)[:limit]):
+            self.ridge.add(self.features(memory.vectors[slots]), self._targets(slots), len(self.labels))
+            summed[slots] = True
+        return self.stale
+
+    def solve(self) -> None:
+        """Solve both ridges over the alive rows."""
+        self.sync()
+        if self.memory.alive[:self.memory.size].any():
+            self._b = self.ridge.solve(self._young())
+            self._b_recent = self._solve_recent()
+        else:
+            self._b = self._b_recent = torch.zeros(self.options.features, 0)
+
+    def _young(self) -> tuple[Tensor, Tensor]:
+        """Return features and classes of the alive rows of classes with few rows."""
+        slots = np.flatnonzero(self.memory.alive[:self.memory.size])
+        few = (self.ridge.counts < BALANCE).numpy()
+        slots = slots[few[self.memory.targets[slots]]]
+        return self.features(self.memory.vectors[slots]), self._targets(slots)
+
+    def _solve_recent(self) -> Tensor:
+        slots = self.memory.living()[-self.recent.window:]  # by birth: a revived row keeps its place
+        age = torch.from_numpy(self.learned - self.memory.order[slots])
+        return self.recent.solve(self.features(self.memory.vectors[slots]), self._targets(slots), age, len(self.labels))
+
+    def learn_outcome(self, said: Opinions, row: int, target: int) -> None:
+        """Fold one test-then-learn outcome into trust and temperature."""
+        self.fold.update(said, row, target)
+
+    # -- answering --------------------------------------------------------------------------------------------
+
+    def index(self) -> None:
+        """Append the keys of rows not indexed yet; between two batches only (the inference thread searches)."""
+        done = len(self.keys)
+        if done < self.memory.size:
+            self.keys.add(self.adapter.keys(self.memory.vectors[done:self.memory.size]))
+
+    def rebuilt(self, adapter: Adapter) -> Keys:
+        """Return a fresh index of all rows under an adapter; may run while the old one answers."""
+        keys = Keys(adapter.rank(self.options.dim))
+        for start in range(0, self.memory.size, 4096):
+            keys.add(adapter.keys(self.memory.vectors[start:min(start + 4096, self.memory.size)]))
+        return keys
+
+    def adopt(self, adapter: Adapter, keys: Keys | None = None) -> None:
+        """Answer with this adapter from the next snapshot on; `keys` is an index already made for it."""
+        if keys is None and adapter.same(self.adapter):
+            return
+        self._other, keys = (self.adapter, self.keys), keys if keys is not None else self._made(adapter)
+        self.adapter, self.keys = adapter, keys
+
+    def _made(self, adapter: Adapter) -> Keys:
+        """Return the index of the previous adapter if it is that one, which is what a rollback wants."""
+        if self._other is not None and adapter.same(self._other[0]) and len(self._other[1]) <= self.memory.size:
+            return self._other[1]
+        return self.rebuilt(adapter)
+
+    def clear_answers(self) -> None:
+        """Forget solved ridges, folds and label order; rows stay."""
+        self._b = self._b_recent = torch.zeros(self.options.features, 0)
+        self.fold = Fold()
+        self.fold.grow(len(self.labels))
+
+    def compact(self) -> bool:
+        """Drop dead rows when a fifth is dead; a fresh memory and index, so that old snapshots stay whole."""
+        if self.memory.dead_share() <= REBUILD_DEAD or self.memory.size < COMPACT_FROM:
+            return False
+        self.memory = self.memory.compacted()
+        self.keys, self._other = self.rebuilt(self.adapter), None
+        return True
+
+    def snapshot(self) -> HeadSnapshot:
+        """Freeze what answers now; call after `index`, between two batches."""
+        memory = self.memory
+        counts = torch.zeros(len(self.labels), dtype=torch.int64)
+        counts[:len(self.means.counts)] = self.means.counts
+        return HeadSnapshot(
+            labels=tuple(self.labels), classes=dict(self._class_of), counts=counts, features=self.features, ridge=self._b, recent=self._b_recent,
+            centres=self.means.centres(self.adapter), adapter=self.adapter, log_value=self.adapter.values(self.labels),
+            trust=self.fold.trust.clone(), temperature=self.fold.temperature, keys=self.keys,
+            alive=bitmap(memory.alive[:memory.size]), neighbours=self.options.neighbours,
+            targets=torch.from_numpy(memory.targets.astype(np.int64)), order=torch.from_numpy(memory.order.copy()),
+            learned=self.learned, rows=memory.ids, events=memory.events, sources=memory.sources,
+            abstain_below=self.options.abstain_below)
+
+    # -- files ------------------------------------------------------------------------------------------------
+
+    def dump(self) -> dict[str, bytes]:
+        """Return the version files: the adapter, and the head as it answers."""
+        facts = {"labels": self.labels, "learned": self.learned, **self.fold.facts()}
+        tensors = {"ridge": self._b, "recent": self._b_recent, "trust": self.fold.trust}
+        return {"adapter": files.dump_adapter(self.adapter), "head": files.dump(tensors, facts)}
+
+    def load_head(self, data: bytes, name: str) -> None:
+        """Take over labels, solved ridges and folds from a version's file."""
+        tensors, facts = files.parse(data, name)
+        self.reset_labels(facts["labels"])
+        self._b, self._b_recent = tensors["ridge"], tensors["recent"]
+        self.fold.load(tensors["trust"], facts)
+        self.learned = int(facts["learned"])
+
+    def reset_labels(self, labels: Sequence[str]) -> None:
+        """Put these labels first, in this order; classes that rows in memory have are kept behind them."""
+        renamed = list(dict.fromkeys([*labels, *self.labels]))
+        place = np.array([renamed.index(label) for label in self.labels], dtype=np.int32)
+        if len(place) and not np.array_equal(place, np.arange(len(place))):
+            self._renumber(place, len(renamed))
+        self.labels = renamed
+        self._class_of = {label: index for index, label in enumerate(renamed)}
+        self.fold.grow(len(renamed))
+
+    def _renumber(self, place: npt.NDArray[np.int32], classes: int) -> None:
+        """Give every class its new number: rows, means; the ridge's sums are made again."""
+        memory = self.memory
+        memory.targets = place[memory.targets].astype(np.int32)
+        sums, counts = self.means.sums, self.means.counts
+        self.means = ClassMeans(self.options.dim)
+        self.means.add(torch.zeros(0, self.options.dim), torch.zeros(0, dtype=torch.int64), classes)
+        self.means.sums[place[:len(counts)]], self.means.counts[place[:len(counts)]] = sums, counts
+        self.ridge = Ridge(self.options.features)
+        memory.summed[:] = False
+
+    def checkpoint(self) -> tuple[bytes, bytes]:
+        """Return (statistics, index) as files: derived state that spares the next start its work."""
+        memory = self.memory
+        size = memory.size
+        tensors = {"ids": torch.from_numpy(memory.ids[:size]), "order": torch.from_numpy(memory.order[:size]),
+                   "alive": torch.from_numpy(memory.alive[:size]), "summed": torch.from_numpy(memory.summed[:size]),
+                   "means": self.means.sums, "means_counts": self.means.counts,
+                   **{f"ridge.{name}": tensor for name, tensor in self.ridge.state().items()}}
+        return files.dump(tensors, {"labels": self.labels}), self.keys.dump()
+
+    def restore(self, rows: NewRows, statistics: tuple[dict[str, Tensor], dict[str, Any]] | None, index: bytes | None) -> None:
+        """Fill an empty head with alive rows; statistics and index are used as far as they are for these rows."""
+        if statistics is not None and self._from_checkpoint(rows, *statistics):
+            self.keys = Keys(self.adapter.rank(self.options.dim), index) if index is not None else self.rebuilt(self.adapter)
+            if len(self.keys) != self.memory.size:
+                self.keys = self.rebuilt(self.adapter)
+            return
+        learned = self.learned
+        if len(rows.ids):
+            self.enter(rows)
+        self.learned = max(learned, self.learned)
+        self.keys = self.rebuilt(self.adapter)
+
+    def _from_checkpoint(self, rows: NewRows, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bool:
+        ids, alive = tensors["ids"].numpy(), tensors["alive"].numpy()
+        if facts["labels"] != self.labels[:len(facts["labels"])] or set(ids[alive].tolist()) != set(rows.ids):
+            return False
+        self.memory = Memory.of(self.options.dim, ids, alive, rows)
+        self.memory.order[:len(ids)] = tensors["order"].numpy()
+        self.memory.summed[:len(ids)] = tensors["summed"].numpy()
+        self.means.sums, self.means.counts = tensors["means"], tensors["means_counts"]
+        sums = {name.removeprefix("ridge."): tensor for name, tensor in tensors.items() if name.startswith("ridge.")}
+        self.ridge.load(sums)
+        if not sums:
+            self.memory.summed[:] = False
+        return True
+
+
+def _blocks(slots: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    return [slots[start:start + 256] for start in range(0, len(slots), 256)]

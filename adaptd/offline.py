@@ -1,0 +1,111 @@
+"""What works on a stopped daemon's store, under its lock: rollback, and bringing the schema up to date.
+
+Where: beside the daemon, on the same registry functions; the model is never loaded. Raises `StoreLocked` when a
+daemon holds the store, `NotRunning` when there is no store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, delete, insert
+
+from adaptd import db, registry
+from adaptd import tables as t
+from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
+from adaptd.journal import last_seq
+from adaptd.paths import Paths
+
+ADAPTER = "adapter"  # files of a version whose names begin so are trained; everything else is rebuilt from rows
+
+
+def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str) -> dict[str, int]:
+    """Move a domain's pointer back; save what was live first; put learning on hold. All in one transaction.
+
+    Raises
+    ------
+    NotFound
+        There is no such version, or nothing to roll back to.
+    CorruptFile
+        A file of the version does not match its digest.
+    """
+    with _store(paths) as engine, engine.begin() as connection:
+        _wanted_schema(connection)
+        number = registry.domain_id(connection, domain)
+        if number is None:
+            raise UnknownDomain(f"the store has no domain {domain!r}", hint="adaptd status lists them")
+        target = (registry.rollback_target(connection, number) if to is None
+                  else registry.version(connection, to, number))
+        registry.read(paths.versions / str(target.number), target.files)
+        saved = _save(connection, paths, number, reason, actor)
+        branch = registry.fork(connection, target)
+        registry.point(connection, number, target.number, branch, "rollback", actor, reason, detail={"saved": saved})
+        _hold(connection, number)
+        return {"version": target.number, "saved": saved}
+
+
+def upgrade(paths: Paths) -> tuple[str | None, str]:
+    """Bring the schema of a stopped store to this adaptd's; return the revisions before and after."""
+    with _store(paths) as engine:
+        return db.upgrade(engine)
+
+
+def revisions(paths: Paths) -> tuple[str | None, str]:
+    """Return the store's schema revision and the one that this adaptd wants; needs no lock."""
+    _must_exist(paths)
+    engine = db.reading_engine(paths.database)
+    with engine.connect() as connection:
+        return db.current_revision(connection), db.head_revision()
+
+
+@contextmanager
+def _store(paths: Paths) -> Iterator[Engine]:
+    _must_exist(paths)
+    with db.locked(paths.lock):
+        engine = db.writing_engine(paths.database)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+
+def _must_exist(paths: Paths) -> None:
+    if not paths.database.is_file():
+        raise NotRunning(f"this store has never run: there is no {paths.database}", hint="start it: adaptd run")
+
+
+def _wanted_schema(connection: Connection) -> None:
+    """Refuse a store that this adaptd would write wrongly."""
+    found, wanted = db.current_revision(connection), db.head_revision()
+    if found != wanted:
+        raise SchemaMismatch(f"the store's schema is {found!r}; this adaptd wants {wanted!r}",
+                             hint="adaptd db upgrade, or install the adaptd that wrote it")
+
+
+def _save(connection: Connection, paths: Paths, domain: int, reason: str, actor: str) -> int:
+    """Name the live state as a version: its adapter is copied, its heads are rebuilt from rows by the daemon."""
+    pointer = registry.live(connection, domain)
+    current = registry.version(connection, pointer.version)
+    number = registry.next_number(connection)
+    files = {name: digest for name, digest in current.files.items() if name.startswith(ADAPTER)}
+    try:
+        if files:
+            found = registry.read(paths.versions / str(current.number), files)
+            files = registry.publish(paths.versions / str(number), found)
+    except CorruptFile:
+        pass  # one rolls back to get away from it; the saved version keeps the digests, so it is refused as unsound
+    registry.add(connection, registry.Version(
+        number=number, domain=domain, kind="saved", parent=current.number, branch=pointer.branch,
+        seq=last_seq(connection), encoder=current.encoder, config=current.config, files=files, metrics={},
+        verdict=None, actor=actor, reason=f"before a rollback: {reason}" if reason else "before a rollback",
+        created=time.time()))
+    return number
+
+
+def _hold(connection: Connection, domain: int) -> None:
+    """Keep learning on hold until `resume`, else a poisoned feed relearns the poison at once."""
+    key = {"domain": domain, "what": "learning", "source": ""}
+    connection.execute(delete(t.hold).where(*(t.hold.c[name] == value for name, value in key.items())))
+    connection.execute(insert(t.hold).values(**key, since=time.time(), reason="rollback"))

@@ -1,0 +1,232 @@
+"""One served domain: its parts, joined, and what a request does with them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, select
+
+from adaptd import tables as t
+from adaptd.adapt import Adaptation
+from adaptd.errors import BadPayload, Busy, Conflict, NotFound, NotReady
+from adaptd.ingest import Door
+from adaptd.interfaces import Domain
+from adaptd.journal import Journal, Outcome
+from adaptd.learn import Learner
+from adaptd.model.decoder import Decoded
+from adaptd.predict import Answered, Inference
+from adaptd.records import MISSING, Evidence, HeadAnswer, Prediction, Receipt, canonical
+from adaptd.vectors import Vectors
+from adaptd.versions import Versions
+
+WAIT_S = 60.0  # how long a request waits for a seq to be learned
+EVIDENCE = 5  # neighbours that an explanation names
+
+
+@dataclass(kw_only=True)
+class Served:
+    """A domain with its door, journal, learner and versions. Bodies and answers are the contract's."""
+
+    name: str
+    id: int
+    domain: Domain
+    encoder: str
+    door: Door
+    journal: Journal
+    inference: Inference
+    learner: Learner
+    versions: Versions
+    adaptation: Adaptation
+    vectors: Vectors
+    reader: Engine
+    queue: int  # labels that may wait to be learned
+
+    async def predict(self, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None,
+                      newest: int) -> dict[str, Any]:
+        """Answer inputs and journal them as events; the input rows commit while encoding runs."""
+        items, rejected = self.door.items(inputs, source=source)
+        if rejected:
+            first = rejected[0]
+            raise BadPayload(f"inputs[{first['index']}]: {first['error']['message']}", hint=first["error"]["hint"],
+                             field=f"inputs[{first['index']}]." + str(first["error"].get("field", "")))
+        if any(item.label is not MISSING for _, item in items):
+            raise BadPayload("an input to predict has no label", field="label", hint="send labelled events to …/events")
+        if min_seq is not None:
+            await self.wait(min_seq, newest)
+        seq = self.learner.learned_up_to(newest)
+        answering = self.inference.predict(self.name, self.encoder, [self.domain.example(item.payload) for _, item in items],
+                                           evidence=EVIDENCE if explain else 0)
+        journalled = self.journal.append(self.id, [item for _, item in items], bounded=True)
+        answered = await asyncio.wrap_future(answering)
+        receipts = (await asyncio.wrap_future(journalled)).receipts
+        self._refuse_conflicts(receipts)
+        predictions = [self._prediction(receipt, answer) for receipt, answer in zip(receipts, answered, strict=True)]
+        self._record(receipts, answered, predictions)
+        return {"version": answered[0].version if answered else self.learner.state.version, "seq": seq,
+                "predictions": [self._body(p) for p in predictions]}
+
+    async def events(self, raw: Sequence[Any], *, source: str) -> dict[str, Any]:
+        """Journal events; return when their labels are learned."""
+        self._admit()
+        items, rejected = self.door.items(raw, source=source)
+        outcome = await asyncio.wrap_future(self.journal.append(self.id, [item for _, item in items], bounded=True)) \
+            if items else Outcome([], [], self.learner.state.seq)
+        await self._until_learned(outcome)
+        return self._accepted(len(raw), [index for index, _ in items], outcome, rejected)
+
+    async def feedback(self, raw: Sequence[Any], *, source: str) -> dict[str, Any]:
+        """Journal labels for earlier events; return when they are learned."""
+        self._admit()
+        given, rejected = self.door.feedback(raw, source=source)
+        outcome = await asyncio.wrap_future(self.journal.feedback(self.id, [one for _, one in given], bounded=True)) \
+            if given else Outcome([], [], self.learner.state.seq)
+        await self._until_learned(outcome)
+        if outcome.receipts and all(receipt.status == "unknown" for receipt in outcome.receipts) and not rejected:
+            error = outcome.receipts[0].error or {}
+            raise NotFound(error.get("message"), field="event", hint=error.get("hint", ""))
+        return self._accepted(len(raw), [index for index, _ in given], outcome, rejected)
+
+    async def wait(self, seq: int, newest: int) -> None:
+        """Wait until `seq` is learned."""
+        if seq > newest:
+            raise BadPayload(f"seq {seq} has not been given yet; the newest is {newest}", field="min_seq",
+                             hint="use the seq of a receipt")
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(self.learner.when(seq)), WAIT_S)
+        except TimeoutError:
+            raise NotReady(f"seq {seq} is not learned yet", hint="learning lags; try again") from None
+
+    def explain(self, event: str) -> dict[str, Any]:
+        """Say what answered an event, what it is labelled, and what weighs in now."""
+        with self.reader.connect() as connection:
+            found = connection.execute(select(t.event).where(t.event.c.domain == self.id, t.event.c.id == event)).one_or_none()
+            if found is None:
+                raise NotFound(f"no event {event!r} in this domain", field="event", hint="use the id from a receipt or an answer")
+            answers = connection.execute(select(t.prediction).where(t.prediction.c.event == found.seq).order_by(t.prediction.c.id)).all()
+            labels = connection.execute(select(t.label).where(t.label.c.event == found.seq).order_by(t.label.c.seq)).all()
+        example = self.domain.example(json.loads(found.payload))
+        now = self.inference.predict(self.name, self.encoder, [example], evidence=EVIDENCE).result()[0]
+        receipt = Receipt(status="duplicate", event=event, event_seq=found.seq)
+        return {"event": event, "source": found.source, "payload": json.loads(found.payload),
+                "answers": [{"version": a.version, "seq": a.learned, "labels": json.loads(a.labels), "confidence": a.confidence,
+                             "at": a.at} for a in answers],
+                "labels": [{"seq": one.seq, "label": json.loads(one.label), "source": one.source, "held": bool(one.held),
+                            "at": one.received} for one in labels],
+                "now": self._body(self._prediction(receipt, now))}
+
+    def search(self, text: str, k: int) -> dict[str, Any]:
+        """Return the k remembered examples nearest to a text."""
+        found = self.inference.predict(self.name, self.encoder, [self.domain.example({"text": text})], evidence=k).result()[0]
+        results = [{"head": head, **vars(one)} for head, answer in self._heads(found).items() for one in answer.evidence]
+        return {"results": results}
+
+    def memory(self) -> dict[str, Any]:
+        """Return counts per head and label, and the bytes that rows take in RAM."""
+        heads = {}
+        for name, head in self.learner.state.heads.items():
+            counts = {label: n for label, n in zip(head.labels, head.means.counts.tolist(), strict=False) if n}
+            heads[name] = {"rows": sum(counts.values()), "labels": counts, "slots": head.memory.size,
+                           "holdout": int((head.memory.holdout & head.memory.alive).sum()), "key_dim": head.keys.dim,
+                           "bytes": head.memory.size * (2 * head.options.dim + 2 * head.keys.dim)}
+        return {"domain": self.name, "heads": heads}
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        if self.learner.lag > self.queue:
+            raise Busy("too many labels wait to be learned")
+
+    async def _until_learned(self, outcome: Outcome) -> None:
+        if outcome.learned:
+            await asyncio.wrap_future(self.learner.when(outcome.learned[-1].seq))
+
+    def _accepted(self, asked: int, indices: Sequence[int], outcome: Outcome, rejected: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the 202's body: counts, what was rejected by index, an event id per index."""
+        events: list[str | None] = [None] * asked
+        refused = list(rejected)
+        for index, receipt in zip(indices, outcome.receipts, strict=True):
+            events[index] = receipt.event
+            if receipt.error is not None:
+                refused.append({"index": index, "error": dict(receipt.error)})
+        count = {status: sum(r.status == status for r in outcome.receipts) for status in ("accepted", "duplicate")}
+        return {"accepted": count["accepted"], "duplicates": count["duplicate"], "held": sum(r.held for r in outcome.receipts),
+                "rejected": sorted(refused, key=lambda r: int(r["index"])), "events": events, "seq": outcome.seq}
+
+    def _refuse_conflicts(self, receipts: Sequence[Receipt]) -> None:
+        for index, receipt in enumerate(receipts):
+            if receipt.error is not None:
+                raise Conflict(f"inputs[{index}]: {receipt.error['message']}", field=f"inputs[{index}].id",
+                               hint=str(receipt.error["hint"]))
+
+    def _prediction(self, receipt: Receipt, answer: Answered) -> Prediction:
+        assert receipt.event is not None
+        cost = {"batch": answer.batch, "wait_ms": round(answer.wait_ms, 3), "work_ms": round(answer.work_ms, 3)}
+        return Prediction(event=receipt.event, heads=self._heads(answer), cost=cost, truncated=answer.truncated)
+
+    def _heads(self, answer: Answered) -> dict[str, HeadAnswer]:
+        events = {n.event for decoded in answer.heads.values() for n in decoded.neighbours}
+        named = self._named(events) if events else {}
+        return {name: _head_answer(decoded, named) for name, decoded in answer.heads.items()}
+
+    def _named(self, events: set[int]) -> dict[int, tuple[str, str | None]]:
+        """Return id and text of events, for people."""
+        query = select(t.event.c.seq, t.event.c.id, t.event.c.payload).where(t.event.c.seq.in_(events))
+        with self.reader.connect() as connection:
+            return {r.seq: (r.id, self.domain.example(json.loads(r.payload)).text) for r in connection.execute(query)}
+
+    def _record(self, receipts: Sequence[Receipt], answered: Sequence[Answered], predictions: Sequence[Prediction]) -> None:
+        """Store answers and vectors; nobody waits for it, and the writer keeps the order."""
+        now = time.time()
+        rows: list[Mapping[str, Any]] = []
+        vectors = []
+        for receipt, answer, prediction in zip(receipts, answered, predictions, strict=True):
+            assert receipt.event_seq is not None
+            labels = {name: head.label for name, head in prediction.heads.items()}
+            rows.append({"event": receipt.event_seq, "version": answer.version, "learned": answer.seq,
+                         "labels": canonical(labels), "confidence": prediction.confidence, "at": now})
+            self.vectors.keep(receipt.event_seq, answer.vector)
+            vectors.append((receipt.event_seq, 0, answer.vector.numpy().tobytes()))
+        self.journal.record(self.vectors.encoder_id, rows, vectors)
+
+    def _body(self, prediction: Prediction) -> dict[str, Any]:
+        """Return one element of the answer; the domain may add to it."""
+        several = len(prediction.heads) > 1
+        heads = {name: _head_body(answer) for name, answer in prediction.heads.items()}
+        body: dict[str, Any] = {"event": prediction.event, "label": prediction.label, "confidence": prediction.confidence,
+                                "cost": dict(prediction.cost)}
+        body |= {"scores": {name: head["scores"] for name, head in heads.items()}, "heads": heads} if several else \
+            next(iter(heads.values()))
+        if prediction.truncated:
+            body["truncated"] = True
+        return {**body, **self.domain.render(prediction)}
+
+
+def answered_before(reader: Engine, events: Sequence[int]) -> dict[int, dict[str, str | None]]:
+    """Return what events were answered with at the time: the newest answer before their label is learned."""
+    found: dict[int, dict[str, str | None]] = {}
+    with reader.connect() as connection:
+        for start in range(0, len(events), 500):
+            query = select(t.prediction.c.event, t.prediction.c.labels).where(t.prediction.c.event.in_(events[start:start + 500]))
+            found.update({r.event: json.loads(r.labels) for r in connection.execute(query.order_by(t.prediction.c.id))})
+    return found
+
+
+def _head_answer(decoded: Decoded, named: Mapping[int, tuple[str, str | None]]) -> HeadAnswer:
+    evidence = [Evidence(event=named[n.event][0], label=n.label, weight=n.weight, similarity=n.similarity, source=n.source,
+                         text=named[n.event][1]) for n in decoded.neighbours if n.event in named]
+    return HeadAnswer(label=decoded.label, confidence=decoded.confidence, scores=decoded.scores, reason=decoded.reason,
+                      evidence=evidence)
+
+
+def _head_body(answer: HeadAnswer) -> dict[str, Any]:
+    body: dict[str, Any] = {"label": answer.label, "confidence": answer.confidence, "scores": dict(answer.scores)}
+    if answer.reason is not None:
+        body["reason"] = answer.reason
+    if answer.evidence:
+        body["evidence"] = [vars(one) for one in answer.evidence]
+    return body

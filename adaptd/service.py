@@ -1,0 +1,318 @@
+"""The daemon's operations (`adaptd.api.operations`) over its served domains, and what it says about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import prometheus_client as prometheus
+from sqlalchemy import Engine, func, select
+
+from adaptd import registry
+from adaptd import tables as t
+from adaptd.db import Writer
+from adaptd.errors import NotReady, StoreFailed, UnknownDomain
+from adaptd.follow import Follower
+from adaptd.predict import Inference
+from adaptd.records import Problem
+from adaptd.served import Served
+
+Json = dict[str, Any]
+LISTENERS = 100  # events that a slow listener of the stream may lag behind
+PROBLEM_S = 3600.0  # how long a problem that does not come again is shown
+
+
+class Problems:
+    """What is wrong now: one entry per code and message, gone an hour after it was last seen."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], tuple[Problem, float]] = {}
+        self._lock = threading.Lock()
+
+    def report(self, code: str, message: str, hint: str = "") -> None:
+        """Note a problem, or see it again."""
+        now = time.time()
+        with self._lock:
+            known = self._found.get((code, message))
+            problem = known[0] if known else Problem(code=code, message=message, since=now, hint=hint)
+            self._found[code, message] = problem, now
+
+    def now(self) -> list[Json]:
+        """List the problems, oldest first."""
+        with self._lock:
+            self._found = {key: value for key, value in self._found.items() if time.time() - value[1] < PROBLEM_S}
+            return [vars(problem) for problem, _ in sorted(self._found.values(), key=lambda v: v[0].since)]
+
+
+class Service:
+    """Implements `Operations`."""
+
+    def __init__(self, domains: Mapping[str, Served], followers: Mapping[str, Follower], writer: Writer, reader: Engine,
+                 inference: Inference, problems: Problems, meters: Meters) -> None:
+        self.domains = domains
+        self.followers = followers
+        self.problems = problems
+        self.listening: list[str] = []
+        self.state = "starting"
+        self._writer = writer
+        self._reader = reader
+        self._inference = inference
+        self._meters = meters
+        self._started = time.time()
+        self._listeners: set[asyncio.Queue[Json]] = set()
+        self._counts = _Counts(reader, domains)
+
+    def ready(self) -> bool:
+        """Say whether every champion has answered its probe."""
+        return self.state == "running" and self._writer.failed is None
+
+    def _served(self, domain: str) -> Served:
+        if self._writer.failed is not None:
+            raise StoreFailed(hint="the daemon is stopping; look at its log")
+        if domain not in self.domains:
+            raise UnknownDomain(f"there is no domain {domain!r}", field="domain", hint=f"known: {', '.join(self.domains)}")
+        if self.state != "running":
+            raise NotReady(f"the daemon is {self.state}")
+        return self.domains[domain]
+
+    def tell(self, event: str, domain: str, **facts: Any) -> None:
+        """Tell the listeners of the stream; one that is too slow misses this."""
+        for listener in tuple(self._listeners):
+            if not listener.full():
+                listener.put_nowait({"event": event, "domain": domain, "at": time.time(), **facts})
+
+    async def subscribe(self) -> AsyncIterator[Json]:
+        """Yield what happens from now on."""
+        listener: asyncio.Queue[Json] = asyncio.Queue(LISTENERS)
+        self._listeners.add(listener)
+        try:
+            while True:
+                yield await listener.get()
+        finally:
+            self._listeners.discard(listener)
+
+    # -- the stages --------------------------------------------------------------------------------------------
+
+    async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None) -> Json:
+        """Answer inputs and journal them."""
+        served = self._served(domain)
+        with self._meters.time("predict", domain):
+            answer = await served.predict(inputs, source=source, explain=explain, min_seq=min_seq, newest=self._writer.last_seq)
+        self._meters.predictions.labels(domain).inc(len(inputs))
+        return answer
+
+    async def events(self, domain: str, items: Sequence[Any], *, source: str) -> Json:
+        """Journal events; labels are learned when it returns."""
+        with self._meters.time("events", domain):
+            done = await self._served(domain).events(items, source=source)
+        self._after_ingest(domain, done)
+        return done
+
+    async def feedback(self, domain: str, items: Sequence[Any], *, source: str) -> Json:
+        """Journal late labels; learned when it returns."""
+        with self._meters.time("feedback", domain):
+            done = await self._served(domain).feedback(items, source=source)
+        self._after_ingest(domain, done)
+        return done
+
+    def _after_ingest(self, domain: str, done: Json) -> None:
+        for what in ("accepted", "duplicates", "held"):
+            self._meters.ingested.labels(domain, what).inc(done[what])
+        self._meters.ingested.labels(domain, "rejected").inc(len(done["rejected"]))
+        self.tell("ingested", domain, accepted=done["accepted"], seq=done["seq"])
+
+    async def adapt(self, domain: str, *, wait: bool, actor: str) -> Json:
+        """Start an adaptation; wait for its verdict if asked."""
+        served = self._served(domain)
+        running = served.adaptation.start("on demand", actor)
+        if not wait:
+            return {"verdict": None, "version": served.learner.state.version, "reasons": ["the adaptation has started"]}
+        outcome = await asyncio.wrap_future(running)
+        self.tell("verdict", domain, **outcome.body())
+        return outcome.body()
+
+    async def snapshot(self, domain: str, *, reason: str, actor: str) -> Json:
+        """Name the live state as a version."""
+        number = await asyncio.to_thread(self._served(domain).versions.snapshot, reason, actor)
+        self.tell("snapshot", domain, version=number)
+        return {"version": number}
+
+    async def versions(self, domain: str) -> Json:
+        """List a domain's versions."""
+        served = self._served(domain)
+
+        def read() -> Json:
+            with self._reader.connect() as connection:
+                live = registry.live(connection, served.id)
+                return {"live": live.version, "versions": [
+                    {"version": v.number, "kind": v.kind, "parent": v.parent, "seq": v.seq, "created": v.created, "actor": v.actor,
+                     "reason": v.reason, "live": v.number == live.version, "verdict": v.verdict, "files": v.files,
+                     "metrics": {k: m for k, m in v.metrics.items() if k not in ("folds", "classes", "training")}}
+                    for v in registry.versions(connection, served.id)]}
+
+        return await asyncio.to_thread(read)
+
+    async def rollback(self, domain: str, *, to: int | None, reason: str, actor: str) -> Json:
+        """Move the pointer to an earlier version."""
+        number, saved = await asyncio.to_thread(self._served(domain).versions.rollback, to, reason, actor)
+        self.tell("rollback", domain, version=number, saved=saved)
+        return {"version": number, "saved": saved}
+
+    async def promote(self, domain: str, *, to: int, force: bool, reason: str, actor: str) -> Json:
+        """Make a candidate live."""
+        number = await asyncio.to_thread(self._served(domain).versions.promote, to, force, reason, actor)
+        self.tell("promote", domain, version=number)
+        return {"version": number}
+
+    async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
+        """Put learning or adaptation on hold."""
+        served = self._served(domain)
+        await asyncio.wrap_future(served.journal.hold(served.id, what, source, reason, actor))
+        served.adaptation.held = served.adaptation.held or what == "adaptation"
+        return {"held": what, "source": source}
+
+    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
+        """Lift a hold and learn what waited."""
+        served = self._served(domain)
+        learned = await asyncio.wrap_future(served.journal.resume(served.id, what, source, reason, actor))
+        if what == "adaptation":
+            served.adaptation.held = False
+        await asyncio.wrap_future(served.learner.when(self._writer.last_seq))
+        return {"resumed": what, "source": source, "learned": learned}
+
+    async def history(self, domain: str | None, *, limit: int) -> Json:
+        """Return the newest actions."""
+        query = select(t.action, t.domain.c.name).outerjoin(t.domain, t.domain.c.id == t.action.c.domain)
+        if domain is not None:
+            query = query.where(t.action.c.domain == self._served(domain).id)
+
+        def read() -> Json:
+            with self._reader.connect() as connection:
+                found = connection.execute(query.order_by(t.action.c.id.desc()).limit(limit)).all()
+            return {"actions": [{"at": r.at, "seq": r.seq, "domain": r.name, "what": r.what, "from": r.before, "to": r.after,
+                                 "actor": r.actor, "reason": r.reason, "detail": json.loads(r.detail)} for r in found]}
+
+        return await asyncio.to_thread(read)
+
+    async def memory(self, domain: str) -> Json:
+        """Return what is in memory."""
+        return self._served(domain).memory()
+
+    async def search(self, domain: str, *, text: str, k: int) -> Json:
+        """Return the nearest remembered examples."""
+        return await asyncio.to_thread(self._served(domain).search, text, k)
+
+    async def explain(self, domain: str, event: str) -> Json:
+        """Explain an event's answers."""
+        return await asyncio.to_thread(self._served(domain).explain, event)
+
+    async def feeds(self) -> Json:
+        """Return the feeds' state."""
+        return {"feeds": {name: follower.status() for name, follower in self.followers.items()}}
+
+    async def feed(self, name: str, *, paused: bool, actor: str) -> Mapping[str, Any]:
+        """Pause or resume a feed."""
+        if name not in self.followers:
+            raise UnknownDomain(f"there is no feed {name!r}", field="name", hint=f"known: {', '.join(self.followers) or 'none'}")
+        await self.followers[name].pause(paused, actor)
+        return self.followers[name].status()
+
+    # -- what it says of itself --------------------------------------------------------------------------------
+
+    def status(self) -> Json:
+        """Return the contract's status document."""
+        return {"state": self.state, "pid": os.getpid(), "uptime_s": round(time.time() - self._started, 1),
+                "domains": {name: self._domain_status(served) for name, served in self.domains.items()},
+                "seq": self._writer.last_seq, "listening": list(self.listening),
+                "feeds": {name: follower.status() for name, follower in self.followers.items()},
+                "problems": self.problems.now()}
+
+    def _domain_status(self, served: Served) -> Json:
+        state, counts = served.learner.state, self._counts.of(served.name)
+        evaluated = counts["metrics"].get("holdout") or {}
+        promoted = (counts["verdict"] or {}).get("decision") == "promote"
+        return {
+            "version": state.version, "parent": counts["parent"], "promoted_at": counts["since"],
+            "labels": sum(int((head.means.counts > 0).sum()) for head in state.heads.values()),
+            "events": counts["events"], "labelled": counts["labelled"],
+            "memory": sum(int(head.means.counts.sum()) for head in state.heads.values()),
+            "accuracy": {"prequential": state.prequential.accuracy,
+                         "holdout": evaluated.get("candidate" if promoted else "champion"),
+                         "progressive": state.progressive.accuracy},
+            "answered_and_labelled": state.prequential.total, "forgetting": counts["forgetting"],
+            "drift": {"detected": state.prequential.drifts}, "adapting": served.adaptation.stage,
+            "last_verdict": served.adaptation.last or counts["verdict"], "learn_lag": served.learner.lag,
+            "unsolved": served.learner.unsolved,
+            "held": sorted(served.journal.holds(served.id)), "adaptation_held": served.adaptation.held}
+
+    def metrics(self) -> bytes:
+        """Return the Prometheus exposition."""
+        for name, served in self.domains.items():
+            self._meters.version.labels(name).set(served.learner.state.version)
+            self._meters.lag.labels(name).set(served.learner.lag)
+            self._meters.rows.labels(name).set(sum(int(h.means.counts.sum()) for h in served.learner.state.heads.values()))
+            if (accuracy := served.learner.state.prequential.accuracy) is not None:
+                self._meters.accuracy.labels(name).set(accuracy)
+        self._meters.queue.labels("journal").set(self._writer.waiting)
+        self._meters.queue.labels("inference").set(self._inference.waiting)
+        return prometheus.generate_latest(self._meters.registry)
+
+
+class _Counts:
+    """Figures of the tables, read at most once a second."""
+
+    def __init__(self, reader: Engine, domains: Mapping[str, Served]) -> None:
+        self._reader = reader
+        self._domains = domains
+        self._cached: dict[str, tuple[float, Json]] = {}
+
+    def of(self, name: str) -> Json:
+        """Return counts of events and labels, the pointer, the newest verdict of a domain."""
+        at, known = self._cached.get(name, (0.0, {}))
+        if time.monotonic() - at > 1.0 or not known:
+            known = self._read(self._domains[name])
+            self._cached[name] = time.monotonic(), known
+        return known
+
+    def _read(self, served: Served) -> Json:
+        with self._reader.connect() as connection:
+            live = registry.live(connection, served.id)
+            newest = connection.execute(
+                select(t.version.c.verdict, t.version.c.metrics).where(
+                    t.version.c.domain == served.id, t.version.c.kind == "candidate").order_by(t.version.c.number.desc()).limit(1)
+            ).one_or_none()
+            events = connection.scalar(select(func.count()).where(t.event.c.domain == served.id))
+            labelled = connection.scalar(select(func.count(t.label.c.event.distinct())).join(
+                t.event, t.event.c.seq == t.label.c.event).where(t.event.c.domain == served.id))
+            parent = registry.version(connection, live.version).parent
+        return {"parent": parent, "since": live.since, "events": events, "labelled": labelled,
+                "verdict": json.loads(newest.verdict) if newest and newest.verdict else None,
+                "metrics": json.loads(newest.metrics) if newest else {}, "forgetting": served.adaptation.forgetting()}
+
+
+class Meters:
+    """The Prometheus metrics, by its naming rules."""
+
+    def __init__(self) -> None:
+        self.registry = registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=registry)
+        self.latency = prometheus.Histogram("adaptd_request_seconds", "Latency of a stage's requests.", ["stage", "domain"], registry=registry)
+        self.predictions = prometheus.Counter("adaptd_predictions_total", "Inputs answered.", ["domain"], registry=registry)
+        self.ingested = prometheus.Counter("adaptd_ingested_total", "Events and labels by what became of them.", ["domain", "status"],
+                                           registry=registry)
+        self.version = prometheus.Gauge("adaptd_live_version", "The live version's number.", ["domain"], registry=registry)
+        self.lag = prometheus.Gauge("adaptd_learn_lag_entries", "Journal entries not learned yet.", ["domain"], registry=registry)
+        self.rows = prometheus.Gauge("adaptd_memory_rows", "Alive learned rows.", ["domain"], registry=registry)
+        self.accuracy = prometheus.Gauge("adaptd_prequential_accuracy_ratio", "Accuracy of recent answers.", ["domain"], registry=registry)
+        self.queue = prometheus.Gauge("adaptd_queue_length", "Events that wait.", ["queue"], registry=registry)
+
+    def time(self, stage: str, domain: str) -> Any:
+        """Return a context manager that observes a stage's latency."""
+        return self.latency.labels(stage, domain).time()
+
+

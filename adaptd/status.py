@@ -1,0 +1,168 @@
+"""A stopped store's status and history: read-only, with the standard library's sqlite3, never the model.
+
+The tables are the truth for versions and counts. Figures that only a learner can compute (accuracy, forgetting,
+drift) come from the document that the daemon left in table `store` at its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from adaptd.errors import CannotStart, NotRunning, SchemaMismatch, UnknownDomain
+from adaptd.paths import Paths
+
+Json = dict[str, Any]
+FOREVER = 1 << 62
+DAMAGED = "restore the newest backup; keep the damaged file for a look"
+UNMEASURED: Json = {"accuracy": {"prequential": None, "holdout": None}, "forgetting": None, "drift": None,
+                    "last_verdict": None, "learn_lag": 0}
+
+NEWEST_SEQ = """SELECT max(s) FROM (
+    SELECT max(seq) s FROM event UNION ALL SELECT max(seq) FROM label UNION ALL SELECT max(born) FROM learned
+    UNION ALL SELECT max(seq) FROM death
+    UNION ALL SELECT max(start) FROM branch UNION ALL SELECT max(seq) FROM action)"""
+
+ALIVE = """WITH line(low, high) AS (VALUES {intervals})
+    SELECT count(DISTINCT head || char(0) || target) AS labels, count(*) AS alive,
+           coalesce(sum(EXISTS (SELECT 1 FROM eviction e, line
+                                WHERE e.row = l.id AND e.seq > low AND e.seq <= high)), 0) AS evicted
+    FROM learned l WHERE l.domain = ? AND EXISTS (SELECT 1 FROM line WHERE l.born > low AND l.born <= high)
+    AND NOT EXISTS (SELECT 1 FROM death d, line WHERE d.row = l.id AND d.seq > low AND d.seq <= high)"""
+
+
+def stopped_status(paths: Paths) -> Json:
+    """Return the contract's status document of a store whose daemon is not running.
+
+    Raises
+    ------
+    NotRunning
+        There is no store yet.
+    SchemaMismatch
+        The store's tables are not the ones this adaptd reads.
+    """
+    with _reading(paths.database) as db:
+        left = _left(db)
+        figures = left.get("domains", {})
+        domains = {row["name"]: _domain(db, row["id"], figures.get(row["name"], {}))
+                   for row in db.execute("SELECT id, name FROM domain ORDER BY id")}
+        return {"state": "stopped", "pid": None, "uptime_s": 0, "domains": domains,
+                "seq": db.execute(NEWEST_SEQ).fetchone()[0] or 0, "listening": [],
+                "feeds": _feeds(db, left.get("feeds", {})), "problems": left.get("problems", [])}
+
+
+def stopped_history(paths: Paths, domain: str | None, limit: int) -> Json:
+    """Return the newest actions of a store whose daemon is not running, of one domain or of all.
+
+    Raises
+    ------
+    UnknownDomain
+        The store has no such domain.
+    """
+    with _reading(paths.database) as db:
+        names = [row["name"] for row in db.execute("SELECT name FROM domain ORDER BY id")]
+        if domain is not None and domain not in names:
+            raise UnknownDomain(f"the store has no domain {domain!r}", hint=f"it has: {', '.join(names) or 'none'}")
+        found = db.execute(
+            "SELECT a.id, a.at, a.seq, d.name AS domain, what, before, after, actor, reason, detail"
+            " FROM action a LEFT JOIN domain d ON d.id = a.domain WHERE ?1 IS NULL OR d.name = ?1"
+            " ORDER BY a.id DESC LIMIT ?2", (domain, limit))
+        return {"state": "stopped", "actions": [{**dict(row), "detail": json.loads(row["detail"])} for row in found]}
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+    if not file.is_file():
+        raise NotRunning(f"this store has never run: there is no {file}", hint="start it: adaptd run")
+    with closing(_open(file)) as db:
+        db.row_factory = sqlite3.Row
+        try:
+            yield db
+        except sqlite3.OperationalError as error:
+            if str(error).startswith("no such"):
+                raise SchemaMismatch(f"the store's schema is not the one this adaptd reads: {error}",
+                                     hint="adaptd db upgrade, or install the adaptd that wrote it") from None
+            raise CannotStart(f"{file}: {error}", hint="is the folder readable for this user?") from None
+        except sqlite3.DatabaseError as error:
+            raise CannotStart(f"{file}: {error}", hint=DAMAGED) from None
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    """Open read-only. In a folder that cannot be written SQLite cannot make a WAL's index; without a WAL it need not."""
+    uri = f"file:{quote(str(file))}?mode=ro"
+    db = sqlite3.connect(uri, uri=True, timeout=5.0)
+    try:
+        db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        return db
+    except sqlite3.OperationalError:
+        db.close()
+        wal = file.with_name(f"{file.name}-wal")
+        if wal.exists() and wal.stat().st_size:
+            raise CannotStart(f"{file}: cannot be read here, and its WAL holds what is not in it yet",
+                              hint="run this as the daemon's user, in a folder that can be written") from None
+        return sqlite3.connect(f"{uri}&immutable=1", uri=True)
+    except sqlite3.DatabaseError as error:
+        db.close()
+        raise CannotStart(f"{file}: {error}", hint=DAMAGED) from None
+
+
+def _left(db: sqlite3.Connection) -> Json:
+    """Return the status document that the daemon left, or nothing."""
+    row = db.execute("SELECT value FROM store WHERE key = 'status'").fetchone()
+    document = json.loads(row["value"]) if row else {}
+    return document if isinstance(document, dict) else {}
+
+
+def _domain(db: sqlite3.Connection, domain: int, left: Mapping[str, Any]) -> Json:
+    pointer = db.execute("SELECT l.version, l.branch, l.since, v.parent FROM live l"
+                         " JOIN version v ON v.number = l.version WHERE l.domain = ?", (domain,)).fetchone()
+    if pointer is None:
+        raise CannotStart("a domain of this store has no live version", hint="restore the newest backup")
+    events = db.execute("SELECT count(*) FROM event WHERE domain = ?", (domain,)).fetchone()[0]
+    labelled = db.execute("SELECT count(DISTINCT l.event) FROM label l JOIN event e ON e.seq = l.event"
+                          " WHERE e.domain = ?", (domain,)).fetchone()[0]
+    holds = db.execute("SELECT what, source, since, reason FROM hold WHERE domain = ?", (domain,)).fetchall()
+    labels, memory = _alive(db, domain, pointer["branch"])
+    return {**UNMEASURED, **_figures(left, pointer["version"]), "version": pointer["version"],
+            "parent": pointer["parent"], "promoted_at": pointer["since"], "labels": labels, "events": events,
+            "labelled": labelled, "memory": memory, "adapting": False, "holds": [dict(row) for row in holds]}
+
+
+def _figures(left: Mapping[str, Any], version: int) -> Json:
+    """Keep what the daemon measured; what it measured of another version is not this one's."""
+    kept = {key: left[key] for key in UNMEASURED if key in left}
+    if kept and left.get("version") != version:
+        kept["forgetting"] = None
+        kept["accuracy"] = {**UNMEASURED["accuracy"], **(kept.get("accuracy") or {}), "holdout": None}
+    return kept
+
+
+def _alive(db: sqlite3.Connection, domain: int, branch: int) -> tuple[int, int]:
+    """Count the labels known and the examples remembered now (`adaptd.journal.alive` has the rule)."""
+    intervals = list(_lineage(db, branch))
+    if not intervals:
+        return 0, 0
+    query = ALIVE.format(intervals=",".join(["(?, ?)"] * len(intervals)))
+    row = db.execute(query, [*(bound for pair in intervals for bound in pair), domain]).fetchone()
+    return row["labels"], row["alive"] - row["evicted"]
+
+
+def _lineage(db: sqlite3.Connection, branch: int | None) -> Iterator[tuple[int, int]]:
+    """Yield the seq intervals that make up a branch's state, as `adaptd.journal.lineage` does."""
+    seq = FOREVER
+    while branch is not None:
+        row = db.execute("SELECT parent, fork, start FROM branch WHERE id = ?", (branch,)).fetchone()
+        if seq > row["start"]:
+            yield row["start"], seq
+        branch, seq = row["parent"], min(seq, row["fork"])
+
+
+def _feeds(db: sqlite3.Connection, left: Mapping[str, Any]) -> Json:
+    return {row["name"]: {"lag": None, "errors": 0, **left.get(row["name"], {}),
+                          "state": "paused" if row["paused"] else "stopped", "offset": row["cursor"]}
+            for row in db.execute("SELECT name, cursor, paused FROM feed ORDER BY name")}

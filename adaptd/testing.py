@@ -1,0 +1,162 @@
+"""For plugin authors: checks that a domain or a gate keeps the promises adaptd relies on, and a clock to turn.
+
+A check raises AssertionError with what is wrong in words; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from adaptd.errors import BadPayload
+from adaptd.interfaces import Domain, Gate
+from adaptd.records import Example, HeadAnswer, Paired, Prediction, canonical
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # what a table of the configuration may be called
+JUNK: Sequence[Any] = (None, True, -1, 0.5, "", [], [1], {}, {"unknown": {"nested": None}})
+
+
+class FakeClock:
+    """A clock that only moves when told; give it where a function returning seconds is taken.
+
+    >>> clock = FakeClock()
+    >>> clock.advance(1.5)
+    >>> clock()
+    1.5
+    """
+
+    def __init__(self, start: float = 0.0) -> None:
+        self.now = start
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+def check_domain(domain: type[Domain], *, payloads: Sequence[Mapping[str, Any]], feedback: Sequence[Any] = (),
+                 rejected: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Check a domain against payloads it takes, labels it takes and payloads it must reject.
+
+    Raises
+    ------
+    AssertionError
+        With what is wrong, in words.
+    """
+    name = getattr(domain, "name", None)
+    _expect(isinstance(name, str) and NAME.fullmatch(name) is not None,
+            f"name {name!r} must be small letters, digits, - and _, beginning with a letter")
+    made = domain()
+    _expect(bool(made.heads), "a domain needs at least one head")
+    _expect(bool(payloads), "give at least one payload that the domain takes")
+    for payload in payloads:
+        _check_example(made, payload)
+    for payload in [*_spoiled(payloads), *rejected]:
+        _check_refusal(partial(made.example, payload), f"example({payload!r})", must=payload in rejected)
+    for label in feedback:
+        _check_targets(made, label)
+    for label in JUNK:
+        _check_refusal(partial(_targets, made, label), f"targets({label!r})", must=False)
+    _check_render(made, [label for label in feedback if isinstance(label, str)] or ["label"])
+
+
+def check_gate(gate: Gate) -> None:
+    """Check that a gate is pure, gives reasons, copes with no rows, and does not promote what is plainly worse.
+
+    Raises
+    ------
+    AssertionError
+        With what is wrong, in words.
+    """
+    right, wrong = [1] * 1000, [0] * 1000
+    cases = {"no rows": ([], []), "one row": ([1], [1]), "equal": (right, right), "worse": (wrong, right)}
+    for case, (candidate, champion) in cases.items():
+        scores = Paired(candidate=candidate, champion=champion, classes=["a"] * len(candidate))
+        before = copy.deepcopy(scores)
+        verdict = gate.judge(scores)
+        _expect(scores == before, f"{case}: judge changed the scores")
+        _expect(gate.judge(scores) == verdict, f"{case}: judge is not pure, it gave two verdicts")
+        _expect(verdict.decision in ("promote", "reject", "undecided"), f"{case}: decided {verdict.decision!r}")
+        _expect(bool(verdict.reasons) and all(isinstance(r, str) for r in verdict.reasons), f"{case}: no reasons")
+        _expect_json(dict(verdict.evidence), f"{case}: the evidence")
+        _expect(case not in ("no rows", "worse") or verdict.decision != "promote", f"{case}: was promoted")
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+def _expect_json(value: Any, what: str) -> None:
+    try:
+        canonical(value)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"{what} is not JSON: {error}") from error
+
+
+def _check_example(domain: Domain, payload: Mapping[str, Any]) -> None:
+    before = copy.deepcopy(payload)
+    example = domain.example(payload)
+    _expect(isinstance(example, Example), f"example({payload!r}) gave {type(example).__name__}, not Example")
+    _expect(example.text is not None or example.features is not None, f"example({payload!r}) gives an encoder nothing")
+    _expect(domain.example(payload) == example, f"example({payload!r}) is not pure: two calls gave two examples")
+    content = domain.content(payload)
+    _expect(isinstance(content, str), f"content({payload!r}) gave {type(content).__name__}, not str")
+    _expect(domain.content(payload) == content, f"content({payload!r}) is not pure")
+    _expect(payload == before, f"the payload was changed: {before!r} became {payload!r}")
+
+
+def _spoiled(payloads: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield payloads with a field missing or of the wrong kind."""
+    yield {}
+    for payload in payloads:
+        for key in payload:
+            yield {k: v for k, v in payload.items() if k != key}
+            for junk in JUNK:
+                yield {**payload, key: junk}
+
+
+def _check_refusal(call: Callable[[], Any], what: str, *, must: bool) -> None:
+    """Nothing but BadPayload may come out; with `must` it has to."""
+    try:
+        call()
+    except BadPayload:
+        return
+    except Exception as error:  # the check is about what a stranger's code raises
+        raise AssertionError(f"{what} raised {error!r}; only BadPayload may reject") from error
+    _expect(not must, f"{what} was taken, it should raise BadPayload")
+
+
+def _targets(domain: Domain, label: Any) -> Mapping[str, str]:
+    """Return the cleaned targets of a label, as adaptd will store them."""
+    targets = domain.targets(label)
+    if unknown := sorted(set(targets) - set(domain.heads)):
+        raise BadPayload(f"no such head: {unknown[0]}", field="label")
+    return {head: domain.heads[head].check(target, f"label.{head}") for head, target in targets.items()}
+
+
+def _check_targets(domain: Domain, label: Any) -> None:
+    before = copy.deepcopy(label)
+    try:
+        targets = _targets(domain, label)
+    except BadPayload as error:
+        raise AssertionError(f"the label {label!r} was refused: {error}") from error
+    _expect(bool(targets), f"targets({label!r}) names no head; there are {sorted(domain.heads)}")
+    _expect(_targets(domain, label) == targets, f"targets({label!r}) is not pure")
+    _expect(label == before, f"the label was changed: {before!r} became {label!r}")
+
+
+def _check_render(domain: Domain, labels: Sequence[str]) -> None:
+    for label in [*labels, None]:
+        answer = HeadAnswer(label=label, confidence=0.5, scores={} if label is None else {label: 0.5},
+                            reason=None if label else "no label learned")
+        rendered = domain.render(Prediction(event="e", heads=dict.fromkeys(domain.heads, answer), cost={}))
+        _expect(isinstance(rendered, Mapping), f"render gave {type(rendered).__name__}, not a mapping")
+        _expect(all(isinstance(key, str) for key in rendered), "the keys of render must be strings")
+        _expect_json(dict(rendered), f"render for the label {label!r}")

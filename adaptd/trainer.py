@@ -1,0 +1,257 @@
+"""The trainer: `python -m adaptd.trainer FOLDER`. A folder in, a folder out; nothing else is shared with the daemon.
+
+In: `in/job.json` (the `Job`), `in/rows.safetensors` (vectors, targets, fresh; oldest first) and
+`in/adapter.safetensors` (the champion's). Out: `out/adapter.safetensors`, then `out/report.json`: when the report is
+there, the candidate is whole. Progress goes to standard output, one JSON object a line; the reason of a failure to
+standard error, as the last line, `{"code", "message", "hint"}`, with exit code 1.
+
+It gives way to everything: lowest priority, the kernel's first choice when memory is short, killed with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from adaptd import plugins
+from adaptd.errors import AdaptdError, CorruptFile, TrainingFailed
+from adaptd.interfaces import Strategy
+from adaptd.model import files
+from adaptd.model.attention import Adapter, TrainableAttention
+from adaptd.model.encoder import pick_device
+from adaptd.strategies.task import Task
+
+MOST_ROWS = 50_000  # new ones, and as many old ones: what bounds memory
+KEYS = 2000  # remembered rows that a step attends to
+DROPOUT = 0.1  # of the query's features
+MEASURED = 1000  # rows that a loss in the report is the mean of
+OOM_SCORE = 800  # of 1000: before the daemon
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What `in/job.json` says."""
+
+    strategy: str
+    labels: list[str]
+    parent_pid: int
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 1
+    rank: int = 256
+    plugins: list[str] = field(default_factory=list)  # distributions that may be loaded
+    time_limit_s: float = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The training rows, oldest first, the held-out ones not among them."""
+
+    vectors: Tensor  # float16 [n, dim]
+    targets: Tensor  # int64 [n], index into the job's labels
+    fresh: Tensor  # bool [n]: of the experience
+
+
+def main(folder: Path) -> int:
+    """Run the job of a folder; return the exit code."""
+    try:
+        job = read_job(folder)
+        _give_way(job)
+        run(folder, job)
+    except AdaptdError as error:
+        return _fail(error.body())
+    except Exception as error:  # a strategy may be a stranger's: the daemon wants one line, not silence
+        return _fail(TrainingFailed(f"{type(error).__name__}: {error}").body())
+    return 0
+
+
+def read_job(folder: Path) -> Job:
+    """Read `in/job.json`; what is not known is refused by name."""
+    try:
+        return plugins.build(Job, json.loads((folder / "in" / "job.json").read_text("utf-8")), "job")
+    except (OSError, ValueError) as error:
+        raise TrainingFailed(f"job.json: {error}") from None
+
+
+def run(folder: Path, job: Job) -> None:
+    """Train the candidate of a job and write it."""
+    strategy = _strategy(job)
+    device = pick_device(job.device)
+    rows = read_rows(folder / "in" / "rows.safetensors", len(job.labels), job.seed)
+    champion = files.parse_adapter((folder / "in" / "adapter.safetensors").read_bytes(), "in/adapter.safetensors",
+                                   rows.vectors.shape[1])
+    started, used = time.monotonic(), time.process_time()
+    network, numbers = train(strategy, rows, champion, job, device)
+    report = {
+        "strategy": strategy.name, "device": device, "numbers": numbers, "rows": len(rows.targets),
+        "new": int(rows.fresh.sum()), "seconds": round(time.monotonic() - started, 3),
+        "cpu_seconds": round(time.process_time() - used, 3), "seed": job.seed, "threads": job.threads,
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "versions": {name: version(name) for name in ("adaptd", "torch", "avalanche-lib")},
+    }
+    _write(folder / "out" / "adapter.safetensors", files.dump_adapter(network))
+    _write(folder / "out" / "report.json", json.dumps(report, sort_keys=True).encode())
+
+
+def train(strategy: Strategy, rows: Rows, champion: Adapter, job: Job, device: str) -> tuple[Adapter, dict[str, float]]:
+    """Adapt the champion to the rows; return the candidate's adapter and numbers about the training."""
+    generator = torch.Generator().manual_seed(job.seed)
+    rank = min(job.rank, rows.vectors.shape[1])
+    network = TrainableAttention(rows.vectors, rows.targets, len(job.labels), champion, job.labels, rank, KEYS, DROPOUT,
+                                 generator).to(device)
+    new, old = torch.nonzero(rows.fresh).view(-1), torch.nonzero(~rows.fresh).view(-1)
+    before = _losses(network, new, old, job.seed)
+    generator.manual_seed(job.seed)
+    task = Task(network=network, new=new, old=old, device=device, seed=job.seed, progress=_progress)
+    numbers = dict(strategy.adapt(task))
+    after = _losses(network, new, old, job.seed)
+    for name, loss in after.items():
+        if loss != loss:
+            raise TrainingFailed(f"{strategy.name}: the loss on {name} rows is not finite after training")
+        numbers |= {f"loss_{name}_before": before[name], f"loss_{name}_after": loss}
+    return network.adapter(), numbers
+
+
+def _strategy(job: Job) -> Strategy:
+    known = plugins.collect(plugins.load("adaptd.learner", job.plugins), "register_strategies")
+    chosen: type[Strategy] = plugins.pick(known, job.strategy, "adapt.strategy")
+    return plugins.build(chosen, job.options, "adapt.options")
+
+
+@torch.no_grad()
+def _losses(network: TrainableAttention, new: Tensor, old: Tensor, seed: int) -> dict[str, float]:
+    """Return the mean loss on a sample of new and old rows, the same sample and keys at each call."""
+    network.eval()
+    losses = {}
+    for name, rows in (("new", new), ("old", old)):
+        if len(rows):
+            network.generator.manual_seed(seed)
+            chosen = rows[torch.randperm(len(rows), generator=network.generator)[:MEASURED]].to(network.targets.device)
+            losses[name] = float(torch.nn.functional.nll_loss(network(chosen), network.targets[chosen]))
+    return losses
+
+
+# -- rows -----------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path, classes: int, seed: int) -> Rows:
+    """Read the rows to train on: all, or a sample balanced over classes where there are too many.
+
+    The file is mapped, so that only the chosen rows' vectors enter memory.
+
+    Raises
+    ------
+    CorruptFile
+        Not a rows file, or its values do not fit together.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            vectors, targets = file.get_tensor("vectors"), file.get_tensor("targets")
+            fresh = file.get_tensor("fresh").bool()
+            if not len(vectors) == len(targets) == len(fresh) or vectors.ndim != 2:
+                raise CorruptFile(f"{path.name}: vectors {tuple(vectors.shape)}, targets {tuple(targets.shape)}, "
+                                  f"fresh {tuple(fresh.shape)}: not one row each")
+            generator = torch.Generator().manual_seed(seed)
+            chosen = torch.cat([balanced(torch.nonzero(part).view(-1), targets, MOST_ROWS, generator)
+                                for part in (fresh, ~fresh)]).sort().values
+            rows = Rows(vectors=vectors[chosen], targets=targets[chosen], fresh=fresh[chosen])
+    except (OSError, SafetensorError) as error:
+        raise CorruptFile(f"{path.name}: {error}") from None
+    _check(rows, classes, path.name)
+    return rows
+
+
+def _check(rows: Rows, classes: int, name: str) -> None:
+    if not bool(rows.fresh.any()):
+        raise TrainingFailed("there are no new rows to learn from")
+    if not bool(torch.isfinite(rows.vectors).all()):
+        raise CorruptFile(f"{name}: vectors has values that are not finite")
+    if int(rows.targets.min()) < 0 or int(rows.targets.max()) >= classes:
+        raise CorruptFile(f"{name}: a target is not the index of one of {classes} labels")
+
+
+def balanced(rows: Tensor, targets: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Return at most `most` of the rows, drawn class by class in turn, so that small classes stay whole.
+
+    >>> drawn = balanced(torch.arange(6), torch.tensor([0, 0, 0, 0, 1, 1]), 4, torch.Generator().manual_seed(0))
+    >>> torch.tensor([0, 0, 0, 0, 1, 1])[drawn].tolist()
+    [0, 0, 1, 1]
+    """
+    if len(rows) <= most:
+        return rows
+    shuffled = rows[torch.randperm(len(rows), generator=generator)]
+    by_class = shuffled[targets[shuffled].sort(stable=True).indices]
+    counts = torch.bincount(targets[by_class])
+    turn = torch.arange(len(by_class)) - (counts.cumsum(0) - counts)[targets[by_class]]
+    return by_class[turn.sort(stable=True).indices[:most]].sort().values
+
+
+# -- the process ----------------------------------------------------------------------------------------------
+
+
+def _give_way(job: Job) -> None:
+    """Bind this process to its parent, its bounds and its seed."""
+    os.nice(19)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != job.parent_pid:  # it died before the line above
+        raise TrainingFailed(f"the parent, process {job.parent_pid}, is gone")
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    except OSError:  # no such file in some containers: a wish, not a need
+        pass
+    signal.signal(signal.SIGALRM, lambda _number, _frame: _out_of_time(job.time_limit_s))
+    signal.setitimer(signal.ITIMER_REAL, job.time_limit_s)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic CUDA wants
+    torch.set_num_threads(job.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(job.seed)
+
+
+def _out_of_time(limit_s: float) -> None:
+    """End at once: nothing of use is lost, as results are renamed into place whole."""
+    _fail({"code": "time_limit", "message": f"training took longer than {limit_s:g} s",
+           "hint": "raise adapt.time_limit_s, or lower adapt.options.steps"})
+    os._exit(1)
+
+
+def _progress(done: float, words: str) -> None:
+    print(json.dumps({"progress": round(done, 4), "words": words}), flush=True)
+
+
+def _fail(body: Mapping[str, Any]) -> int:
+    os.write(2, (json.dumps(body) + "\n").encode())  # not print: also called from a signal handler
+    return 1
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

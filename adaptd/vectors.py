@@ -1,0 +1,72 @@
+"""Vectors: an event is encoded once; what it was encoded to is kept, in the store and for a while in RAM."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from sqlalchemy import Engine, and_, select
+from torch import Tensor
+
+from adaptd import tables as t
+from adaptd.interfaces import Domain
+from adaptd.journal import Journal
+from adaptd.predict import Inference
+
+CACHED = 20_000  # vectors in RAM that may not be committed yet
+
+
+class Vectors:
+    """The vectors of one domain's events under one encoder."""
+
+    def __init__(self, domain: Domain, encoder: str, encoder_id: int, inference: Inference, journal: Journal,
+                 reader: Engine) -> None:
+        self._domain = domain
+        self._encoder = encoder
+        self.encoder_id = encoder_id
+        self._inference = inference
+        self._journal = journal
+        self._reader = reader
+        self._recent: OrderedDict[int, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, event: int, vector: Tensor) -> None:
+        """Remember a vector that is on its way to the store."""
+        with self._lock:
+            self._recent[event] = vector
+            while len(self._recent) > CACHED:
+                self._recent.popitem(last=False)
+
+    def __call__(self, events: Sequence[int]) -> dict[int, Tensor]:
+        """Return the vectors of events (by seq); those never encoded are encoded now and stored."""
+        with self._lock:
+            found = {seq: self._recent[seq] for seq in events if seq in self._recent}
+        missing = [seq for seq in events if seq not in found]
+        payloads: dict[int, str] = {}
+        for start in range(0, len(missing), 500):
+            for row in self._stored(missing[start:start + 500]):
+                if row.data is not None:
+                    found[row.seq] = torch.frombuffer(bytearray(row.data), dtype=torch.float16)
+                else:
+                    payloads[row.seq] = row.payload
+        if payloads:
+            found.update(self._encode(payloads))
+        return found
+
+    def _stored(self, events: Sequence[int]) -> Sequence[object]:
+        mine = and_(t.vector.c.event == t.event.c.seq, t.vector.c.part == 0, t.vector.c.encoder == self.encoder_id)
+        query = select(t.event.c.seq, t.event.c.payload, t.vector.c.data).outerjoin(t.vector, mine)
+        with self._reader.connect() as connection:
+            return connection.execute(query.where(t.event.c.seq.in_(events))).all()
+
+    def _encode(self, payloads: dict[int, str]) -> dict[int, Tensor]:
+        examples = [self._domain.example(json.loads(payload)) for payload in payloads.values()]
+        vectors, _ = self._inference.encode(self._encoder, examples).result()
+        fresh = dict(zip(payloads, vectors, strict=True))
+        for event, vector in fresh.items():
+            self.keep(event, vector)
+        self._journal.record(self.encoder_id, [], [(event, 0, vector.numpy().tobytes()) for event, vector in fresh.items()])
+        return fresh

@@ -1,0 +1,261 @@
+"""Versions of a running domain: snapshot, rollback, promotion. Each moves one pointer in one transaction.
+
+All run in the learner's thread behind its barrier, so no label is half learned; answers go on meanwhile and see
+the old snapshot or the new one, wholly. Files are durable before the transaction that names them; memory is
+touched only after it, and a failure then stops the daemon, which comes up from the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, select
+
+from adaptd import registry, restore
+from adaptd import tables as t
+from adaptd.db import Writer
+from adaptd.errors import Conflict, Refused
+from adaptd.journal import FOREVER, Journal, act, births, lineage
+from adaptd.learn import Learner
+from adaptd.metrics import Outcomes
+from adaptd.model import files
+from adaptd.model.attention import Adapter
+from adaptd.model.network import Head
+from adaptd.records import canonical
+from adaptd.registry import Version
+from adaptd.vectors import Vectors
+
+
+class Numbers:
+    """Gives version numbers: unique in the store, also against folders that a crash left without a row."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+        self._lock = threading.Lock()
+
+    def take(self) -> int:
+        """Return the next number."""
+        with self._lock:
+            self._next += 1
+            return self._next - 1
+
+
+class Versions:
+    """The version operations of one domain."""
+
+    def __init__(self, domain: int, learner: Learner, journal: Journal, writer: Writer, reader: Engine, folder: Path,
+                 numbers: Numbers, vectors: Vectors, *, encoder: str, config: str) -> None:
+        self.domain = domain
+        self.folder = folder
+        self.numbers = numbers
+        self._learner = learner
+        self._journal = journal
+        self._writer = writer
+        self._reader = reader
+        self._vectors = vectors
+        self._encoder = encoder
+        self._config = config
+        self._busy = threading.Lock()  # one operation at a time; a second one is told so
+
+    def snapshot(self, reason: str, actor: str) -> int:
+        """Name the live state; the pointer moves to it. Return its number."""
+        with self._alone():
+            return self._learner.call(lambda: self._snapshot(reason, actor)).result()
+
+    def rollback(self, to: int | None, reason: str, actor: str) -> tuple[int, int]:
+        """Move the pointer to an earlier version; return (its number, the number under which the present was saved).
+
+        Learning is put on hold first, in journal order, so that no label falls between the saved state and the
+        branch that starts here.
+        """
+        with self._alone():
+            with self._reader.connect() as connection:
+                target = registry.rollback_target(connection, self.domain) if to is None else \
+                    registry.version(connection, to, self.domain)
+                contents = registry.read(self.folder / str(target.number), target.files)
+            held_before = "" in self._journal.holds(self.domain)
+            self._journal.hold(self.domain, "learning", "", reason or "rollback", actor).result()
+            try:
+                return self._learner.call(lambda: self._rollback(target, contents, reason, actor)).result()
+            except BaseException:
+                if not held_before:
+                    self._journal.resume(self.domain, "learning", "", "the rollback failed", actor)
+                raise
+
+    def promote(self, number: int, force: bool, reason: str, actor: str, evidence: Mapping[str, Any] | None = None) -> int:
+        """Make a candidate live: its adapter over the present memory.
+
+        Raises
+        ------
+        Refused
+            Its gate did not promote it, and `force` was not given.
+        """
+        with self._alone():
+            with self._reader.connect() as connection:
+                candidate = registry.version(connection, number, self.domain)
+                contents = registry.read(self.folder / str(number), candidate.files)
+            decision = (candidate.verdict or {}).get("decision")
+            if candidate.kind != "candidate":
+                raise Conflict(f"version {number} is not a candidate", field="to", hint="adaptd rollback --to moves to any other version")
+            if decision != "promote" and not force:
+                raise Refused(f"the gate said {decision} to version {number}: {'; '.join(candidate.verdict['reasons'])}"
+                              if candidate.verdict else f"version {number} has no verdict", hint="adaptd promote N --force --reason …")
+            adapters = {name: files.parse_adapter(contents[f"{name}.adapter"], f"version {number}")
+                        for name in self._learner.state.heads if f"{name}.adapter" in contents}
+            heads = self._learner.state.heads
+            keys = {name: heads[name].rebuilt(adapter) for name, adapter in adapters.items()}  # while the old one answers
+            return self._learner.call(lambda: self._promote(candidate, adapters, keys, reason, actor, evidence or {})).result()
+
+    # -- in the learner's thread ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(timeout=30.0):
+            raise Conflict("another version operation is running", hint="try again when it is done")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _save(self, number: int, kind: str, live: registry.Live, reason: str, actor: str) -> Version:
+        """Write the live state's files and return the row to enter."""
+        state = self._learner.state
+        contents = {f"{name}.{part}": data for name, head in state.heads.items() for part, data in head.dump().items()}
+        return Version(number=number, domain=self.domain, kind=kind, parent=live.version, branch=live.branch, seq=state.seq,
+                       encoder=self._encoder, config=self._config, files=registry.publish(self.folder / str(number), contents),
+                       metrics=self.metrics(), verdict=None, actor=actor, reason=reason, created=time.time())
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics that a version carries."""
+        state = self._learner.state
+        return {"folds": restore.folds(state), "prequential": state.prequential.accuracy,
+                "labels": sum(len(head.labels) for head in state.heads.values()),
+                "memory": sum(int(head.means.counts.sum()) for head in state.heads.values())}
+
+    def _live(self) -> registry.Live:
+        with self._reader.connect() as connection:
+            return registry.live(connection, self.domain)
+
+    def _snapshot(self, reason: str, actor: str) -> int:
+        live = self._live()
+        new = self._save(self.numbers.take(), "snapshot", live, reason, actor)
+
+        def write(connection: Connection) -> None:
+            registry.add(connection, new)
+            registry.point(connection, self.domain, new.number, live.branch, "snapshot", actor, reason)
+
+        self._writer.submit(write).result()
+        self._learner.state.version = new.number
+        self._learner.publish()
+        return new.number
+
+    def _rollback(self, target: Version, contents: Mapping[str, bytes], reason: str, actor: str) -> tuple[int, int]:
+        live = self._live()
+        saved = self._save(self.numbers.take(), "saved", live, f"before rollback to {target.number}", actor)
+        with self._reader.connect() as connection:
+            intervals = lineage(connection, target.branch, target.seq)
+        rows = restore.alive_ids(self._reader, self.domain, intervals)
+
+        def write(connection: Connection) -> list[tuple[int, int]]:
+            registry.add(connection, saved)
+            branch = registry.fork(connection, target)
+            registry.point(connection, self.domain, target.number, branch, "rollback", actor, reason, {"saved": saved.number})
+            return lineage(connection, branch, FOREVER)
+
+        self._writer.submit(write, after=lambda grown: self._journal.adopt(self.domain, grown, hold=True)).result()
+        self._become(target, contents, rows, intervals)
+        return target.number, saved.number
+
+    def _become(self, target: Version, contents: Mapping[str, bytes], rows: set[int], intervals: list[tuple[int, int]]) -> None:
+        """Make the state what it was at a version: rows, labels, solved heads, adapters, folds."""
+        state = self._learner.state
+        state.version, state.seq = target.number, target.seq
+        for name, head in state.heads.items():
+            self._become_head(head, name, target, contents, rows, intervals)
+        if folded := target.metrics.get("folds"):
+            restore.load_folds(state, folded)
+        else:
+            state.prequential, state.progressive, state.per_label = Outcomes(), Outcomes(), {}
+        self._learner.settle(solved=all(f"{name}.head" in contents for name in state.heads) or not rows)
+        self._learner.publish()
+
+    def _become_head(self, head: Head, name: str, target: Version, contents: Mapping[str, bytes], rows: set[int],
+                     intervals: list[tuple[int, int]]) -> None:
+        held = head.memory.slot_of
+        here = {row for row in rows if row in held}
+        with self._reader.connect() as connection:
+            born = [r for r in births(connection, self.domain, intervals) if r.head == name]
+            absent = {r.id for r in born} & (rows - here)
+            if f"{name}.head" in contents:
+                head.load_head(contents[f"{name}.head"], f"version {target.number}")
+            else:
+                head.clear_answers()
+                head.reset_labels(list(dict.fromkeys(r.target for r in born)))
+            head.retire([slot for row, slot in held.items() if row not in rows])
+            head.revive([held[row] for row in here])
+            if absent:
+                head.enter(restore.alive_rows(connection, self.domain, intervals, name, head, self._vectors, only=absent))
+        head.learned = len(born)
+        rank = {r.id: place for place, r in enumerate(born)}
+        for row, slot in head.memory.slot_of.items():
+            if row in rank:
+                head.memory.order[slot] = rank[row]
+        head.adopt(files.parse_adapter(contents[f"{name}.adapter"], f"version {target.number}")
+                   if f"{name}.adapter" in contents else Adapter())
+
+    def _promote(self, candidate: Version, adapters: Mapping[str, Adapter], keys: Mapping[str, Any], reason: str, actor: str,
+                 evidence: Mapping[str, Any]) -> int:
+        state, live = self._learner.state, self._live()
+        before = {name: (head.adapter, head.keys) for name, head in state.heads.items()}
+        for name, adapter in adapters.items():
+            state.heads[name].adopt(adapter, keys[name])
+        try:
+            number = candidate.number
+            contents = {f"{name}.{part}": data for name, head in state.heads.items() for part, data in head.dump().items()}
+            digests = registry.publish(self.folder / str(number), contents)
+            values = {"files": canonical(digests), "branch": live.branch, "seq": state.seq, "parent": live.version,
+                      "metrics": canonical({**candidate.metrics, **self.metrics()})}
+
+            def write(connection: Connection) -> None:
+                connection.execute(t.version.update().where(t.version.c.number == number).values(**values))
+                registry.point(connection, self.domain, number, live.branch, "promote", actor, reason, evidence)
+
+            self._writer.submit(write).result()
+        except BaseException:
+            for name, (adapter, old) in before.items():
+                state.heads[name].adopt(adapter, old)
+            raise
+        state.version = number
+        self._learner.publish()
+        return number
+
+    def enter_candidate(self, contents: Mapping[str, bytes], verdict: Mapping[str, Any], metrics: Mapping[str, Any],
+                        reason: str, actor: str) -> int:
+        """Enter what an adaptation produced, whatever its verdict; return its number."""
+        number = self.numbers.take()
+        digests = registry.publish(self.folder / str(number), contents)
+        live, state = self._live(), self._learner.state
+        row = Version(number=number, domain=self.domain, kind="candidate", parent=live.version, branch=live.branch, seq=state.seq,
+                      encoder=self._encoder, config=self._config, files=digests, metrics=metrics, verdict=verdict, actor=actor,
+                      reason=reason, created=time.time())
+
+        def write(connection: Connection) -> None:
+            registry.add(connection, row)
+            act(connection, self._writer.last_seq, self.domain, f"verdict-{verdict['decision']}", actor,
+                "; ".join(verdict["reasons"]), before=live.version, after=number)
+
+        self._writer.submit(write).result()
+        return number
+
+    def evaluations(self) -> list[dict[str, float]]:
+        """Return the champion's per-class holdout accuracies of every evaluation, oldest first."""
+        query = select(t.version.c.metrics).where(t.version.c.domain == self.domain, t.version.c.kind == "candidate")
+        with self._reader.connect() as connection:
+            metrics = [json.loads(text) for text in connection.execute(query.order_by(t.version.c.number)).scalars()]
+        return [m["classes"] for m in metrics if "classes" in m]
