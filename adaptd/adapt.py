@@ -76,6 +76,7 @@ class Adaptation:
         self._running: Future[Outcome] | None = None
         self._child: subprocess.Popen[str] | None = None
         self._stopped = False
+        self._starting = threading.Lock()
         self.held = False
         self.stage: dict[str, Any] | None = None  # what it is doing now, for status
         self.last: dict[str, Any] | None = None  # the last verdict, for status
@@ -95,24 +96,24 @@ class Adaptation:
 
     def trigger(self, reason: str) -> None:
         """Start unless one is running, or adaptation is on hold."""
-        if not self.held and not self._stopped and (self._running is None or self._running.done()):
+        if not self.held and not self._stopped:
             self.start(reason, "adaptd")
 
     def start(self, reason: str, actor: str) -> Future[Outcome]:
-        """Start an adaptation in a thread of its own.
+        """Start an adaptation in a thread of its own, or join the one that runs.
 
         Raises
         ------
         Conflict
-            One is running, or adaptation is on hold.
+            Adaptation is on hold.
         """
         if self.held:
             raise Conflict("adaptation is on hold", hint="adaptd resume --adaptation")
-        if self._running is not None and not self._running.done():
-            raise Conflict("an adaptation is running", hint="adaptd status shows how far it is")
-        self._since = 0
-        done: Future[Outcome] = Future()
-        self._running = done
+        with self._starting:
+            if self._running is not None and not self._running.done():
+                return self._running
+            self._since = 0
+            self._running = done = Future[Outcome]()
         threading.Thread(target=self._run, args=(reason, actor, done), name=f"adapt-{self._domain}", daemon=True).start()
         return done
 

@@ -77,7 +77,7 @@ class Learn(Section):
 class Memory(Section):
     """What retrieval returns."""
 
-    neighbours: Positive = 256
+    neighbours: Positive = 64
 
 
 class Holdout(Section):

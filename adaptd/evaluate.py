@@ -22,23 +22,21 @@ from torch import Tensor
 from adaptd.errors import AdaptdError, CorruptFile
 from adaptd.model import files
 from adaptd.model.attention import Adapter
-from adaptd.model.closed_form import leave_out, weights
+from adaptd.model.closed_form import RandomFeatures, leave_out, weights
 from adaptd.model.decoder import pool_opinions
 from adaptd.model.memory import NewRows
-from adaptd.model.network import RECENT_HALF_LIFE, RECENT_WINDOW, Head, HeadOptions, HeadSnapshot
+from adaptd.model.network import Head, HeadOptions, HeadSnapshot
 from adaptd.process import be_a_quiet_child
 
 SCORED = 20_000  # held-out rows at most, the newest
 
 
 def head_of(tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter) -> Head:
-    """Build a head with these rows; its ridges are not solved (every held-out row has its own)."""
-    from adaptd.model.closed_form import RandomFeatures
-
+    """Build a head with these rows; its ridge is not solved (every held-out row has its own)."""
     options = HeadOptions(dim=tensors["vectors"].shape[1], features=facts["features"], neighbours=facts["neighbours"],
                           seed=facts["seed"], abstain_below=0.0)
     head = Head(options, RandomFeatures(options.dim, options.features, options.seed), adapter=adapter)
-    head.reset_labels(facts["labels"])
+    head.set_labels(facts["labels"])
     n = len(tensors["targets"])
     head.restore(NewRows(ids=range(n), events=range(n), born=range(n), targets=tensors["targets"].tolist(),
                          sources=[""] * n, contents=[b""] * n, holdout=tensors["holdout"].bool().tolist(),
@@ -57,36 +55,25 @@ def score(tensors: dict[str, Tensor], facts: dict[str, Any], adapters: dict[str,
     for name, adapter in adapters.items():
         head = head_of(tensors, facts, adapter)
         head.index()
-        answers[name] = torch.cat([_answer(head.snapshot(), tensors, held[i:i + 256], *(r[i:i + 256] for r in ridge))
+        answers[name] = torch.cat([_answer(head.snapshot(), tensors, held[i:i + 256], ridge[i:i + 256])
                                    for i in range(0, len(held), 256)]) if len(held) else torch.zeros(0, dtype=torch.int64)
     return answers
 
 
-def _ridge_scores(tensors: dict[str, Tensor], facts: dict[str, Any], held: Tensor) -> tuple[Tensor, Tensor]:
-    """Leave-one-out scores of both ridges [n, C]."""
-    from adaptd.model.closed_form import RandomFeatures
-
+def _ridge_scores(tensors: dict[str, Tensor], facts: dict[str, Any], held: Tensor) -> Tensor:
+    """Return the ridge's leave-one-out scores [n, C]."""
     features = RandomFeatures(tensors["vectors"].shape[1], facts["features"], facts["seed"])
-    y, group = tensors["targets"], tensors["content"]
+    y, classes = tensors["targets"], len(facts["labels"])
     h = torch.cat([features(tensors["vectors"][i:i + 1024]).to(torch.int8) for i in range(0, len(y), 1024)])
-    classes = len(facts["labels"])
-    everything = leave_out(h, y, weights(torch.bincount(y, minlength=classes), y), group, classes, held)
-    newest = torch.arange(max(0, len(y) - RECENT_WINDOW), len(y))
-    age = 0.5 ** ((facts["learned"] - tensors["order"][newest]).float() / RECENT_HALF_LIFE)
-    weight = weights(torch.bincount(y[newest], minlength=classes), y[newest]) * age
-    both = torch.cat([newest, held])  # a held-out row outside the window is scored with weight 0
-    weight = torch.cat([weight, torch.zeros(len(held))])
-    recent = leave_out(h[both], y[both], weight, group[both], classes, torch.arange(len(newest), len(both)))
-    return everything, recent
+    return leave_out(h, y, weights(torch.bincount(y, minlength=classes), y), tensors["content"], classes, held)
 
 
-def _answer(head: HeadSnapshot, tensors: dict[str, Tensor], held: Tensor, ridge: Tensor, recent: Tensor) -> Tensor:
+def _answer(head: HeadSnapshot, tensors: dict[str, Tensor], held: Tensor, ridge: Tensor) -> Tensor:
     vectors, group = tensors["vectors"][held], tensors["content"]
     similarity, slots = head.retrieve(vectors)
     own = group[slots.clamp(min=0)] == group[held][:, None]
     slots = torch.where(own, torch.full_like(slots, -1), slots)
-    cosines = _cosines(head, tensors, held)
-    return pool_opinions(head, ridge, recent, cosines, similarity, slots).pooled.argmax(1)
+    return pool_opinions(head, ridge, _cosines(head, tensors, held), similarity, slots).pooled.argmax(1)
 
 
 def _cosines(head: HeadSnapshot, tensors: dict[str, Tensor], held: Tensor) -> Tensor:

@@ -325,8 +325,9 @@ class Journal:
                 return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
             error = Conflict("this event has another label already", field="label", hint="correct it with POST …/feedback")
             return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=error.body()), []
-        current = self._alive_of(connection, domain, event.seq)
-        if earlier and earlier[0].label == text and (earlier[0].held or current):
+        current = {(r.head, r.target) for r in self._alive_of(connection, domain, event.seq)}
+        waits = bool(earlier and earlier[0].held)
+        if (waits and earlier[0].label == text) or (not waits and set(given.targets.items()) <= current and current):
             return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
         seq, held = self._writer.next_seq(), self._is_held(domain, given.teacher)
         connection.execute(insert(t.label).values(seq=seq, event=event.seq, label=text, source=given.teacher,

@@ -243,7 +243,7 @@ class Learner:
                 known = frozen.index_of(row.target)
                 self.state.progressive.add(known is not None and int(said.pooled[place].argmax()) == known)
                 if known is not None:
-                    head.fold.update(said, place, known)
+                    head.fold.update(said, place, known, frozen)
 
     def solve(self) -> None:
         """Solve the ridges of all heads and serve them."""

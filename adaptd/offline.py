@@ -6,9 +6,12 @@ daemon holds the store, `NotRunning` when there is no store.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert
 
@@ -18,7 +21,7 @@ from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.journal import last_seq
 from adaptd.paths import Paths
 
-ADAPTER = "adapter"  # files of a version whose names begin so are trained; everything else is rebuilt from rows
+ADAPTER = ".adapter"  # a version's files that are trained end so; everything else is made again from the rows
 
 
 def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str) -> dict[str, int]:
@@ -39,10 +42,10 @@ def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str)
         target = (registry.rollback_target(connection, number) if to is None
                   else registry.version(connection, to, number))
         registry.read(paths.versions / str(target.number), target.files)
-        saved = _save(connection, paths, number, reason, actor)
+        saved = _save(connection, paths, domain, target, actor)
         branch = registry.fork(connection, target)
         registry.point(connection, number, target.number, branch, "rollback", actor, reason, detail={"saved": saved})
-        _hold(connection, number)
+        _hold(connection, number, reason or "rollback")
         return {"version": target.number, "saved": saved}
 
 
@@ -84,12 +87,12 @@ def _wanted_schema(connection: Connection) -> None:
                              hint="adaptd db upgrade, or install the adaptd that wrote it")
 
 
-def _save(connection: Connection, paths: Paths, domain: int, reason: str, actor: str) -> int:
-    """Name the live state as a version: its adapter is copied, its heads are rebuilt from rows by the daemon."""
-    pointer = registry.live(connection, domain)
+def _save(connection: Connection, paths: Paths, domain: str, target: registry.Version, actor: str) -> int:
+    """Name the live state as a version: its adapters are copied, its heads are made again from rows by the daemon."""
+    pointer = registry.live(connection, target.domain)
     current = registry.version(connection, pointer.version)
     number = registry.next_number(connection)
-    files = {name: digest for name, digest in current.files.items() if name.startswith(ADAPTER)}
+    files = {name: digest for name, digest in current.files.items() if name.endswith(ADAPTER)}
     try:
         if files:
             found = registry.read(paths.versions / str(current.number), files)
@@ -97,15 +100,27 @@ def _save(connection: Connection, paths: Paths, domain: int, reason: str, actor:
     except CorruptFile:
         pass  # one rolls back to get away from it; the saved version keeps the digests, so it is refused as unsound
     registry.add(connection, registry.Version(
-        number=number, domain=domain, kind="saved", parent=current.number, branch=pointer.branch,
-        seq=last_seq(connection), encoder=current.encoder, config=current.config, files=files, metrics={},
-        verdict=None, actor=actor, reason=f"before a rollback: {reason}" if reason else "before a rollback",
-        created=time.time()))
+        number=number, domain=target.domain, kind="saved", parent=current.number, branch=pointer.branch,
+        seq=last_seq(connection), encoder=current.encoder, config=current.config, files=files,
+        metrics=_metrics(paths.checkpoints / domain, pointer, current), verdict=None, actor=actor,
+        reason=f"before rollback to {target.number}", created=time.time()))
     return number
 
 
-def _hold(connection: Connection, domain: int) -> None:
+def _metrics(checkpoints: Path, pointer: registry.Live, current: registry.Version) -> dict[str, Any]:
+    """Return the folds over the journal (accuracy, drift): of this state's last checkpoint, else its version."""
+    for folder in sorted(checkpoints.glob("[0-9]*"), key=lambda p: -int(p.name)):
+        try:
+            facts = json.loads((folder / "manifest.json").read_text())["facts"]
+            if (facts["branch"], facts["version"]) == (pointer.branch, pointer.version):
+                return {"folds": facts["folds"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged: an older one, or the version's own, will do
+    return {"folds": current.metrics["folds"]} if "folds" in current.metrics else {}
+
+
+def _hold(connection: Connection, domain: int, reason: str) -> None:
     """Keep learning on hold until `resume`, else a poisoned feed relearns the poison at once."""
     key = {"domain": domain, "what": "learning", "source": ""}
     connection.execute(delete(t.hold).where(*(t.hold.c[name] == value for name, value in key.items())))
-    connection.execute(insert(t.hold).values(**key, since=time.time(), reason="rollback"))
+    connection.execute(insert(t.hold).values(**key, since=time.time(), reason=reason))

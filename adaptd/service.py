@@ -194,7 +194,7 @@ class Service:
         def read() -> Json:
             with self._reader.connect() as connection:
                 found = connection.execute(query.order_by(t.action.c.id.desc()).limit(limit)).all()
-            return {"actions": [{"at": r.at, "seq": r.seq, "domain": r.name, "what": r.what, "from": r.before, "to": r.after,
+            return {"actions": [{"at": r.at, "seq": r.seq, "domain": r.name, "what": r.what, "before": r.before, "after": r.after,
                                  "actor": r.actor, "reason": r.reason, "detail": json.loads(r.detail)} for r in found]}
 
         return await asyncio.to_thread(read)

@@ -69,7 +69,7 @@ def stopped_history(paths: Paths, domain: str | None, limit: int) -> Json:
         if domain is not None and domain not in names:
             raise UnknownDomain(f"the store has no domain {domain!r}", hint=f"it has: {', '.join(names) or 'none'}")
         found = db.execute(
-            "SELECT a.id, a.at, a.seq, d.name AS domain, what, before, after, actor, reason, detail"
+            "SELECT a.at, a.seq, d.name AS domain, what, before, after, actor, reason, detail"
             " FROM action a LEFT JOIN domain d ON d.id = a.domain WHERE ?1 IS NULL OR d.name = ?1"
             " ORDER BY a.id DESC LIMIT ?2", (domain, limit))
         return {"state": "stopped", "actions": [{**dict(row), "detail": json.loads(row["detail"])} for row in found]}
@@ -93,7 +93,7 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    """Open read-only. In a folder that cannot be written SQLite cannot make a WAL's index; without a WAL it need not."""
+    """Open read-only. In a folder that it cannot write SQLite cannot make a WAL's index; without a WAL it need not."""
     uri = f"file:{quote(str(file))}?mode=ro"
     db = sqlite3.connect(uri, uri=True, timeout=5.0)
     try:
@@ -126,11 +126,13 @@ def _domain(db: sqlite3.Connection, domain: int, left: Mapping[str, Any]) -> Jso
     events = db.execute("SELECT count(*) FROM event WHERE domain = ?", (domain,)).fetchone()[0]
     labelled = db.execute("SELECT count(DISTINCT l.event) FROM label l JOIN event e ON e.seq = l.event"
                           " WHERE e.domain = ?", (domain,)).fetchone()[0]
-    holds = db.execute("SELECT what, source, since, reason FROM hold WHERE domain = ?", (domain,)).fetchall()
+    holds = db.execute("SELECT what, source FROM hold WHERE domain = ?", (domain,)).fetchall()
     labels, memory = _alive(db, domain, pointer["branch"])
     return {**UNMEASURED, **_figures(left, pointer["version"]), "version": pointer["version"],
             "parent": pointer["parent"], "promoted_at": pointer["since"], "labels": labels, "events": events,
-            "labelled": labelled, "memory": memory, "adapting": False, "holds": [dict(row) for row in holds]}
+            "labelled": labelled, "memory": memory, "adapting": None,
+            "held": sorted(row["source"] for row in holds if row["what"] == "learning"),
+            "adaptation_held": any(row["what"] == "adaptation" for row in holds)}
 
 
 def _figures(left: Mapping[str, Any], version: int) -> Json:
@@ -164,5 +166,6 @@ def _lineage(db: sqlite3.Connection, branch: int | None) -> Iterator[tuple[int, 
 
 def _feeds(db: sqlite3.Connection, left: Mapping[str, Any]) -> Json:
     return {row["name"]: {"lag": None, "errors": 0, **left.get(row["name"], {}),
-                          "state": "paused" if row["paused"] else "stopped", "offset": row["cursor"]}
+                          "state": "paused" if row["paused"] else "stopped",
+                          "offset": json.loads(row["cursor"] or "null")}
             for row in db.execute("SELECT name, cursor, paused FROM feed ORDER BY name")}

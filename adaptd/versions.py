@@ -196,7 +196,7 @@ class Versions:
                 head.load_head(contents[f"{name}.head"], f"version {target.number}")
             else:
                 head.clear_answers()
-                head.reset_labels(list(dict.fromkeys(r.target for r in born)))
+                head.set_labels(list(dict.fromkeys(r.target for r in born)))
             head.retire([slot for row, slot in held.items() if row not in rows])
             head.revive([held[row] for row in here])
             if absent:

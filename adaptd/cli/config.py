@@ -91,7 +91,8 @@ def _check_names(settings: Settings) -> None:
     manager = plugins.load("adaptd", settings.plugins.allow)
     domains, feeds, gates = (plugins.collect(manager, f"register_{what}") for what in ("domains", "feeds", "gates"))
     for name, domain in settings.served().items():
-        cls: type[Any] = plugins.pick(domains, domain.kind or name, f"domains.{name}.kind")
+        kind = domain.kind or (name if name in domains else "text")
+        cls: type[Any] = plugins.pick(domains, kind, f"domains.{name}.kind")
         plugins.build(cls, domain.options, f"domains.{name}.options")
         gate: type[Any] = plugins.pick(gates, domain.gate.kind, f"domains.{name}.gate.kind")
         plugins.build(gate, domain.gate.options, f"domains.{name}.gate.options")

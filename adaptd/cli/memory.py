@@ -37,8 +37,11 @@ def stats(domain: str | None, as_json: bool) -> None:
     document = options.client().call("GET", options.route(options.chosen(domain), "memory"))
     if as_json:
         show.data(document)
-    else:
-        show.fields(document)
+        return
+    for name, head in document["heads"].items():
+        rest = ", ".join(f"{value} {what}" for what, value in head.items() if what != "labels")
+        show.line(f"{name}: {rest}")
+        show.table(("label", "remembered"), head["labels"].items())
 
 
 @memory.command()
@@ -79,8 +82,15 @@ def explain(domain: str | None, event: str, as_json: bool) -> None:
     if as_json:
         show.data(document)
         return
-    show.fields({name: value for name, value in document.items() if name != "evidence"})
-    _neighbours(document.get("evidence", ()))
+    show.fields({name: document[name] for name in ("event", "source", "payload")})
+    show.table(("answered", "version", "seq", "labels", "confidence"), (
+        (show.moment(a["at"]), a["version"], a["seq"], a["labels"], show.percent(a["confidence"]))
+        for a in document["answers"]))
+    show.table(("labelled", "label", "by", "held"), (
+        (show.moment(one["at"]), one["label"], one["source"], one["held"]) for one in document["labels"]))
+    now = document["now"]
+    show.line(f"now: {show.cell(now['label'])} ({show.percent(now['confidence'])}), because of")
+    _neighbours(show.evidence(now))
 
 
 def _neighbours(found: list[Mapping[str, Any]]) -> None:

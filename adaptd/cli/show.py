@@ -38,15 +38,14 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; numbers stand to the right."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     cells = [list(row) for row in rows]
-    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, name in enumerate(columns):
         right = bool(cells) and all(isinstance(row[index], (int, float)) for row in cells)
         made.add_column(name, justify="right" if right else "left", overflow="fold")
@@ -75,6 +74,16 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def evidence(prediction: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the remembered examples that weighed in, of all heads.
+
+    >>> evidence({"heads": {"topic": {"evidence": [{"label": "a"}]}, "mood": {}}})
+    [{'label': 'a'}]
+    """
+    heads = prediction.get("heads", {"": prediction})
+    return [one for head in heads.values() for one in head.get("evidence", ())]
 
 
 def percent(value: Any) -> str:

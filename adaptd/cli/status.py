@@ -11,8 +11,7 @@ import click
 from adaptd.cli import options, show
 from adaptd.errors import NotRunning
 
-COLUMNS = ("domain", "version", "since", "labels", "events", "labelled", "memory", "prequential", "holdout",
-           "forgetting", "lag", "now")
+COLUMNS = ("domain", "version", "labels", "events", "labelled", "memory", "recent", "holdout", "forgot", "lag")
 STATUS_TIMEOUT_S = 10.0
 
 
@@ -66,7 +65,7 @@ def history(as_json: bool, domain: str | None, limit: int) -> int:
     if as_json:
         show.data(document)
     else:
-        show.table(("at", "domain", "what", "from", "to", "who", "why"), (
+        show.table(("at", "domain", "what", "before", "after", "who", "why"), (
             (show.moment(a["at"]), a["domain"], a["what"], a["before"], a["after"], a["actor"], a["reason"])
             for a in document["actions"]))
     return _code(document)
@@ -85,6 +84,8 @@ def _for_people(document: Mapping[str, Any]) -> None:
     where = f" · {', '.join(map(str, listening))}" if isinstance(listening, list) and listening else ""
     show.line(f"{document['state']}{running} · seq {document['seq']}{where}")
     show.table(COLUMNS, [_row(name, domain) for name, domain in document["domains"].items()])
+    for name, domain in document["domains"].items():
+        show.line(f"{name}: version {domain['version']} since {show.moment(domain['promoted_at'])}{_now(domain)}")
     if document["feeds"]:
         show.table(("feed", "state", "offset", "lag", "errors"), (
             (name, f["state"], f["offset"], f["lag"], f["errors"]) for name, f in document["feeds"].items()))
@@ -95,18 +96,20 @@ def _for_people(document: Mapping[str, Any]) -> None:
 
 def _row(name: str, domain: Mapping[str, Any]) -> list[Any]:
     accuracy = domain["accuracy"]
-    return [name, domain["version"], show.moment(domain["promoted_at"]), domain["labels"], domain["events"],
-            domain["labelled"], domain["memory"], show.percent(accuracy["prequential"]),
-            show.percent(accuracy["holdout"]), show.percent(domain["forgetting"]), domain["learn_lag"], _now(domain)]
+    return [name, domain["version"], domain["labels"], domain["events"], domain["labelled"], domain["memory"],
+            show.percent(accuracy["prequential"]), show.percent(accuracy["holdout"]),
+            show.percent(domain["forgetting"]), domain["learn_lag"]]
 
 
 def _now(domain: Mapping[str, Any]) -> str:
-    """Say what a domain is doing: adapting, drifting, on hold."""
-    words = ["adapting"] if domain["adapting"] else []
-    words += ["drift"] if domain["drift"] else []
-    for hold in domain.get("holds", ()):
-        words.append(f"{hold['what']} on hold" + (f" ({hold['source']})" if hold["source"] else ""))
-    return ", ".join(words)
+    """Say what a domain is doing: adapting, drifting, on hold; and what the gate said last."""
+    stage, drift, verdict = domain["adapting"], domain["drift"] or {}, domain["last_verdict"] or {}
+    words = [f"adapting: {stage.get('stage')} {stage.get('progress') or 0:.0%}"] if stage else []
+    words += [f"drift seen {drift['detected']} times"] if drift.get("detected") else []
+    words += [f"learning on hold{f' ({source})' if source else ''}" for source in domain.get("held", ())]
+    words += ["adaptation on hold"] if domain.get("adaptation_held") else []
+    words += [f"last verdict {verdict['decision']}"] if "decision" in verdict else []
+    return "".join(f" · {word}" for word in words)
 
 
 def _span(seconds: float) -> str:

@@ -33,7 +33,7 @@ def predict(domain: str | None, texts: tuple[str, ...], explain: bool, as_json: 
     if explain:
         show.table(("for", "weight", "label", "similarity", "source", "text"), (
             (p["event"], show.percent(e["weight"]), e["label"], e["similarity"], e["source"], e.get("text"))
-            for p in found for e in p.get("evidence", ())))
+            for p in found for e in show.evidence(p)))
 
 
 @click.command()

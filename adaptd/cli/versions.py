@@ -28,8 +28,8 @@ def versions(domain: str | None, as_json: bool) -> None:
     if as_json:
         show.data(document)
         return
-    show.table(("version", "kind", "parent", "seq", "created", "verdict", "who", "why"), (
-        (v["number"], v["kind"], v["parent"], v["seq"], show.moment(v["created"]),
+    show.table(("", "version", "kind", "parent", "seq", "created", "verdict", "who", "why"), (
+        ("live" if v["live"] else " ", v["version"], v["kind"], v["parent"], v["seq"], show.moment(v["created"]),
          (v["verdict"] or {}).get("decision"), v["actor"], v["reason"]) for v in document["versions"]))
 
 

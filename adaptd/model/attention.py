@@ -1,4 +1,4 @@
-"""Attention over memory: ``a = softmax(scale q.k + log v[label] + log recency) V`` with ``q = W_Q x, k = W_K x``.
+"""Attention over memory: ``a = softmax(scale q.k + log v[label]) V`` with ``q = W_Q x, k = W_K x``.
 
 Scaled dot-product attention (Vaswani et al., 2017) whose keys are the remembered vectors and whose values are
 their one-hot targets times W_V, a diagonal: how much a label's examples count. The `Adapter` is what adaptation
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 SCALE = 40.0  # before adaptation
-RECENCY_FLOOR = 0.25  # age never takes more than three quarters of a neighbour's weight
+NEWER = 4.0  # newer neighbours that halve a neighbour's weight, for the attention that prefers the newest
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,17 @@ class Adapter:
         return torch.tensor([self.log_value.get(label, 0.0) for label in labels])
 
 
+def newest_first(born: Tensor) -> Tensor:
+    """Rank neighbours [b, k] by birth: 0 the newest. Recency is measured where the query is: a quiet region does not age."""
+    return torch.argsort(torch.argsort(-born, dim=1, stable=True), dim=1, stable=True).float()
+
+
 def weigh(similarity: Tensor, labels: Tensor, scale: float, log_value: Tensor, missing: Tensor,
-          age: Tensor | None = None, half_life: float = math.inf) -> Tensor:
-    """Return the attention weights [b, k] over retrieved neighbours; `missing` slots get none."""
+          rank: Tensor | None = None) -> Tensor:
+    """Return the attention weights [b, k] over retrieved neighbours; `missing` slots get none; `rank` prefers the newest."""
     score = similarity * scale + log_value[labels]
-    if age is not None:
-        score = score + (0.5 ** (age / half_life)).clamp(min=RECENCY_FLOOR).log()
+    if rank is not None:
+        score = score - rank * (math.log(2.0) / NEWER)
     return score.masked_fill(missing, -1e9).softmax(1)
 
 

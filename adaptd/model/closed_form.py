@@ -5,10 +5,9 @@ Here x is put on a grid of 1/4096, W has entries of +-1 and h is rounded to five
 an integer that float32 holds exactly: sums do not depend on order, block size or thread count, and removing a row
 gives back the very sums that never had it.
 
-Two experts come of it. `Ridge` never forgets: one Gram matrix over all alive rows, and between two factorisations
-an exact correction by the Woodbury identity, so that a label costs two triangular solves and no factorisation of
-its own. `Recent` sees the newest rows only, weighted by age, in the dual form (Saunders et al., 1998): it needs
-no sums at all.
+`Ridge` keeps one Gram matrix over all alive rows and, between two factorisations, follows new rows exactly by the
+Woodbury identity, so that a label costs two triangular solves and no factorisation of its own. While rows are few
+it solves the dual (Saunders et al., 1998) and needs no Gram matrix at all.
 """
 
 from __future__ import annotations
@@ -200,6 +199,16 @@ class Ridge:
         capacity = torch.eye(len(self._u)) + self._u @ self._z.T
         return self._base - self._z.T @ torch.linalg.solve(capacity, self._u @ self._base)
 
+    def renumber(self, place: Tensor, classes: int) -> None:
+        """Give class i the number place[i]; the next solution is factorised anew."""
+        moment = torch.zeros(self.features, classes, dtype=torch.int32)
+        counts = torch.zeros(classes, dtype=torch.int64)
+        place = place[:len(self.counts)]
+        moment[:, place], counts[place] = self.moment, self.counts
+        self.moment, self.counts, self._base = moment, counts, torch.zeros(self.features, classes)
+        self._few = [(h, place[y]) for h, y in self._few]
+        self._new, self._u, self._z, self._factor = [], self._u[:0], self._z[:0], None
+
     def state(self) -> dict[str, Tensor]:
         """Return the sums, to be stored; nothing while they are few enough to be made again from the rows."""
         return {} if self.gram is None else {"gram": self.gram, "moment": self.moment, "counts": self.counts}
@@ -210,19 +219,6 @@ class Ridge:
             self.gram, self.moment, self.counts = state["gram"], state["moment"], state["counts"]
             self._base = torch.zeros(self.features, len(self.counts))
             self._factor = None
-
-
-class Recent:
-    """Ridge over the newest rows, weighted by ``0.5^(age / half_life)``; age in learned rows of the head."""
-
-    def __init__(self, window: int, half_life: float) -> None:
-        self.window = window
-        self.half_life = half_life
-
-    def solve(self, h: Tensor, y: Tensor, age: Tensor, classes: int) -> Tensor:
-        """Return B [M, C] over the newest alive rows: features [n, M], classes [n], ages [n]."""
-        counts = torch.bincount(y, minlength=classes)
-        return dual(h, y, weights(counts, y) * 0.5 ** (age.float() / self.half_life), classes)
 
 
 def _add_gram(gram: Tensor, h: Tensor, sign: int) -> None:

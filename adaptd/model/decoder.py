@@ -1,10 +1,14 @@
 """Decoder: ``y = Decoder(theta)``: several experts, pooled by learned trust, calibrated by one temperature.
 
-Experts: ridge over everything, ridge over the newest rows, attention over memory, attention that prefers the
-newest of its neighbours. Their probabilities are pooled log-linearly (Genest and Zidek, 1986),
-``log p = 2 sum_e a_e log(p_e + 0.01)``; the exponents a_e are learned per expert and class by fixed share
-(Herbster and Warmuth, 1998). Classes with fewer than 20 rows are decided by the nearest mean. One temperature,
-learned online (AdaGrad; Duchi et al., 2011), makes the result a probability (Guo et al., 2017).
+Experts: ridge over everything, attention over memory, and attention that prefers the newest of its neighbours.
+Their probabilities are pooled log-linearly (Genest and Zidek, 1986), ``log p = 2 sum_e a_e log(p_e + 0.01)``; the
+exponents a_e are learned per expert and class by fixed share (Herbster and Warmuth, 1998). Classes with fewer than
+20 rows are decided by the nearest mean, as far as that rule has earned it. One temperature, learned online
+(AdaGrad; Duchi et al., 2011), makes the result a probability (Guo et al., 2017).
+
+A class that has not been seen lately is unobserved, not stale: the expert that prefers the newest may speak about
+a class only as far as that class still comes (`gates`), and outcomes of a class that comes in a burst count less
+(`Fold`). So a class-incremental stream does not teach distrust in what is old, and a changed label is followed.
 """
 
 from __future__ import annotations
@@ -14,23 +18,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from adaptd.model.attention import attend, weigh
+from adaptd.model.attention import attend, newest_first, weigh
 
 if TYPE_CHECKING:
     from adaptd.model.network import HeadSnapshot
 
-EXPERTS = ("ridge", "recent", "attention", "attention-recent")
+Array = npt.NDArray[np.float32]
+EXPERTS = ("ridge", "attention", "attention-newest")
 RIDGE_SCALE = 10.0  # turns ridge scores (targets 0 and 1) into log-odds
 FLOOR = 0.01  # added to every probability before its logarithm: bounds what one expert can veto
 POOL = 2.0
 YOUNG = 20  # a class with fewer rows is young
 MEAN_SCALE = 30.0
-RECENT_HALF_LIFE = 2000.0  # learned rows, for the attention that prefers the newest
-TRUST_RATE, TRUST_SHARE = 0.5, 0.02
+BURST = 1.5  # power of a class's rate in gates and evidence
+TRUST_RATE, TRUST_SHARE = 1.0, 0.05
+TRUST_FROM = 20  # outcomes count once the true class has so many rows; before that the young rule answers
+RULE_PRIOR, RULE_SHARE = 0.9, 0.01
 TOP = 5  # scores that an answer names
 
 
@@ -63,8 +72,10 @@ class Opinions:
     """What every expert says of n examples, and what they say together."""
 
     experts: Tensor  # [E, n, C] probabilities
-    speaks: Tensor  # [E] 1 where the expert has something to say
-    pooled: Tensor  # [n, C] log-probabilities before the temperature
+    gates: Tensor  # [E, n] 0 to 1: how far each may speak
+    plain: Tensor  # [n, C] pooled log-probabilities
+    ruled: Tensor  # [n, C] the same under the rule for young classes
+    pooled: Tensor  # [n, C] what is answered, before the temperature
     similarity: Tensor  # [n, k]
     slots: Tensor  # [n, k], -1 = none
     weight: Tensor  # [n, k] attention
@@ -72,24 +83,36 @@ class Opinions:
 
 def opine(vectors: Tensor, head: HeadSnapshot) -> Opinions:
     """Ask every expert about vectors [n, dim]."""
-    h = head.features(vectors)
     similarity, slots = head.retrieve(vectors)
-    return pool_opinions(head, h @ head.ridge, h @ head.recent, head.centres.scores(vectors, head.adapter), similarity, slots)
+    ridge = head.features(vectors) @ head.ridge
+    return pool_opinions(head, ridge, head.centres.scores(vectors, head.adapter), similarity, slots)
 
 
-def pool_opinions(head: HeadSnapshot, ridge: Tensor, recent: Tensor, cosines: Tensor, similarity: Tensor,
-                  slots: Tensor) -> Opinions:
+def pool_opinions(head: HeadSnapshot, ridge: Tensor, cosines: Tensor, similarity: Tensor, slots: Tensor) -> Opinions:
     """Pool what the experts found: ridge scores [n, C'], cosines to class means [n, C], neighbours [n, k] (-1 = none)."""
     classes, known = len(head.labels), head.counts > 0
-    neighbour = head.targets[slots.clamp(min=0)]
-    age = (head.learned - head.order[slots.clamp(min=0)]).float()
-    weight = weigh(similarity, neighbour, head.adapter.scale, head.log_value, slots < 0)
-    newest = weigh(similarity, neighbour, head.adapter.scale, head.log_value, slots < 0, age, RECENT_HALF_LIFE)
-    experts = torch.stack([ridge_opinion(ridge, known), ridge_opinion(recent, known),
-                           attend(weight, neighbour, classes), attend(newest, neighbour, classes)])
-    speaks = torch.tensor([float(ridge.shape[1] > 0), float(recent.shape[1] > 0), 1.0, 1.0])
-    pooled = young_rule(pool(experts, speaks, head.trust).masked_fill(~known, -20.0), cosines, head.counts)
-    return Opinions(experts=experts, speaks=speaks, pooled=pooled, similarity=similarity, slots=slots, weight=weight)
+    neighbour, missing = head.targets[slots.clamp(min=0)], slots < 0
+    weight = weigh(similarity, neighbour, head.adapter.scale, head.log_value, missing)
+    born = torch.where(missing, -1, head.order[slots.clamp(min=0)])
+    newest = weigh(similarity, neighbour, head.adapter.scale, head.log_value, missing, newest_first(born))
+    experts = torch.stack([ridge_opinion(ridge, known), attend(weight, neighbour, classes), attend(newest, neighbour, classes)])
+    open_ = gates(experts, head.rates, ridge.shape[1] > 0)
+    plain = pool(experts, open_, head.trust, known)
+    ruled = young_rule(plain, cosines, head.counts)
+    pooled = plain if ruled is plain else torch.logaddexp(ruled + math.log(head.rule), plain + math.log(1 - head.rule))
+    return Opinions(experts=experts, gates=open_, plain=plain, ruled=ruled, pooled=pooled, similarity=similarity, slots=slots,
+                    weight=weight)
+
+
+def gates(experts: Tensor, rates: Tensor, solved: bool) -> Tensor:
+    """Return how far each expert may speak [E, n]: the ridge once it is solved; the newest by the class's rate.
+
+    A class's rate is its share of recent labels over its share of all; it is taken of the class that ridge and
+    attention name.
+    """
+    named = (experts[0] * solved + experts[1]).argmax(1)
+    newest = rates[named].clamp(max=1.0) ** BURST
+    return torch.stack([torch.full_like(newest, float(solved)), torch.ones_like(newest), newest])
 
 
 def ridge_opinion(scores: Tensor, known: Tensor) -> Tensor:
@@ -98,12 +121,12 @@ def ridge_opinion(scores: Tensor, known: Tensor) -> Tensor:
     return (RIDGE_SCALE * padded).masked_fill(~known, -1e4).softmax(1)
 
 
-def pool(experts: Tensor, speaks: Tensor, trust: Tensor) -> Tensor:
+def pool(experts: Tensor, open_: Tensor, trust: Tensor, known: Tensor) -> Tensor:
     """Pool probabilities [E, n, C] by the trust [E, C] in the classes at stake; return log-probabilities [n, C]."""
-    stake = (experts * speaks[:, None, None]).sum(0) / speaks.sum()
-    share = torch.einsum("nc,ec->en", stake, trust) * speaks[:, None]
+    stake = (experts * open_[:, :, None]).sum(0) / open_.sum(0)[:, None]
+    share = torch.einsum("nc,ec->en", stake, trust) * open_
     share = share / share.sum(0).clamp(min=1e-9)
-    return (POOL * (share[:, :, None] * (experts + FLOOR).log()).sum(0)).log_softmax(1)
+    return (POOL * (share[:, :, None] * (experts + FLOOR).log()).sum(0)).masked_fill(~known, -50.0).log_softmax(1)
 
 
 def young_rule(pooled: Tensor, cosines: Tensor, counts: Tensor) -> Tensor:
@@ -158,10 +181,11 @@ def _neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> lis
 
 
 class Fold:
-    """What is learned from outcomes in journal order: trust and temperature. Deterministic given the order."""
+    """What is learned from outcomes in journal order: trust, the young rule's share, temperature. Deterministic."""
 
     def __init__(self) -> None:
         self.trust = torch.zeros(len(EXPERTS), 0)
+        self.rule = RULE_PRIOR  # share of the rule for young classes against the plain pool
         self.temperature = 0.0  # logarithm of the inverse temperature
         self.curvature = 1.0  # AdaGrad's running mean of squared gradients
 
@@ -171,31 +195,44 @@ class Fold:
             fresh = torch.full((len(EXPERTS), classes - self.trust.shape[1]), 1.0 / len(EXPERTS))
             self.trust = torch.cat([self.trust, fresh], 1)
 
-    def update(self, said: Opinions, row: int, target: int) -> None:
+    def update(self, said: Opinions, row: int, target: int, head: HeadSnapshot) -> None:
         """Learn from one outcome: the answer was given before the label was learned."""
-        self._update_trust(said.experts[:, row, target], said.speaks, {target, int(said.pooled[row].argmax())})
-        self._update_temperature(said.pooled[row], target)
+        if said.ruled is not said.plain:
+            self._update_rule(float(said.ruled[row, target]), float(said.plain[row, target]))
+        if int(head.counts[target]) >= TRUST_FROM:
+            evidence = min(1.0, 1.0 / max(float(head.rates[target]), 1e-3)) ** BURST
+            self._update_trust(said.experts[:, row, target].numpy(), said.gates[:, row].numpy(),
+                               {target, int(said.pooled[row].argmax())}, evidence)
+        self._update_temperature(said.pooled[row].numpy(), target)
 
-    def _update_trust(self, p: Tensor, speaks: Tensor, at_stake: set[int]) -> None:
-        loss = -torch.log(p + FLOOR) / -math.log(FLOOR)
-        mean = (loss * speaks).sum() / speaks.sum()
-        loss = torch.where(speaks > 0, loss, mean)  # a silent expert is charged the others' mean
+    def _update_trust(self, p: Array, open_: Array, at_stake: set[int], evidence: float) -> None:
+        """Fixed share; an expert that was silent is charged the others' mean."""
+        loss = np.log(p + FLOOR) / math.log(FLOOR)
+        mean = (loss * open_).sum() / max(open_.sum(), 1e-9)
+        factor = np.exp(-TRUST_RATE * evidence * (open_ * loss + (1 - open_) * mean))
+        trust = self.trust.numpy()  # shares its memory
         for c in at_stake:
-            w = self.trust[:, c] * torch.exp(-TRUST_RATE * loss)
-            self.trust[:, c] = (1 - TRUST_SHARE) * w / w.sum() + TRUST_SHARE / len(EXPERTS)
+            w = trust[:, c] * factor
+            trust[:, c] = (1 - TRUST_SHARE * evidence) * w / w.sum() + TRUST_SHARE * evidence / len(EXPERTS)
 
-    def _update_temperature(self, z: Tensor, target: int) -> None:
+    def _update_rule(self, ruled: float, plain: float) -> None:
+        """Bayes mixture of rule and plain pool, with fixed share towards the prior."""
+        a, b = self.rule * (math.exp(ruled) + FLOOR), (1 - self.rule) * (math.exp(plain) + FLOOR)
+        self.rule = (1 - RULE_SHARE) * a / (a + b) + RULE_SHARE * RULE_PRIOR
+
+    def _update_temperature(self, z: Array, target: int) -> None:
         t = math.exp(self.temperature)
-        p = (t * z).softmax(0)
-        gradient = min(max(float(t * ((p * z).sum() - z[target])), -3.0), 3.0)
+        p = np.exp(t * (z - z.max()))
+        gradient = min(max(t * (float((p * z).sum() / p.sum()) - float(z[target])), -3.0), 3.0)
         self.curvature = 0.999 * self.curvature + gradient * gradient
         self.temperature = min(max(self.temperature - 0.1 * gradient / math.sqrt(self.curvature), -2.0), 2.0)
 
     def facts(self) -> dict[str, Any]:
         """Return the scalars, for a file's facts."""
-        return {"temperature": self.temperature, "curvature": self.curvature}
+        return {"rule": self.rule, "temperature": self.temperature, "curvature": self.curvature}
 
     def load(self, trust: Tensor, facts: dict[str, Any]) -> None:
         """Take over a stored fold."""
         self.trust = trust.clone()
-        self.temperature, self.curvature = float(facts["temperature"]), float(facts["curvature"])
+        self.rule, self.temperature = float(facts["rule"]), float(facts["temperature"])
+        self.curvature = float(facts["curvature"])

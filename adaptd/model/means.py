@@ -48,14 +48,21 @@ class ClassMeans:
         self.sums.index_add_(0, y, (vectors.double() * UNIT).round().to(torch.int64), alpha=sign)
         self.counts.index_add_(0, y, torch.full_like(y, sign))
 
-    def centres(self, adapter: Adapter) -> Centres:
-        """Return centre and directions for scoring.
+    def renumber(self, place: Tensor, classes: int) -> None:
+        """Give class i the number place[i]."""
+        sums, counts = torch.zeros(classes, self.sums.shape[1], dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
+        sums[place[:len(self.counts)]], counts[place[:len(self.counts)]] = self.sums, self.counts
+        self.sums, self.counts = sums, counts
+
+    def centres(self, adapter: Adapter, classes: int) -> Centres:
+        """Return centre and directions of the first classes, for scoring.
 
         The mean of n rows has squared length ``rho + (v - rho)/n`` (v: that of a row, rho: that of the true mean),
         so a young class's cosine comes out too small. Its length is replaced, half way in log, by an estimate of
         sqrt(rho) that is shrunk to the pooled one (James and Stein, 1961).
         """
-        return centres(self.sums, self.counts, adapter)
+        short = classes - len(self.counts)
+        return centres(pad(self.sums, (0, 0, 0, max(0, short)))[:classes], pad(self.counts, (0, max(0, short)))[:classes], adapter)
 
 
 def centres(sums: Tensor, counts: Tensor, adapter: Adapter) -> Centres:

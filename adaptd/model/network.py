@@ -18,12 +18,12 @@ from torch import Tensor
 
 from adaptd.model import files
 from adaptd.model.attention import Adapter
-from adaptd.model.closed_form import BALANCE, RandomFeatures, Recent, Ridge
+from adaptd.model.closed_form import BALANCE, RandomFeatures, Ridge
 from adaptd.model.decoder import Fold, Opinions
 from adaptd.model.means import Centres, ClassMeans
 from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap
 
-RECENT_WINDOW, RECENT_HALF_LIFE = 2048, 1000.0
+RATE_HALF_LIFE = 1000.0  # learned rows
 COMPACT_FROM = 1000  # slots
 Bits = npt.NDArray[np.uint8]
 
@@ -37,11 +37,12 @@ class HeadSnapshot:
     counts: Tensor  # alive rows per label
     features: RandomFeatures
     ridge: Tensor  # B [M, C']
-    recent: Tensor  # B of the newest rows
     centres: Centres
     adapter: Adapter
     log_value: Tensor  # [C]
+    rates: Tensor  # [C]: a label's share of recent rows over its share of all
     trust: Tensor  # [E, C]
+    rule: float
     temperature: float
     keys: Keys
     alive: Bits
@@ -98,26 +99,18 @@ class Head:
         self.memory = Memory(self.options.dim)
         self.means = ClassMeans(self.options.dim)
         self.ridge = Ridge(self.options.features)
-        self.recent = Recent(RECENT_WINDOW, RECENT_HALF_LIFE)
         self.keys = Keys(self.adapter.rank(self.options.dim))
         self._other: tuple[Adapter, Keys] | None = None  # the adapter before this one, for a quick way back
         self.learned = 0  # rows ever learned in this lineage, for ages
         self._class_of: dict[str, int] = {}
         self._b = torch.zeros(self.options.features, 0)
-        self._b_recent = torch.zeros(self.options.features, 0)
 
     def class_of(self, label: str) -> int:
-        """Return a label's class, making one when it is new."""
-        if label not in self._class_of:
-            self._class_of[label] = len(self.labels)
-            self.labels.append(label)
-            self.fold.grow(len(self.labels))
+        """Return a label's class, making one when it is new to this lineage."""
+        known = self._class_of.get(label)
+        if known is None or known >= len(self.labels):
+            self.set_labels([*self.labels, label])
         return self._class_of[label]
-
-    def knows(self, label: str) -> bool:
-        """Say whether a label has alive rows."""
-        index = self._class_of.get(label)
-        return index is not None and index < len(self.means.counts) and int(self.means.counts[index]) > 0
 
     # -- learning ---------------------------------------------------------------------------------------------
 
@@ -148,7 +141,7 @@ class Head:
 
     @property
     def stale(self) -> int:
-        """Count the rows that the solved ridges hold and should not, or should and do not."""
+        """Count the rows that the solved ridge holds and should not, or should and does not."""
         return int((self.memory.summed[:self.memory.size] != self.memory.alive[:self.memory.size]).sum())
 
     def sync(self, limit: int | None = None) -> int:
@@ -164,13 +157,12 @@ class Head:
         return self.stale
 
     def solve(self) -> None:
-        """Solve both ridges over the alive rows."""
+        """Solve the ridge over the alive rows."""
         self.sync()
         if self.memory.alive[:self.memory.size].any():
-            self._b = self.ridge.solve(self._young())
-            self._b_recent = self._solve_recent()
+            self._b = self.ridge.solve(self._young())[:, :len(self.labels)].clone()
         else:
-            self._b = self._b_recent = torch.zeros(self.options.features, 0)
+            self._b = torch.zeros(self.options.features, 0)
 
     def _young(self) -> tuple[Tensor, Tensor]:
         """Return features and classes of the alive rows of classes with few rows."""
@@ -178,15 +170,6 @@ class Head:
         few = (self.ridge.counts < BALANCE).numpy()
         slots = slots[few[self.memory.targets[slots]]]
         return self.features(self.memory.vectors[slots]), self._targets(slots)
-
-    def _solve_recent(self) -> Tensor:
-        slots = self.memory.living()[-self.recent.window:]  # by birth: a revived row keeps its place
-        age = torch.from_numpy(self.learned - self.memory.order[slots])
-        return self.recent.solve(self.features(self.memory.vectors[slots]), self._targets(slots), age, len(self.labels))
-
-    def learn_outcome(self, said: Opinions, row: int, target: int) -> None:
-        """Fold one test-then-learn outcome into trust and temperature."""
-        self.fold.update(said, row, target)
 
     # -- answering --------------------------------------------------------------------------------------------
 
@@ -217,8 +200,8 @@ class Head:
         return self.rebuilt(adapter)
 
     def clear_answers(self) -> None:
-        """Forget solved ridges, folds and label order; rows stay."""
-        self._b = self._b_recent = torch.zeros(self.options.features, 0)
+        """Forget the solved ridge, folds and label order; rows stay."""
+        self._b = torch.zeros(self.options.features, 0)
         self.fold = Fold()
         self.fold.grow(len(self.labels))
 
@@ -233,53 +216,60 @@ class Head:
     def snapshot(self) -> HeadSnapshot:
         """Freeze what answers now; call after `index`, between two batches."""
         memory = self.memory
-        counts = torch.zeros(len(self.labels), dtype=torch.int64)
-        counts[:len(self.means.counts)] = self.means.counts
+        classes = len(self.labels)
+        counts = torch.zeros(classes, dtype=torch.int64)
+        counts[:len(self.means.counts)] = self.means.counts[:classes]
         return HeadSnapshot(
-            labels=tuple(self.labels), classes=dict(self._class_of), counts=counts, features=self.features, ridge=self._b, recent=self._b_recent,
-            centres=self.means.centres(self.adapter), adapter=self.adapter, log_value=self.adapter.values(self.labels),
-            trust=self.fold.trust.clone(), temperature=self.fold.temperature, keys=self.keys,
+            labels=tuple(self.labels), classes={label: place for place, label in enumerate(self.labels)}, counts=counts, features=self.features, ridge=self._b,
+            centres=self.means.centres(self.adapter, classes), adapter=self.adapter, log_value=self.adapter.values(self.labels),
+            rates=self._rates(classes), trust=self.fold.trust.clone(), rule=self.fold.rule, temperature=self.fold.temperature, keys=self.keys,
             alive=bitmap(memory.alive[:memory.size]), neighbours=self.options.neighbours,
             targets=torch.from_numpy(memory.targets.astype(np.int64)), order=torch.from_numpy(memory.order.copy()),
             learned=self.learned, rows=memory.ids, events=memory.events, sources=memory.sources,
             abstain_below=self.options.abstain_below)
+
+    def _rates(self, classes: int) -> Tensor:
+        """Return how much of each class comes now against how much there is, both smoothed by half a row."""
+        memory = self.memory
+        slots = np.flatnonzero(memory.alive[:memory.size])
+        recent = np.bincount(memory.targets[slots], 0.5 ** ((self.learned - memory.order[slots]) / RATE_HALF_LIFE), classes)[:classes]
+        total = np.bincount(memory.targets[slots], minlength=classes)[:classes]
+        share = (total + 0.5) / max(len(slots), 1)
+        return torch.from_numpy((recent + 0.5) / max(recent.sum(), 1e-9) / share).float()
 
     # -- files ------------------------------------------------------------------------------------------------
 
     def dump(self) -> dict[str, bytes]:
         """Return the version files: the adapter, and the head as it answers."""
         facts = {"labels": self.labels, "learned": self.learned, **self.fold.facts()}
-        tensors = {"ridge": self._b, "recent": self._b_recent, "trust": self.fold.trust}
+        tensors = {"ridge": self._b, "trust": self.fold.trust}
         return {"adapter": files.dump_adapter(self.adapter), "head": files.dump(tensors, facts)}
 
     def load_head(self, data: bytes, name: str) -> None:
-        """Take over labels, solved ridges and folds from a version's file."""
+        """Take over labels, the solved ridge and folds from a version's file."""
         tensors, facts = files.parse(data, name)
-        self.reset_labels(facts["labels"])
-        self._b, self._b_recent = tensors["ridge"], tensors["recent"]
         self.fold.load(tensors["trust"], facts)
+        self.set_labels(facts["labels"])
+        self._b = tensors["ridge"]
         self.learned = int(facts["learned"])
 
-    def reset_labels(self, labels: Sequence[str]) -> None:
-        """Put these labels first, in this order; classes that rows in memory have are kept behind them."""
-        renamed = list(dict.fromkeys([*labels, *self.labels]))
-        place = np.array([renamed.index(label) for label in self.labels], dtype=np.int32)
-        if len(place) and not np.array_equal(place, np.arange(len(place))):
-            self._renumber(place, len(renamed))
-        self.labels = renamed
-        self._class_of = {label: index for index, label in enumerate(renamed)}
-        self.fold.grow(len(renamed))
+    def set_labels(self, labels: Sequence[str]) -> None:
+        """Answer with these labels, in this order. Others that dead rows have are hidden behind them.
 
-    def _renumber(self, place: npt.NDArray[np.int32], classes: int) -> None:
-        """Give every class its new number: rows, means; the ridge's sums are made again."""
-        memory = self.memory
-        memory.targets = place[memory.targets].astype(np.int32)
-        sums, counts = self.means.sums, self.means.counts
-        self.means = ClassMeans(self.options.dim)
-        self.means.add(torch.zeros(0, self.options.dim), torch.zeros(0, dtype=torch.int64), classes)
-        self.means.sums[place[:len(counts)]], self.means.counts[place[:len(counts)]] = sums, counts
-        self.ridge = Ridge(self.options.features)
-        memory.summed[:] = False
+        Invariant: a lineage's labels stand in the order of their first birth, so a rollback gives back the very
+        arrays that answered then.
+        """
+        before = list(self._class_of)
+        every = list(dict.fromkeys([*labels, *before]))
+        place = np.array([every.index(label) for label in before], dtype=np.int32)
+        if not np.array_equal(place, np.arange(len(place))):
+            self.memory.targets = np.where(np.arange(len(self.memory.targets)) < self.memory.size,
+                                           place[self.memory.targets], 0).astype(np.int32)
+            self.means.renumber(torch.from_numpy(place.astype(np.int64)), len(every))
+            self.ridge.renumber(torch.from_numpy(place.astype(np.int64)), len(every))
+        self.labels = list(labels)
+        self._class_of = {label: index for index, label in enumerate(every)}
+        self.fold.grow(len(self.labels))
 
     def checkpoint(self) -> tuple[bytes, bytes]:
         """Return (statistics, index) as files: derived state that spares the next start its work."""
@@ -289,7 +279,7 @@ class Head:
                    "alive": torch.from_numpy(memory.alive[:size]), "summed": torch.from_numpy(memory.summed[:size]),
                    "means": self.means.sums, "means_counts": self.means.counts,
                    **{f"ridge.{name}": tensor for name, tensor in self.ridge.state().items()}}
-        return files.dump(tensors, {"labels": self.labels}), self.keys.dump()
+        return files.dump(tensors, {"labels": list(self._class_of)}), self.keys.dump()
 
     def restore(self, rows: NewRows, statistics: tuple[dict[str, Tensor], dict[str, Any]] | None, index: bytes | None) -> None:
         """Fill an empty head with alive rows; statistics and index are used as far as they are for these rows."""
@@ -306,7 +296,7 @@ class Head:
 
     def _from_checkpoint(self, rows: NewRows, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bool:
         ids, alive = tensors["ids"].numpy(), tensors["alive"].numpy()
-        if facts["labels"] != self.labels[:len(facts["labels"])] or set(ids[alive].tolist()) != set(rows.ids):
+        if facts["labels"] != list(self._class_of)[:len(facts["labels"])] or set(ids[alive].tolist()) != set(rows.ids):
             return False
         self.memory = Memory.of(self.options.dim, ids, alive, rows)
         self.memory.order[:len(ids)] = tensors["order"].numpy()

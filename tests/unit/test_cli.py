@@ -31,7 +31,8 @@ Adaptd = Callable[..., Result]
 STATUS = {"state": "running", "pid": 7, "uptime_s": 3700.0, "seq": 12, "listening": ["http://127.0.0.1:8411"],
           "domains": {"text": {"version": 3, "parent": 2, "promoted_at": 1_777_888_800.0, "labels": 4, "events": 12,
                                "labelled": 9, "memory": 9, "accuracy": {"prequential": 0.9, "holdout": None},
-                               "forgetting": 0.0, "drift": None, "adapting": True, "last_verdict": None,
+                               "forgetting": 0.0, "drift": {"detected": 2}, "held": ["", "crm"],
+                               "adapting": {"stage": "training", "progress": 0.5}, "last_verdict": None,
                                "learn_lag": 0}},
           "feeds": {"crm": {"state": "running", "offset": "9", "lag": 0, "errors": 0}},
           "problems": [{"code": "low_disk", "message": "[bold]disk\x1b[31m", "since": 1.0, "hint": "make room"}]}
@@ -313,10 +314,10 @@ def test_status_prints_the_document_of_the_daemon(adaptd: Adaptd, daemon: FakeDa
 def test_status_for_people_shows_everything_and_no_control_characters(adaptd: Adaptd,
                                                                       daemon: FakeDaemon) -> None:
     daemon.on("/v1/status", 200, STATUS)
-    result = adaptd("status", env={"COLUMNS": "200"})
+    result = adaptd("status", env={"COLUMNS": "300"})
     assert result.exit_code == 0
-    for word in ("running", "pid 7", "up 1 h 1 min", "text", "90.0%", "adapting", "crm", "low_disk", "make room",
-                 "[bold]disk"):
+    for word in ("running", "pid 7", "up 1 h 1 min", "text", "90.0%", "adapting: training 50%", "crm", "low_disk",
+                 "make room", "[bold]disk", "learning on hold (crm)", "drift seen 2 times"):
         assert word in result.stdout
     assert "\x1b" not in result.stdout
 
@@ -418,11 +419,11 @@ def test_promote_needs_a_reason(adaptd: Adaptd, daemon: FakeDaemon) -> None:
 
 
 def test_versions_are_listed(adaptd: Adaptd, daemon: FakeDaemon) -> None:
-    version = {"number": 2, "kind": "candidate", "parent": 1, "seq": 5, "created": 1.0,
+    version = {"version": 2, "live": True, "kind": "candidate", "parent": 1, "seq": 5, "created": 1.0,
                "verdict": {"decision": "reject"}, "actor": "schedule", "reason": "1000 labels"}
     daemon.on("/v1/text/versions", 200, {"versions": [version]})
     result = adaptd("versions", env={"COLUMNS": "200"})
-    assert "reject" in result.stdout and "1000 labels" in result.stdout
+    assert "live" in result.stdout and "reject" in result.stdout and "1000 labels" in result.stdout
 
 
 # -- stream ---------------------------------------------------------------------------------------------------
@@ -472,16 +473,22 @@ def test_adaptation_of_a_source_is_a_usage_error(adaptd: Adaptd) -> None:
 
 def test_memory_feeds_and_explain_are_passed_on(adaptd: Adaptd, daemon: FakeDaemon) -> None:
     near = {"event": "1-a", "label": "lost", "similarity": 0.9, "text": "lost it"}
-    daemon.on("/v1/text/memory", 200, {"rows": 9})
+    head = {"rows": 9, "labels": {"lost": 9}, "slots": 10}
+    daemon.on("/v1/text/memory", 200, {"domain": "text", "heads": {"label": head}})
     daemon.on("/v1/text/memory/search", 200, {"results": [near]})
-    daemon.on("/v1/text/explain/1-a", 200, {"event": "1-a", "label": "lost", "evidence": [near]})
+    daemon.on("/v1/text/explain/1-a", 200, {
+        "event": "1-a", "source": "crm", "payload": {"text": "?"},
+        "now": {"label": "lost", "confidence": 1.0, "evidence": [near]},
+        "answers": [{"version": 3, "seq": 7, "labels": {"label": "found"}, "confidence": 0.5, "at": 1.0}],
+        "labels": [{"seq": 9, "label": "lost", "source": "agent", "held": False, "at": 2.0}]})
     daemon.on("/v1/feeds", 200, {"feeds": STATUS["feeds"]})
     daemon.on("/v1/feeds/crm/pause", 200, {})
-    assert "rows  9" in adaptd("memory").stdout
-    assert json.loads(adaptd("memory", "--json").stdout) == {"rows": 9}
+    assert "label: 9 rows, 10 slots" in adaptd("memory").stdout
+    assert json.loads(adaptd("memory", "--json").stdout)["heads"] == {"label": head}
     assert "lost it" in adaptd("memory", "search", "card", "-k", "3", env={"COLUMNS": "200"}).stdout
     assert daemon.asked[-1][2] == {"text": "card", "k": 3}
-    assert "lost it" in adaptd("explain", "1-a", env={"COLUMNS": "200"}).stdout
+    explained = adaptd("explain", "1-a", env={"COLUMNS": "200"}).stdout
+    assert all(word in explained for word in ("found", "agent", "now: lost (100.0%)", "lost it"))
     assert "crm" in adaptd("feeds").stdout
     assert adaptd("feeds", "pause", "crm").stdout == "crm: paused\n"
 

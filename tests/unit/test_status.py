@@ -105,8 +105,8 @@ def test_a_fresh_store_has_one_version_and_counts_nothing(store: Store) -> None:
         "state": "stopped", "pid": None, "uptime_s": 0, "seq": 0, "listening": [], "feeds": {}, "problems": []}
     assert {k: v for k, v in domain.items() if k != "promoted_at"} == {
         "version": 1, "parent": None, "labels": 0, "events": 0, "labelled": 0, "memory": 0, "forgetting": None,
-        "drift": None, "accuracy": {"prequential": None, "holdout": None}, "adapting": False, "last_verdict": None,
-        "learn_lag": 0, "holds": []}
+        "drift": None, "accuracy": {"prequential": None, "holdout": None}, "adapting": None, "last_verdict": None,
+        "learn_lag": 0, "held": [], "adaptation_held": False}
     assert isinstance(domain["promoted_at"], float)
 
 
@@ -123,20 +123,22 @@ def test_counts_are_those_of_the_journal(store: Store) -> None:
 def test_figures_are_those_that_the_daemon_left(store: Store) -> None:
     problem = {"code": "low_disk", "message": "…", "since": 1.0, "hint": "…"}
     figures = {"version": 1, "events": 99, "accuracy": {"prequential": 0.9, "holdout": 0.8}, "forgetting": 0.01,
-               "drift": None, "last_verdict": "promote", "learn_lag": 3, "adapting": True}
+               "drift": None,
+               "last_verdict": {"decision": "promote"}, "learn_lag": 3, "adapting": True}
     store.leave({"state": "running", "seq": 99, "domains": {"text": figures}, "problems": [problem]})
     document = stopped_status(store.paths)
     domain = document["domains"]["text"]
-    assert (domain["accuracy"], domain["forgetting"], domain["last_verdict"]) == (figures["accuracy"], 0.01, "promote")
-    assert (domain["events"], domain["adapting"], document["seq"], document["problems"]) == (0, False, 0, [problem])
+    assert (domain["accuracy"], domain["forgetting"], domain["last_verdict"]) == (
+        figures["accuracy"], 0.01, {"decision": "promote"})
+    assert (domain["events"], domain["adapting"], document["seq"], document["problems"]) == (0, None, 0, [problem])
 
 
 def test_a_feed_shows_where_it_stands(store: Store) -> None:
     with store.engine.begin() as connection:
-        connection.execute(insert(t.feed), [{"name": "a", "cursor": "7", "paused": 0},
+        connection.execute(insert(t.feed), [{"name": "a", "cursor": "[7]", "paused": 0},
                                             {"name": "b", "cursor": None, "paused": 1}])
     store.leave({"feeds": {"a": {"state": "running", "offset": "5", "lag": 2, "errors": 1}}})
-    assert stopped_status(store.paths)["feeds"] == {"a": {"state": "stopped", "offset": "7", "lag": 2, "errors": 1},
+    assert stopped_status(store.paths)["feeds"] == {"a": {"state": "stopped", "offset": [7], "lag": 2, "errors": 1},
                                                     "b": {"state": "paused", "offset": None, "lag": None, "errors": 0}}
 
 
@@ -197,17 +199,21 @@ class _Refusing(sqlite3.Connection):
 
 def test_rollback_without_a_number_discards_what_was_learned_since(store: Store) -> None:
     store.append(["a"])
-    number = store.snapshot({"adapter.safetensors": b"w", "heads.safetensors": b"h"})
+    number = store.snapshot({"label.adapter": b"w", "label.head": b"h"})
     store.append(["b", "c"])
     store.engine.dispose()
+    facts = {"branch": 1, "version": number, "folds": {"seen": 3}}
+    registry.publish(store.paths.checkpoints / "text" / "3", {}, facts)
+    registry.publish(store.paths.checkpoints / "text" / "4", {}, {**facts, "branch": 9, "folds": {}})
     assert offline.rollback(store.paths, "text", None, "poison", "me") == {"version": number, "saved": number + 1}
     domain = stopped_status(store.paths)["domains"]["text"]
     assert (domain["version"], domain["labels"], domain["events"], store.alive()) == (number, 1, 3, {"a"})
-    assert [(h["what"], h["source"], h["reason"]) for h in domain["holds"]] == [("learning", "", "rollback")]
+    assert (domain["held"], domain["adaptation_held"]) == ([""], False)
     with store.engine.connect() as connection:
         saved = registry.version(connection, number + 1)
-    assert (saved.kind, saved.parent, list(saved.files)) == ("saved", number, ["adapter.safetensors"])
-    assert registry.read(store.paths.versions / str(saved.number), saved.files) == {"adapter.safetensors": b"w"}
+    assert (saved.kind, saved.parent, list(saved.files)) == ("saved", number, ["label.adapter"])
+    assert registry.read(store.paths.versions / str(saved.number), saved.files) == {"label.adapter": b"w"}
+    assert saved.metrics == {"folds": {"seen": 3}}
     newest = stopped_history(store.paths, "text", 1)["actions"][0]
     assert (newest["what"], newest["actor"], newest["reason"], newest["detail"]) == (
         "rollback", "me", "poison", {"saved": number + 1})
@@ -235,10 +241,10 @@ def test_a_measure_of_another_version_is_not_shown(store: Store) -> None:
 
 
 def test_rollback_refuses_what_is_not_there_or_not_sound_and_changes_nothing(store: Store) -> None:
-    number = store.snapshot({"adapter.safetensors": b"w"})
+    number = store.snapshot({"label.adapter": b"w"})
     store.append(["a"])
     store.engine.dispose()
-    (store.paths.versions / str(number) / "adapter.safetensors").write_bytes(b"x")
+    (store.paths.versions / str(number) / "label.adapter").write_bytes(b"x")
     before = stopped_status(store.paths)
     with pytest.raises(CorruptFile):
         offline.rollback(store.paths, "text", number, "", "me")
@@ -250,9 +256,9 @@ def test_rollback_refuses_what_is_not_there_or_not_sound_and_changes_nothing(sto
 
 
 def test_one_can_roll_back_away_from_a_damaged_version(store: Store) -> None:
-    number = store.snapshot({"adapter.safetensors": b"w"})
+    number = store.snapshot({"label.adapter": b"w"})
     store.engine.dispose()
-    (store.paths.versions / str(number) / "adapter.safetensors").write_bytes(b"x")
+    (store.paths.versions / str(number) / "label.adapter").write_bytes(b"x")
     assert offline.rollback(store.paths, "text", 1, "", "me")["version"] == 1
 
 
