@@ -168,7 +168,7 @@ class Adaptation:
                    "order": torch.from_numpy(memory.order[slots]),
                    "fresh": torch.from_numpy((memory.born[slots] > self._newest).astype(np.uint8)),
                    "content": torch.tensor([groups[memory.contents[s]] for s in slots], dtype=torch.int64),
-                   "trust": head.fold.trust}
+                   "trust": head.fold.trust, "trust_at": head.fold.at}
         facts = {"labels": head.labels, "learned": head.learned, "features": head.options.features, "seed": head.options.seed,
                  "neighbours": head.options.neighbours, "newest": int(memory.born[slots].max()) if len(slots) else -1,
                  **head.fold.facts()}

@@ -17,7 +17,7 @@ from adaptd.errors import AdaptdError, Busy, NotRunning
 Json = dict[str, Any]
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """HTTP/1.1 over a unix socket."""
 
     def __init__(self, path: Path, timeout_s: float | None) -> None:
@@ -55,7 +55,7 @@ class Client:
     def exchange(self, method: str, path: str, body: Any = None,
                  timeout_s: float | None = 60.0) -> tuple[int, Json, str | None]:
         """Send one request; return status, document and Retry-After. `bytes` are sent as they are, else JSON."""
-        connection = _UnixConnection(self._path, timeout_s)
+        connection = UnixConnection(self._path, timeout_s)
         try:
             status, text, retry_after = _send(connection, method, path, body)
         except (FileNotFoundError, ConnectionRefusedError):
@@ -73,7 +73,7 @@ class Client:
         return status, document if isinstance(document, dict) else {"value": document}, retry_after
 
 
-def _send(connection: _UnixConnection, method: str, path: str, body: Any) -> tuple[int, bytes, str | None]:
+def _send(connection: UnixConnection, method: str, path: str, body: Any) -> tuple[int, bytes, str | None]:
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"} if data is not None else {}
     try:

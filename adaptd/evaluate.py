@@ -43,7 +43,8 @@ def head_of(tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter)
                          vectors=tensors["vectors"]), None, None)
     head.memory.order[:n] = tensors["order"].numpy()
     head.learned = facts["learned"]
-    head.fold.load(tensors["trust"], facts)
+    head.fold.load(tensors["trust"], tensors["trust_at"], facts)
+    head.fold.expect(adapter.prior)
     return head
 
 

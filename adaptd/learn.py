@@ -32,6 +32,10 @@ Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored o
 Answers = Callable[[Sequence[int]], dict[int, dict[str, str | None]]]  # event seqs -> what was answered, per head
 
 
+SEARCH = 1_000_000_000  # multiplications that testing a block may spend on retrieval: bulk loads test a sample
+LEAST = 20  # rows of a block that are tested whatever they cost
+
+
 @dataclass
 class State:
     """Everything of a domain that is learned, beside the journal."""
@@ -238,6 +242,7 @@ class Learner:
             frozen = snapshot.heads[name]
             if not mine or not bool((frozen.counts > 0).any()):
                 continue
+            mine = _sample(mine, SEARCH // max(1, len(head.keys) * head.keys.dim))
             said = opine(torch.stack([vectors[row.event] for row in mine]), frozen)
             for place, row in enumerate(mine):
                 known = frozen.index_of(row.target)
@@ -276,3 +281,7 @@ class Learner:
         self._behind = left > 0
 
 
+def _sample(rows: list[Row], affordable: int) -> list[Row]:
+    """Return the rows of a block to test: all, or evenly spaced ones when retrieval among so many would cost too much."""
+    count = max(LEAST, affordable)
+    return rows if len(rows) <= count else [rows[i * len(rows) // count] for i in range(count)]

@@ -38,8 +38,10 @@ def load(group: Group, allow: Sequence[str]) -> pluggy.PluginManager:
 
     Raises
     ------
+    BadConfig
+        An allowed distribution is not installed.
     PluginError
-        An allowed distribution is missing, does not import, or implements an unknown hook.
+        It does not import, or implements an unknown hook.
     """
     manager = pluggy.PluginManager("adaptd")
     manager.add_hookspecs(SPECS[group])
@@ -48,8 +50,8 @@ def load(group: Group, allow: Sequence[str]) -> pluggy.PluginManager:
     found = installed(group)
     if missing := set(allow) - {e.dist.name for g in SPECS for e in installed(g) if e.dist}:
         name = sorted(missing)[0]
-        raise PluginError(f"plugin {name!r} is on the allow-list but not installed", field="plugins.allow",
-                          hint=f"pip install {name}, or take it off plugins.allow")
+        raise BadConfig(f"plugin {name!r} is on the allow-list but not installed", field="plugins.allow",
+                        hint=f"pip install {name}, or take it off plugins.allow")
     for entry in found:
         if entry.dist and entry.dist.name in allow:
             _register(manager, entry)

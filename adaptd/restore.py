@@ -90,7 +90,7 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
         answering = stored.get(f"{name}.head", version_files.get(f"{name}.head") if base.folder is None else None)
         if answering is not None:
             head.load_head(answering, name)
-        head.set_labels([*head.labels, *dict.fromkeys(r.target for r in mine)])
+        head.set_labels(list(dict.fromkeys([*head.labels, *(r.target for r in mine)])))
         rows = alive_rows(connection, domain, base.intervals, name, head, vectors)
         statistics = files.parse(stored[f"{name}.sums"], name) if f"{name}.sums" in stored else None
         head.restore(rows, statistics, stored.get(f"{name}.keys"))

@@ -195,8 +195,8 @@ class Versions:
             if f"{name}.head" in contents:
                 head.load_head(contents[f"{name}.head"], f"version {target.number}")
             else:
-                head.clear_answers()
                 head.set_labels(list(dict.fromkeys(r.target for r in born)))
+                head.clear_answers()
             head.retire([slot for row, slot in held.items() if row not in rows])
             head.revive([held[row] for row in here])
             if absent:

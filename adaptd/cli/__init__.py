@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "config": ("adaptd.cli.config:config", "Show and check the configuration."),
     "db": ("adaptd.cli.db:db", "Look after the store's schema."),
     "demo": ("adaptd.cli.demo:demo", "Show adaptd at work on a real stream, beside a nightly retraining."),
+    "bench": ("adaptd.cli.bench:bench", "Measure adaptd and its rivals."),
 }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 SCALE = 40.0  # before adaptation
+UNTRAINED, TRAINED = (0.75, 0.20, 0.05), (0.34, 0.33, 0.33)  # prior trust in ridge, attention, attention to the newest
 NEWER = 4.0  # newer neighbours that halve a neighbour's weight, for the attention that prefers the newest
 
 
@@ -26,6 +27,11 @@ class Adapter:
     projection: Tensor | None = None
     scale: float = SCALE
     log_value: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def prior(self) -> tuple[float, float, float]:
+        """The trust that a class begins with, per expert: attention that was never trained is the weaker one."""
+        return UNTRAINED if self.projection is None else TRAINED
 
     def same(self, other: Adapter) -> bool:
         """Say whether both give the same answers."""

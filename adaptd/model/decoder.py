@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from adaptd.model.attention import attend, newest_first, weigh
+from adaptd.model.attention import UNTRAINED, attend, newest_first, weigh
 
 if TYPE_CHECKING:
     from adaptd.model.network import HeadSnapshot
@@ -38,6 +38,7 @@ YOUNG = 20  # a class with fewer rows is young
 MEAN_SCALE = 30.0
 BURST = 1.5  # power of a class's rate in gates and evidence
 TRUST_RATE, TRUST_SHARE = 1.0, 0.05
+TRUST_HALF_LIFE = 1000.0  # learned rows
 TRUST_FROM = 20  # outcomes count once the true class has so many rows; before that the young rule answers
 RULE_PRIOR, RULE_SHARE = 0.9, 0.01
 TOP = 5  # scores that an answer names
@@ -184,16 +185,34 @@ class Fold:
     """What is learned from outcomes in journal order: trust, the young rule's share, temperature. Deterministic."""
 
     def __init__(self) -> None:
-        self.trust = torch.zeros(len(EXPERTS), 0)
+        self.prior = torch.tensor(UNTRAINED)
+        self.trust = torch.zeros(len(EXPERTS), 0)  # as of each class's last outcome
+        self.at = torch.zeros(0)  # learned rows at that outcome
         self.rule = RULE_PRIOR  # share of the rule for young classes against the plain pool
         self.temperature = 0.0  # logarithm of the inverse temperature
         self.curvature = 1.0  # AdaGrad's running mean of squared gradients
 
     def grow(self, classes: int) -> None:
-        """Give new classes the prior: equal trust."""
+        """Give new classes the prior."""
         if classes > self.trust.shape[1]:
-            fresh = torch.full((len(EXPERTS), classes - self.trust.shape[1]), 1.0 / len(EXPERTS))
-            self.trust = torch.cat([self.trust, fresh], 1)
+            extra = classes - self.trust.shape[1]
+            self.trust = torch.cat([self.trust, self.prior[:, None].repeat(1, extra)], 1)
+            self.at = torch.cat([self.at, torch.zeros(extra)])
+
+    def expect(self, prior: Sequence[float]) -> None:
+        """Change the prior; what was learned in relation to the old one stays (posterior = prior times evidence)."""
+        new = torch.tensor(tuple(prior))
+        self.trust = self.trust * (new / self.prior)[:, None]
+        self.trust = self.trust / self.trust.sum(0).clamp(min=1e-9)
+        self.prior = new
+
+    def trusted(self, learned: int) -> Tensor:
+        """Return the trust [E, C] after so many learned rows: of a class that is silent it goes back to the prior.
+
+        What was true while there were few classes need not be when there are many.
+        """
+        left = 0.5 ** ((learned - self.at) / TRUST_HALF_LIFE)
+        return self.prior[:, None] + (self.trust - self.prior[:, None]) * left
 
     def update(self, said: Opinions, row: int, target: int, head: HeadSnapshot) -> None:
         """Learn from one outcome: the answer was given before the label was learned."""
@@ -202,18 +221,21 @@ class Fold:
         if int(head.counts[target]) >= TRUST_FROM:
             evidence = min(1.0, 1.0 / max(float(head.rates[target]), 1e-3)) ** BURST
             self._update_trust(said.experts[:, row, target].numpy(), said.gates[:, row].numpy(),
-                               {target, int(said.pooled[row].argmax())}, evidence)
+                               {target, int(said.pooled[row].argmax())}, evidence, head.learned)
         self._update_temperature(said.pooled[row].numpy(), target)
 
-    def _update_trust(self, p: Array, open_: Array, at_stake: set[int], evidence: float) -> None:
+    def _update_trust(self, p: Array, open_: Array, at_stake: set[int], evidence: float,
+                      learned: int) -> None:
         """Fixed share; an expert that was silent is charged the others' mean."""
         loss = np.log(p + FLOOR) / math.log(FLOOR)
         mean = (loss * open_).sum() / max(open_.sum(), 1e-9)
         factor = np.exp(-TRUST_RATE * evidence * (open_ * loss + (1 - open_) * mean))
+        now = self.trusted(learned).numpy()
         trust = self.trust.numpy()  # shares its memory
         for c in at_stake:
-            w = trust[:, c] * factor
-            trust[:, c] = (1 - TRUST_SHARE * evidence) * w / w.sum() + TRUST_SHARE * evidence / len(EXPERTS)
+            self.at[c] = learned
+            w = now[:, c] * factor
+            trust[:, c] = (1 - TRUST_SHARE * evidence) * w / w.sum() + TRUST_SHARE * evidence * self.prior.numpy()
 
     def _update_rule(self, ruled: float, plain: float) -> None:
         """Bayes mixture of rule and plain pool, with fixed share towards the prior."""
@@ -229,10 +251,10 @@ class Fold:
 
     def facts(self) -> dict[str, Any]:
         """Return the scalars, for a file's facts."""
-        return {"rule": self.rule, "temperature": self.temperature, "curvature": self.curvature}
+        return {"prior": self.prior.tolist(), "rule": self.rule, "temperature": self.temperature, "curvature": self.curvature}
 
-    def load(self, trust: Tensor, facts: dict[str, Any]) -> None:
+    def load(self, trust: Tensor, at: Tensor, facts: dict[str, Any]) -> None:
         """Take over a stored fold."""
-        self.trust = trust.clone()
+        self.trust, self.at, self.prior = trust.clone(), at.clone(), torch.tensor(facts["prior"])
         self.rule, self.temperature = float(facts["rule"]), float(facts["temperature"])
         self.curvature = float(facts["curvature"])

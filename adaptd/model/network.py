@@ -192,6 +192,7 @@ class Head:
             return
         self._other, keys = (self.adapter, self.keys), keys if keys is not None else self._made(adapter)
         self.adapter, self.keys = adapter, keys
+        self.fold.expect(adapter.prior)
 
     def _made(self, adapter: Adapter) -> Keys:
         """Return the index of the previous adapter if it is that one, which is what a rollback wants."""
@@ -222,7 +223,7 @@ class Head:
         return HeadSnapshot(
             labels=tuple(self.labels), classes={label: place for place, label in enumerate(self.labels)}, counts=counts, features=self.features, ridge=self._b,
             centres=self.means.centres(self.adapter, classes), adapter=self.adapter, log_value=self.adapter.values(self.labels),
-            rates=self._rates(classes), trust=self.fold.trust.clone(), rule=self.fold.rule, temperature=self.fold.temperature, keys=self.keys,
+            rates=self._rates(classes), trust=self.fold.trusted(self.learned), rule=self.fold.rule, temperature=self.fold.temperature, keys=self.keys,
             alive=bitmap(memory.alive[:memory.size]), neighbours=self.options.neighbours,
             targets=torch.from_numpy(memory.targets.astype(np.int64)), order=torch.from_numpy(memory.order.copy()),
             learned=self.learned, rows=memory.ids, events=memory.events, sources=memory.sources,
@@ -242,13 +243,13 @@ class Head:
     def dump(self) -> dict[str, bytes]:
         """Return the version files: the adapter, and the head as it answers."""
         facts = {"labels": self.labels, "learned": self.learned, **self.fold.facts()}
-        tensors = {"ridge": self._b, "trust": self.fold.trust}
+        tensors = {"ridge": self._b, "trust": self.fold.trust, "trust_at": self.fold.at}
         return {"adapter": files.dump_adapter(self.adapter), "head": files.dump(tensors, facts)}
 
     def load_head(self, data: bytes, name: str) -> None:
         """Take over labels, the solved ridge and folds from a version's file."""
         tensors, facts = files.parse(data, name)
-        self.fold.load(tensors["trust"], facts)
+        self.fold.load(tensors["trust"], tensors["trust_at"], facts)
         self.set_labels(facts["labels"])
         self._b = tensors["ridge"]
         self.learned = int(facts["learned"])

@@ -76,7 +76,7 @@ class Ewc(Naive):
     name: ClassVar[str] = "ewc"
 
     memory: int = 2000  # remembered rows that the Fisher information is measured on
-    strength: float = 1e4  # lambda of the penalty
+    strength: float = 1e5  # lambda of the penalty
 
     def learner(self, task: Task, common: dict[str, Any]) -> Any:
         """Return a template with Avalanche's online EWC."""

@@ -21,10 +21,11 @@ from tests.model.check_strategy import CLASSES, DIM, gaussians
 
 
 def make_folder(folder: Path, **job: Any) -> Path:
-    """Write a job with 240 rows of which the last 80 are new."""
+    """Write a job with 240 rows of which the last 80 are new; at normal priority, as tests share the machine."""
     vectors, targets = gaussians(40)
     (folder / "in").mkdir(parents=True)
-    wanted = {"strategy": "replay", "labels": [f"class {n}" for n in range(CLASSES)], "rank": 16, "parent_pid": os.getpid()}
+    wanted = {"strategy": "replay", "labels": [f"class {n}" for n in range(CLASSES)], "rank": 16, "nice": 0,
+              "parent_pid": os.getpid()}
     (folder / "in" / "job.json").write_text(json.dumps(wanted | job))
     write_rows(folder, vectors, targets, torch.arange(240) >= 160)
     (folder / "in" / "adapter.safetensors").write_bytes(files.dump_adapter(Adapter()))
@@ -37,7 +38,8 @@ def write_rows(folder: Path, vectors: torch.Tensor, targets: torch.Tensor, fresh
 
 
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "adaptd.trainer", str(folder)], capture_output=True, text=True, timeout=200)
+    command = [sys.executable, "-m", "adaptd.trainer", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
 def refusal(folder: Path) -> dict[str, Any]:

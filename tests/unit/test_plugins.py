@@ -71,7 +71,7 @@ def test_describe_lists_what_is_installed_without_importing_it(install: Install)
 
 
 def test_an_allowed_plugin_that_is_not_installed_stops_the_start_by_name() -> None:
-    with pytest.raises(PluginError, match="'adaptd-nothing' is on the allow-list but not installed") as missing:
+    with pytest.raises(BadConfig, match="'adaptd-nothing' is on the allow-list but not installed") as missing:
         plugins.load("adaptd", ["adaptd-nothing"])
     assert missing.value.hint == "pip install adaptd-nothing, or take it off plugins.allow"
     assert missing.value.field == "plugins.allow"

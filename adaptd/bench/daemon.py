@@ -1,0 +1,214 @@
+"""A real daemon process on a temporary store, driven over its unix socket with connections that are kept open.
+
+The configuration is the one that `adaptd init` writes. What a protocol changes (adaptation off) is set by
+environment variables and stands in the result.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from adaptd.bench.streams import Bools
+from adaptd.cli.init import create
+from adaptd.client import UnixConnection, rebuilt
+from adaptd.errors import AdaptdError, Busy, CannotStart
+
+Json = dict[str, Any]
+INPUTS = 64  # predictions asked for in one request
+START_S, STOP_S, CALL_S, ADAPT_S = 180.0, 90.0, 600.0, 3600.0
+ADAPTATION_OFF = {"ADAPTD_DOMAINS__TEXT__ADAPT__ENABLED": "false"}
+
+
+class Connection:
+    """One client. A connection that the daemon closed while idle is opened again."""
+
+    def __init__(self, socket: Path) -> None:
+        self._http = UnixConnection(socket, CALL_S)
+
+    def call(self, method: str, path: str, body: Any = None) -> Json:
+        """Send one request, again when the daemon says that it is busy; return the answer, raise the daemon's error."""
+        data = None if body is None else json.dumps(body).encode()
+        while True:
+            status, document, retry_after = self._exchange(method, path, data)
+            if status < 400:
+                return document
+            error = rebuilt(status, document, retry_after)
+            if not isinstance(error, Busy):
+                raise error
+            time.sleep(error.retry_after_s)
+
+    def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, Json, str | None]:
+        headers = {"Content-Type": "application/json"} if data is not None else {}
+        try:
+            self._http.request(method, path, data, headers)
+            response = self._http.getresponse()
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            self._http.close()
+            self._http.request(method, path, data, headers)
+            response = self._http.getresponse()
+        text = response.read()
+        return response.status, json.loads(text) if text else {}, response.getheader("Retry-After")
+
+    def predict(self, texts: Sequence[str]) -> Json:
+        """Ask for answers, all in one request."""
+        return self.call("POST", "/v1/text/predict", {"inputs": [{"text": text} for text in texts]})
+
+    def close(self) -> None:
+        """Close it."""
+        self._http.close()
+
+
+class Daemon:
+    """`adaptd init` and `adaptd run` in a temporary folder, from `with` to its end."""
+
+    def __init__(self, *, adapt: bool) -> None:
+        self.adapt = adapt
+        self.settings: Mapping[str, str] = {} if adapt else ADAPTATION_OFF
+        self._ids = itertools.count()
+        self.cpu_s = 0.0  # of the daemon and its trainers; known when it has ended
+        self.peak_mb = 0.0
+
+    def __enter__(self) -> Self:
+        self._scratch = Path(tempfile.mkdtemp(prefix="adaptd-bench-"))
+        self.store = self._scratch / "store"
+        create(self.store)
+        self._before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.main.close()
+        self._end()
+
+    def _start(self) -> None:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTD_")}
+        with open(self._scratch / "log", "wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "adaptd", "run", "--config", str(self.store)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**clean, **self.settings})
+        self.pid = self._process.pid
+        self.main = self.connect()
+        limit = time.monotonic() + START_S
+        while not self._ready():
+            if self._process.poll() is not None or time.monotonic() > limit:
+                raise CannotStart(f"the daemon did not come up: {self._last_words()}")
+            time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        try:
+            return bool(self.main.call("GET", "/readyz").get("ready"))
+        except Exception:  # not there yet, in whatever way: the caller waits, and knows when to give up
+            self.main.close()
+            return False
+
+    def _last_words(self) -> str:
+        lines = (self._scratch / "log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def _end(self) -> None:
+        if hasattr(self, "_process"):
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        now = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.cpu_s = now.ru_utime + now.ru_stime - self._before.ru_utime - self._before.ru_stime
+        self.peak_mb = now.ru_maxrss / 1024
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def connect(self) -> Connection:
+        """Return a connection of its own, for one thread."""
+        return Connection(self.store / "adaptd.sock")
+
+    # -- the protocol's verbs ----------------------------------------------------------------------------------
+
+    def learn(self, texts: Sequence[str], labels: Sequence[str]) -> list[str]:
+        """Send labelled events; return when they are learned, with their ids."""
+        items = [{"id": f"bench-{next(self._ids)}", "text": text, "label": label}
+                 for text, label in zip(texts, labels, strict=True)]
+        answer = self.main.call("POST", "/v1/text/events", items)
+        assert not answer["rejected"] and not answer["held"], answer
+        return list(answer["events"])
+
+    def predict(self, texts: Sequence[str]) -> list[tuple[str, str | None]]:
+        """Return (event, label) of each text."""
+        found: list[tuple[str, str | None]] = []
+        for start in range(0, len(texts), INPUTS):
+            found += [(p["event"], p["label"]) for p in self.main.predict(texts[start:start + INPUTS])["predictions"]]
+        return found
+
+    def right(self, texts: Sequence[str], labels: Sequence[str]) -> Bools:
+        """Ask, and say which answers are right."""
+        return np.array([a == true for (_, a), true in zip(self.predict(texts), labels, strict=True)], dtype=bool)
+
+    def feedback(self, events: Sequence[str], labels: Sequence[str]) -> None:
+        """Give labels to answered events; return when they are learned."""
+        answer = self.main.call("POST", "/v1/text/feedback",
+                                [{"event": event, "label": label} for event, label in zip(events, labels, strict=True)])
+        assert not answer["rejected"] and not answer["held"], answer
+
+    def snapshot(self, reason: str) -> int:
+        """Name the live state, with the ridge solved; return its number."""
+        return int(self.main.call("POST", "/v1/text/snapshot", {"reason": reason})["version"])
+
+    def rollback(self, to: int) -> int:
+        """Go to a version; return the number under which what was live is saved."""
+        return int(self.main.call("POST", "/v1/text/rollback", {"to": to, "reason": "bench"})["saved"])
+
+    def resume(self) -> None:
+        """Learn again after a rollback."""
+        self.main.call("POST", "/v1/text/resume", {"what": "learning"})
+
+    def state(self) -> Json:
+        """Return the domain's part of the status."""
+        domain: Json = self.main.call("GET", "/v1/status")["domains"]["text"]
+        return domain
+
+    def pause_for_adaptation(self) -> None:
+        """Wait while an adaptation runs: a real stream takes days, and would not be over before the first one is.
+
+        Raises
+        ------
+        AdaptdError
+            One runs for longer than an hour.
+        """
+        limit = time.monotonic() + ADAPT_S
+        while self.adapt and self.state()["adapting"] is not None:
+            if time.monotonic() > limit:
+                raise AdaptdError("an adaptation does not end", hint="look at the daemon's status")
+            time.sleep(0.2)
+
+    def settle(self) -> None:
+        """Wait until the ridge, which may trail by a second, holds all that was learned and no adaptation runs."""
+        time.sleep(0.2)  # the trigger follows the acknowledgement
+        limit = time.monotonic() + CALL_S
+        while self.state()["unsolved"] and time.monotonic() < limit:
+            time.sleep(0.1)
+        self.pause_for_adaptation()
+
+    def verdicts(self) -> list[Json]:
+        """Return what the gate said of each candidate, oldest first."""
+        versions = self.main.call("GET", "/v1/text/versions")["versions"]
+        return [{"version": v["version"], "decision": (v["verdict"] or {}).get("decision"),
+                 "reasons": (v["verdict"] or {}).get("reasons")} for v in versions if v["kind"] == "candidate"]

@@ -1,0 +1,130 @@
+"""The text of `docs/benchmarks.md`: words that stay, tables from the results, means over seeds on top."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Json = dict[str, Any]
+Table = Callable[[Json], tuple[list[str], list[list[Any]]]]
+
+INTRODUCTION = """\
+# Benchmarks
+
+Made by `python -m adaptd.bench.report bench-results docs/benchmarks.md` from the results of `adaptd bench`; do not
+edit. Every figure of adaptd comes from a real daemon over HTTP, with the configuration that `adaptd init` writes; where
+a protocol turns adaptation off, that is the only change. Peers learn from the same vectors in the same run: `cron` is
+the real rival, a linear model (logistic regression) on cached embeddings, refitted on all history.
+
+Accuracy is in percent, forgetting and losses in points. CPU seconds of adaptd are the daemon's with its trainers,
+encoding included; those of the peers leave encoding out.
+"""
+PARTS: Mapping[str, str] = {
+    "class-incremental": """\
+## Class-incremental
+
+Classes sorted by name, permuted by the seed; an experience is the next 15 (CLINC150, in scope only) or 11 (Banking77)
+of them, its examples in random order, sent once, 15 at a time, with no task id. After each experience the set's own
+test split, restricted to the classes seen so far, is asked over HTTP. final: after the last experience; average: over
+experiences; forgetting: mean over earlier experiences of (best accuracy ever - last accuracy). With adaptation the
+stream pauses while one runs. `cron` refits after each experience, so its final figure is the joint linear probe.
+""",
+    "new-classes": """\
+## A new class
+
+All but the last experience's classes are learned in full; then n random examples of each of the last experience's
+classes come together. new: accuracy on them among all classes; old: on the others; old lost: against before. Between the rounds
+the daemon is rolled back and learning resumed.
+""",
+    "prequential": """\
+## Prequential
+
+Each block of events is answered, then its labels come back as feedback. commit_stream: in the order of time, blocks
+of 20. clinc150: the training split in random order, blocks of 10, and half-way the labels of ten classes are shifted
+cyclically. `cron` refits every 500 events; `no-change` repeats the label before. The stream pauses while an adaptation runs: the
+real ones take years.
+""",
+    "speed": """\
+## Speed and size
+
+Ratios to something measured in the same run; a budget is the most that is allowed, for throughput the least.
+The bare encoder is the same class, engine and thread count in the benchmark's process, batch 1, the same texts, in
+alternating blocks. Clients share the cores with the daemon. Learning costs are taken in-process from the daemon's own
+learner; beyond the size of the set its rows are near copies of real vectors.
+"""}
+
+
+def page(results: Sequence[Json], table: Table, pictures: Sequence[str]) -> str:
+    """Return the page in Markdown."""
+    text = [INTRODUCTION, *_machines(results)]
+    for part, words in PARTS.items():
+        mine = [result for result in results if result["part"] == part]
+        text.append(words)
+        if not mine:
+            text.append(f"Not run yet: `adaptd bench {part}`.\n")
+        for group in _groups(mine):
+            text.append(f"### {_title(group)}\n\n{_markdown(*table(_mean(group)))}\n")
+            mine_too = [file for file in pictures if file.rpartition("/")[2].startswith(_prefix(group[0]))]
+            text += [f"![{file}]({file})\n" for file in mine_too]
+    return "\n".join(text)
+
+
+def _machines(results: Iterable[Json]) -> list[str]:
+    lines = {f"- {r['machine']['cpu']}, {r['machine']['cores']} cores; " +
+             ", ".join(f"{name} {version}" for name, version in r["versions"].items()) for r in results}
+    return ["\n".join(sorted(lines)) + "\n"] if lines else []
+
+
+def _groups(results: Iterable[Json]) -> list[list[Json]]:
+    """Group results that differ in the seed alone."""
+    groups: dict[tuple[str, bool], list[Json]] = {}
+    for result in results:
+        groups.setdefault((result["set"], result["adapt"]), []).append(result)
+    return list(groups.values())
+
+
+def _title(group: Sequence[Json]) -> str:
+    first = group[0]
+    seeds = ", ".join(str(result["seed"]) for result in group)
+    adapt = "" if first["part"] == "speed" else ", adaptation " + ("on" if first["adapt"] else "off")
+    return f"{first['set']}{adapt}, " + (f"mean of seeds {seeds}" if len(group) > 1 else f"seed {seeds}")
+
+
+def _prefix(result: Json) -> str:
+    return f"{result['part']}-{result['set']}-seed{result['seed']}-{'adapt' if result['adapt'] else 'no-adapt'}"
+
+
+def _mean(group: Sequence[Json]) -> Json:
+    """Return one result with the mean of each figure over the seeds, by method (and number of examples)."""
+    if len(group) == 1:
+        return group[0]
+    rows: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for result in group:
+        for row in result["rows"]:
+            rows.setdefault((row.get("method"), row.get("examples"), row.get("what")), []).append(row)
+    means = [{key: _middle([row[key] for row in same]) for key in same[0]} for same in rows.values()]
+    return {**group[0], "rows": means}
+
+
+def _middle(values: Sequence[Any]) -> Any:
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    return statistics.fmean(numbers) if len(numbers) == len(values) else values[0]
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([shown(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def shown(value: Any) -> str:
+    """Return a value as tables show it.
+
+    >>> [shown(v) for v in (None, 95.333, 0.0123, 3, "x")]
+    ['-', '95.33', '0.0123', '3', 'x']
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
+    return str(value)

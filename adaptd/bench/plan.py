@@ -1,0 +1,67 @@
+"""What is to be run: one `Run` is one result file. Every part can be run by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from adaptd.bench import sets
+from adaptd.bench.vectors import Encoded
+
+Part = Literal["class-incremental", "new-classes", "prequential", "speed"]
+PARTS: tuple[Part, ...] = ("class-incremental", "new-classes", "prequential", "speed")
+SETS: dict[Part, tuple[str, ...]] = {
+    "class-incremental": ("clinc150", "banking77"), "new-classes": ("clinc150", "banking77"),
+    "prequential": ("commit_stream", "clinc150"), "speed": ("clinc150",)}
+ADAPT: dict[Part, tuple[bool, ...]] = {
+    "class-incremental": (False, True), "new-classes": (False,), "prequential": (True,), "speed": (False,)}
+UNSEEDED: tuple[Part, ...] = ("speed",)
+QUICK_EXPERIENCES, QUICK_ROWS, QUICK_TESTS, QUICK_EVENTS = 3, 30, 5, 600
+
+# Seconds on two quiet cores (AMD EPYC, Zen 4), to say beforehand how long a run takes; no figure rests on them.
+LEARN_S, ANSWER_S, ADAPT_S, PEERS_S = 0.010, 0.005, 45.0, 60.0
+
+Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]  # (words, steps) -> a bar to advance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One benchmark run."""
+
+    part: Part
+    set: str
+    seed: int
+    adapt: bool
+    quick: bool = False
+    last_only: bool = False  # test after the first and the last experience only
+    peers: Sequence[str] = ()
+    memories: int = 15_000  # of the speed part
+    data: Path | None = None
+    file: Path | None = None  # a user's own, instead of a set
+
+    @property
+    def name(self) -> str:
+        """The result's file name."""
+        adapt = "adapt" if self.adapt else "no-adapt"
+        return f"{self.part}-{self.set}-seed{self.seed}-{adapt}" + ("-quick" if self.quick else "")
+
+    def load(self) -> sets.DataSet:
+        """Read the data."""
+        return sets.read_file(self.file) if self.file else sets.load(self.set, sets.data_folder(self.data))
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every part is given beside its run."""
+
+    encoded: Encoded
+    task: Task
+
+
+def estimate_s(learned: int, answered: int, *, adapt: bool) -> float:
+    """Say how long a run takes on two quiet cores, in seconds."""
+    adapting = learned / 1000 * ADAPT_S if adapt else 0.0
+    return learned * LEARN_S + answered * ANSWER_S + adapting + PEERS_S

@@ -1,0 +1,165 @@
+"""The data: labelled texts from the sets beside the project, or from a user's own CSV or JSONL file."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adaptd.errors import AdaptdError, NotFound
+
+BESIDE = Path("..") / "shared" / "data"  # seen from the project's root
+PER_EXPERIENCE = {"clinc150": 15, "banking77": 11}  # others: a tenth of the classes
+OUT_OF_SCOPE = "oos"  # CLINC150's queries that have no class
+TIMES = ("time", "ts", "timestamp")
+
+
+class BadData(AdaptdError):
+    """The file is not one that can be benchmarked."""
+
+    code = "bad_data"
+
+
+@dataclass
+class Rows:
+    """Labelled texts in order."""
+
+    texts: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def head(self, n: int) -> Rows:
+        """Return the first n."""
+        return Rows(self.texts[:n], self.labels[:n])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """A set by its splits; a stream has one, sorted by time."""
+
+    name: str
+    splits: Mapping[str, Rows]
+    timed: bool
+
+    def split(self, name: str) -> Rows:
+        """Return a split.
+
+        Raises
+        ------
+        NotFound
+            The set has none of that name.
+        """
+        if name not in self.splits:
+            raise NotFound(f"{self.name} has no split {name!r}", hint=f"it has: {', '.join(self.splits)}")
+        return self.splits[name]
+
+    def in_time(self) -> Rows:
+        """Return all rows in the order of time."""
+        if not self.timed:
+            raise NotFound(f"{self.name} has no times", hint="a prequential benchmark wants a stream with time stamps")
+        return self.split("all")
+
+    @property
+    def per(self) -> int:
+        """Return how many classes make an experience."""
+        return PER_EXPERIENCE.get(self.name, max(1, len(set(self.split("train").labels)) // 10))
+
+
+def data_folder(given: Path | None) -> Path:
+    """Return the folder of the sets: the one given, else the one beside the project.
+
+    Raises
+    ------
+    NotFound
+        There is none.
+    """
+    root = Path(__file__).resolve().parents[2]
+    places = [given] if given else [root / BESIDE, Path.cwd() / BESIDE]
+    found = next((place.resolve() for place in places if place.is_dir()), None)
+    if found is None:
+        raise NotFound(f"no data sets at {' or '.join(map(str, places))}", field="data-dir",
+                       hint="name their folder with --data-dir, or benchmark your own file: adaptd bench FILE")
+    return found
+
+
+def load(name: str, folder: Path) -> DataSet:
+    """Read FOLDER/NAME/data.jsonl.gz.
+
+    Raises
+    ------
+    NotFound
+        There is no such set.
+    """
+    file = folder / name / "data.jsonl.gz"
+    if not file.is_file():
+        known = sorted(path.parent.name for path in folder.glob("*/data.jsonl.gz"))
+        raise NotFound(f"no set {name!r} in {folder}", field="set", hint=f"there are: {', '.join(known) or 'none'}")
+    splits: dict[str, Rows] = {}
+    timed = False
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if row["label"] == OUT_OF_SCOPE:
+                continue
+            timed = timed or "ts" in row
+            into = splits.setdefault(row.get("split", "all"), Rows())
+            into.texts.append(row["text"])
+            into.labels.append(row["label"])
+    return DataSet(name=name, splits=splits, timed=timed)
+
+
+def read_file(file: Path) -> DataSet:
+    """Read a user's CSV or JSONL with text and label, and time if it has one; sorted by time if so.
+
+    Raises
+    ------
+    BadData
+        Its kind is not known, or a column is missing.
+    """
+    kind = file.suffix.lower()
+    if kind not in (".csv", ".tsv", ".jsonl", ".ndjson"):
+        raise BadData(f"{file}: {kind or 'no suffix'}",
+                      hint="give a .csv, .tsv or .jsonl with text, label and perhaps time")
+    with open(file, encoding="utf-8-sig", newline="") as stream:
+        table = list(_json_lines(stream, file) if "json" in kind or kind == ".ndjson" else _csv(stream, kind))
+    if not table:
+        raise BadData(f"{file} has no rows")
+    for column in ("text", "label"):
+        if table[0].get(column) is None:
+            raise BadData(f"{file} has no {column!r}", field=column, hint=f"it has: {', '.join(map(str, table[0]))}")
+    clock = next((name for name in TIMES if table[0].get(name) is not None), None)
+    kept = [row for row in table if row.get("text") and row.get("label") not in (None, "")]
+    if clock is not None:
+        kept.sort(key=lambda row: _moment(row.get(clock)))
+    rows = Rows([str(row["text"]) for row in kept], [str(row["label"]) for row in kept])
+    return DataSet(name=file.stem, splits={"all": rows}, timed=True)
+
+
+def _csv(stream: Iterable[str], kind: str) -> Iterator[dict[str, Any]]:
+    yield from csv.DictReader(stream, delimiter="\t" if kind == ".tsv" else ",")
+
+
+def _json_lines(stream: Iterable[str], file: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(stream, 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise BadData(f"{file}:{number}: not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise BadData(f"{file}:{number}: not a JSON object", hint='one {"text": …, "label": …} a line')
+            yield row
+
+
+def _moment(value: Any) -> tuple[float, str]:
+    """Return a key that sorts numbers as numbers and ISO times as text."""
+    try:
+        return float(value), ""
+    except (TypeError, ValueError):
+        return 0.0, str(value)

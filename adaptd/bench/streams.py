@@ -1,0 +1,169 @@
+"""The protocols: in which order a set's rows come, and what is counted. Pure; nothing here knows of adaptd.
+
+Class-incremental (three scenarios of van de Ven & Tolias, 2019): classes come in groups, each example once, and
+the answer must choose among all classes seen so far. Prequential (Gama et al., 2013): every event is answered,
+then learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+BATCH = 15  # labelled events that a class-incremental stream gives at once
+FEW = (1, 5, 20)  # examples of a class that is new
+SWAPPED = 10  # classes whose labels move on, half-way through a label swap
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassIncremental:
+    """Experiences of classes; a class's number is its place in the order of the stream."""
+
+    classes: tuple[str, ...]  # in the order of the stream
+    per: int  # classes of an experience
+    train: Ints  # class number of each training row
+    test: Ints
+    experiences: tuple[Ints, ...]  # training rows, in the order in which they come
+
+    def tests(self, experience: int) -> Ints:
+        """Return the test rows of an experience's classes."""
+        return np.flatnonzero(self.test // self.per == experience)
+
+    def tests_until(self, experience: int) -> Ints:
+        """Return the test rows of all classes up to an experience."""
+        return np.flatnonzero(self.test // self.per <= experience)
+
+
+def class_incremental(train: Sequence[str], test: Sequence[str], *, per: int, seed: int) -> ClassIncremental:
+    """Order classes and rows by the seed.
+
+    >>> stream = class_incremental(["a", "b", "c", "a"], ["c"], per=1, seed=0)
+    >>> stream.classes, [e.tolist() for e in stream.experiences]
+    (('c', 'b', 'a'), [[2], [1], [0, 3]])
+    """
+    names = sorted(set(train))
+    order = np.random.RandomState(seed).permutation(len(names))
+    classes = tuple(names[c] for c in order)
+    number = {name: place for place, name in enumerate(classes)}
+    rows = np.array([number[label] for label in train], dtype=np.int64)
+    experiences = []
+    for e in range(len(names) // per):
+        mine = np.flatnonzero(rows // per == e)
+        experiences.append(mine[np.random.RandomState(1000 * seed + e).permutation(len(mine))])
+    return ClassIncremental(classes=classes, per=per, train=rows, experiences=tuple(experiences),
+                            test=np.array([number.get(label, len(names)) for label in test], dtype=np.int64))
+
+
+def few_shots(stream: ClassIncremental, seed: int) -> dict[int, Ints]:
+    """Return, for 1, 5 and 20, so many random training rows of each class of the last experience."""
+    random, last = np.random.RandomState(seed), len(stream.experiences) - 1
+    classes = range(last * stream.per, (last + 1) * stream.per)
+    rows = [np.flatnonzero(stream.train == c) for c in classes]
+    return {n: np.concatenate([random.permutation(mine)[:n] for mine in rows]) for n in FEW}
+
+
+@dataclass
+class Accuracies:
+    """``A[e, j]``: accuracy on the classes of experience j after experience e, among all classes seen."""
+
+    sizes: Sequence[int]  # test rows of each experience
+    matrix: npt.NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.matrix = np.full((len(self.sizes), len(self.sizes)), np.nan)
+
+    def record(self, after: int, experience: int, right: Bools) -> None:
+        """Enter the answers to one experience's test rows."""
+        self.matrix[after, experience] = right.mean() if len(right) else np.nan
+
+    def after(self, experience: int) -> float:
+        """Return the accuracy over all test rows of the classes seen by then, in percent; nan where not measured."""
+        n, row = np.array(self.sizes[:experience + 1]), self.matrix[experience, :experience + 1]
+        return float(100 * (row * n).sum() / n.sum())
+
+    @property
+    def curve(self) -> list[float]:
+        """Return the accuracy after each experience, in percent."""
+        return [self.after(e) for e in range(len(self.sizes))]
+
+    @property
+    def forgetting(self) -> float:
+        """Return the mean over earlier experiences of (best accuracy ever - last accuracy), in points.
+
+        Only experiences that were measured before the last one count.
+        """
+        last, earlier = self.matrix[-1, :-1], self.matrix[:-1, :-1]
+        known = ~np.isnan(earlier).all(axis=0)
+        return float(100 * (np.nanmax(earlier[:, known], axis=0) - last[known]).mean()) if known.any() else 0.0
+
+    def figures(self) -> dict[str, float]:
+        """Return final and average accuracy in percent (nan where not all was measured), forgetting in points."""
+        return {"final": self.curve[-1], "average": float(np.mean(self.curve)), "forgetting": self.forgetting}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSwap:
+    """A stream whose labels of ten classes are shifted cyclically from its middle on."""
+
+    rows: Ints  # training rows, in the order in which they come
+    labels: Ints  # class number of each event
+    swapped: Bools  # events of the ten classes
+    middle: int
+
+    def figures(self, right: Bools) -> dict[str, float]:
+        """Return accuracy in percent: over all, and on the swapped classes after the swap, by thousands of events."""
+        m, n = self.middle, len(right)
+        windows = {"0-1k": (m, m + 1000), "1-3k": (m + 1000, m + 3000), "last 3k": (max(m, n - 3000), n)}
+        swapped = {f"swapped {name}": percent(right[a:b][self.swapped[a:b]]) for name, (a, b) in windows.items()}
+        return {"cumulative": percent(right), **swapped}
+
+
+def label_swap(stream: ClassIncremental, seed: int, events: int) -> LabelSwap:
+    """Take training rows in random order; from the middle on, class c of the first ten is called c + 1."""
+    rows = np.random.RandomState(seed).permutation(len(stream.train))[:events]
+    labels = stream.train[rows].copy()
+    middle, ten = len(rows) // 2, min(SWAPPED, len(stream.classes))
+    late = (np.arange(len(rows)) >= middle) & (labels < ten)
+    labels[late] = (labels[late] + 1) % ten
+    return LabelSwap(rows=rows, labels=labels, swapped=labels < ten, middle=middle)
+
+
+def blocks(rows: Ints, size: int) -> Iterator[Ints]:
+    """Yield rows in blocks.
+
+    >>> [b.tolist() for b in blocks(np.arange(5), 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    for start in range(0, len(rows), size):
+        yield rows[start:start + size]
+
+
+def percent(right: Bools) -> float:
+    """Return the share of right answers in percent; nan of none."""
+    return float(100 * right.mean()) if len(right) else float("nan")
+
+
+def over_time(right: Bools) -> dict[str, float]:
+    """Return accuracy in percent: cumulative and by quarter."""
+    quarters = np.array_split(right, 4)
+    return {"cumulative": percent(right), **{f"quarter {i}": percent(part) for i, part in enumerate(quarters, 1)}}
+
+
+def moving(right: Bools, window: int) -> list[tuple[int, float]]:
+    """Return (events so far, accuracy in percent of the last `window`), twice a window.
+
+    >>> moving(np.array([True, True, False, False]), 2)
+    [(2, 100.0), (3, 50.0), (4, 0.0)]
+    """
+    return [(end, percent(right[end - window:end])) for end in range(window, len(right) + 1, max(1, window // 2))]
+
+
+def no_change(labels: Sequence[str] | Ints) -> Bools:
+    """Answer each event with the label of the one before: the least that a stream's learner has to beat."""
+    every = np.asarray(labels)
+    return np.concatenate([[False], every[1:] == every[:-1]]).astype(bool)

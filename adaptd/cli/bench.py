@@ -1,0 +1,92 @@
+"""`adaptd bench`: another door, to the benchmark, which runs daemons of its own."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from adaptd.cli import options, show
+
+if TYPE_CHECKING:
+    from adaptd.bench.plan import Run
+
+PARTS = ("class-incremental", "new-classes", "prequential", "speed")
+PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes")
+
+
+@click.command()
+@click.argument("what", metavar="[PART|FILE]", default="all")
+@click.option("--set", "name", metavar="NAME", help="One set only, e.g. clinc150, banking77, commit_stream.")
+@click.option("--seed", "seeds", metavar="N", type=click.IntRange(0), multiple=True, default=(0, 1), show_default=True,
+              help="A seed; may be given several times.")
+@click.option("--adapt/--no-adapt", default=None, help="Adaptation on or off; without either, what the part asks for.")
+@click.option("--last-only", is_flag=True, help="class-incremental: test after the first and the last experience only.")
+@click.option("--against", multiple=True, type=click.Choice(PEERS), help="A peer; may be given several times.")
+@click.option("--memories", metavar="N", type=click.IntRange(1000), default=15_000, show_default=True,
+              help="speed: examples learned before.")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="The folder of the data sets.  [default: ../shared/data beside the project]")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", default=Path("bench-results"),
+              show_default=True, help="The folder for results and pictures.")
+@click.option("--quick", is_flag=True, help="A small share of everything: to see that it works, not to quote.")
+@options.json_option
+def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | None, last_only: bool,
+          against: tuple[str, ...], memories: int, data_dir: Path | None, out: Path, quick: bool, as_json: bool) -> None:
+    """Measure adaptd and its rivals.
+
+    PART is class-incremental, new-classes, prequential, speed or all. FILE is your own .csv or .jsonl with text, label
+    and perhaps time: it is answered and learned event by event, in the order of time.
+
+    \b
+    Example:
+      adaptd bench class-incremental --set clinc150 --seed 0 --no-adapt
+      adaptd bench tickets.csv --against cron
+    """
+    from adaptd.bench import run
+
+    chosen = list(_runs(what, name, seeds, adapt))
+    filled = [_filled(one, quick, last_only, against, memories, data_dir) for one in chosen]
+    results = run(filled, out, shlex.join(["adaptd", *sys.argv[1:]]), show.say)
+    _report(results, out, as_json)
+
+
+def _runs(what: str, name: str | None, seeds: Sequence[int], adapt: bool | None) -> Iterator[Run]:
+    """List what is asked for."""
+    from adaptd.bench.plan import ADAPT, PARTS, SETS, UNSEEDED, Run
+
+    if what != "all" and what not in PARTS:
+        file = Path(what)
+        if not file.is_file():
+            raise click.UsageError(f"{what!r} is neither a file nor one of {', '.join(PARTS)}, all")
+        yield Run(part="prequential", set=file.stem, seed=0, adapt=adapt is not False, file=file)
+        return
+    for part in PARTS if what == "all" else [part for part in PARTS if part == what]:
+        for one in (name,) if name else SETS[part]:
+            timed = part == "prequential" and one == "commit_stream"
+            for seed in seeds[:1] if part in UNSEEDED or timed else seeds:
+                for switched in ADAPT[part] if adapt is None else (adapt,):
+                    yield Run(part=part, set=one, seed=seed, adapt=switched)
+
+
+def _filled(run: Run, quick: bool, last_only: bool, against: Sequence[str], memories: int, data: Path | None) -> Run:
+    from dataclasses import replace
+
+    return replace(run, quick=quick, last_only=last_only, peers=against, memories=memories, data=data)
+
+
+def _report(results: Sequence[dict[str, object]], out: Path, as_json: bool) -> None:
+    from adaptd.bench import report
+
+    if as_json:
+        show.data(results)
+    for result in () if as_json else results:
+        show.line("")
+        show.line(report.stem(result) + (" (quick: not to be quoted)" if result["quick"] else ""))
+        show.table(*report.table(result))
+    drawn = report.pictures(results, out)
+    show.say(f"results{' and pictures' if drawn else ''} in {out}")

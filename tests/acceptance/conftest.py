@@ -1,0 +1,43 @@
+"""The daemons that acceptance tests talk to: one that all share, and as many as a test needs of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.acceptance.daemon import Daemon
+
+CONFIG = """
+[adapt]
+every_labels = 0
+[http]
+port = 0
+"""
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator[Daemon]:
+    """Return a running daemon for tests that neither stop it nor look at what others learn: each its own domain."""
+    domains = "".join(f'[domains.d{number}]\nkind = "text"\n' for number in range(24))
+    with Daemon(CONFIG + domains) as daemon:
+        yield daemon.start()
+
+
+@pytest.fixture(scope="session")
+def _numbers() -> Iterator[int]:
+    return iter(range(24))
+
+
+@pytest.fixture
+def domain(_numbers: Iterator[int]) -> str:
+    """Return a domain of the shared daemon that no other test uses."""
+    return f"d{next(_numbers)}"
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Daemon]]:
+    """Return a maker of stores; their daemons end with the test."""
+    with ExitStack() as stack:
+        yield lambda config=CONFIG: stack.enter_context(Daemon(config))

@@ -1,0 +1,226 @@
+"""A real daemon in a process of its own, and texts to teach it. Every wait has an end."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from adaptd.cli.init import create
+from adaptd.client import Client
+from adaptd.errors import NotRunning
+from adaptd.paths import CONFIG, Paths
+
+Json = dict[str, Any]
+START_S, STOP_S, WAIT_S = 90.0, 60.0, 60.0  # a busy machine: limits, not expectations
+
+SUBJECTS: Mapping[str, Sequence[str]] = {
+    "card": ["my credit card", "the debit card", "a stolen visa card", "the card's PIN", "the new bank card"],
+    "weather": ["the rain tomorrow", "snow in the mountains", "the weather forecast", "the storm warning", "sunshine"],
+    "music": ["this song", "the guitar concert", "a jazz album", "the piano lesson", "my playlist"],
+    "food": ["the pizza", "a tomato soup recipe", "fresh bread", "the apple pie", "dinner at the restaurant"],
+    "travel": ["my flight to Rome", "the train ticket", "the hotel booking", "a lost suitcase", "the airport bus"],
+    "sport": ["the football match", "my tennis racket", "the marathon", "the basketball team", "the swimming pool"],
+    "health": ["my headache", "the doctor's appointment", "a flu vaccine", "the broken leg", "my blood pressure"],
+    "garden": ["the roses", "the lawn mower", "tulip bulbs", "the apple tree", "weeds between the tomatoes"],
+}
+PATTERNS = ("I have a question about {}", "what is wrong with {}", "tell me more about {}", "can you help me with {}",
+            "{}, please, it is urgent", "what happened to {}", "we talked about {} on monday", "is there any news of {}",
+            "I dreamt of {}", "my sister asked me about {}")
+
+
+def texts(label: str, count: int = 50) -> list[str]:
+    """Return different texts about a topic."""
+    return [pattern.format(subject) for pattern in PATTERNS for subject in SUBJECTS[label]][:count]
+
+
+def lesson(labels: Sequence[str], each: int, *, prefix: str = "", **fields: Any) -> list[Json]:
+    """Return labelled events about topics, the topics in turn; `prefix` gives them ids."""
+    found = [{"text": texts(label)[place], "label": label, **fields} for place in range(each) for label in labels]
+    return [{**one, "id": f"{prefix}{place}"} for place, one in enumerate(found)] if prefix else found
+
+
+def until(condition: Callable[[], Any], what: str, limit_s: float = WAIT_S, every_s: float = 0.05) -> Any:
+    """Return the condition's first true value; fail when there is none in time."""
+    pause, end = threading.Event(), time.monotonic() + limit_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {limit_s:g} s: {what}"
+        pause.wait(every_s)
+    return value
+
+
+class Daemon:
+    """One store and its daemon: started, asked, killed, started again. As a context it is always cleaned up."""
+
+    def __init__(self, config: str = "", folder: Path | None = None) -> None:
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="adaptd-"))  # short: a unix socket's path is bounded
+        if not (self.folder / CONFIG).exists():
+            create(self.folder)
+            if config:
+                (self.folder / CONFIG).write_text(config)
+        self.paths = Paths(config=self.folder / CONFIG, state=self.folder)
+        self.client = Client(self.paths.socket)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._said = self.folder.with_name(self.folder.name + ".stderr")
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._said.unlink(missing_ok=True)
+
+    @property
+    def said(self) -> str:
+        """What the daemon wrote to standard error, over all its lives."""
+        return self._said.read_text(errors="replace") if self._said.exists() else ""
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    def spawn(self, **environment: str) -> None:
+        """Start the process, in a group of its own; do not wait."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("ADAPTD_")}
+        with self._said.open("ab") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "adaptd", "run", "--config", str(self.folder)], stdin=subprocess.DEVNULL,
+                stdout=said, stderr=said, start_new_session=True, env={**clean, **environment})
+
+    def start(self, **environment: str) -> Daemon:
+        """Start, and wait until it is ready."""
+        self.spawn(**environment)
+        until(self._ready, f"ready\n{self.said}", START_S)
+        return self
+
+    def _ready(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, f"it ended:\n{self.said}"
+        try:
+            return self.client.exchange("GET", "/readyz", timeout_s=START_S)[0] == 200
+        except NotRunning:
+            return False
+
+    def wait(self, limit_s: float = STOP_S) -> int:
+        """Wait for the process to end by itself; return its exit code."""
+        assert self.process is not None
+        try:
+            return self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not end within {limit_s:g} s:\n{self.said}") from None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the daemon a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """Stop it with SIGTERM; return its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """Kill it and its children with SIGKILL, if it runs."""
+        if self.process is None:
+            return
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait(STOP_S)
+        self.process = None
+
+    def restart(self) -> Daemon:
+        """Stop it cleanly and start it again."""
+        assert self.stop() == 0, self.said
+        return self.start()
+
+    # -- what it is asked --------------------------------------------------------------------------------------
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Json]:
+        """Return status and document over the unix socket."""
+        status, document, _ = self.client.exchange(method, path, body, 120.0)
+        return status, document
+
+    def post(self, path: str, body: Any = None, expect: int = 200) -> Json:
+        """Post to a domain's route and return the document of the expected status."""
+        status, document = self.ask("POST", f"/v1/{path}", body)
+        assert status == expect, f"{path} answered {status}: {document}\n{self.said[-2000:]}"
+        return document
+
+    def teach(self, events: Sequence[Json], domain: str = "text") -> Json:
+        """Post events; all must be taken."""
+        done = self.post(f"{domain}/events", list(events), 202)
+        assert not done["rejected"], done["rejected"]
+        return done
+
+    def predict(self, *asked: str, domain: str = "text", **options: Any) -> Json:
+        """Ask for answers."""
+        return self.post(f"{domain}/predict", {"inputs": [{"text": text} for text in asked], **options})
+
+    def scores(self, asked: Sequence[str], domain: str = "text") -> list[tuple[str, Json]]:
+        """Return label and scores of each text, asked alone, once the ridge is solved: equal bits for equal states."""
+        self.settled(domain)
+        answers = [self.predict(text, domain=domain)["predictions"][0] for text in asked]
+        return [(answer["label"], answer["scores"]) for answer in answers]
+
+    def settled(self, domain: str = "text") -> None:
+        """Wait until the ridge holds every row."""
+        until(lambda: (d := self.domain(domain))["learn_lag"] == 0 and d["unsolved"] == 0, "the ridge is solved")
+
+    def status(self) -> Json:
+        """Return the status document."""
+        return self.client.call("GET", "/v1/status")
+
+    def domain(self, name: str = "text") -> Json:
+        """Return a domain's part of the status document."""
+        found: Json = self.status()["domains"][name]
+        return found
+
+    def problems(self) -> dict[str, str]:
+        """Return the messages of what is wrong, by code."""
+        return {problem["code"]: problem["message"] for problem in self.status()["problems"]}
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Read the store's tables, whether the daemon runs or not."""
+        with closing(sqlite3.connect(f"file:{self.paths.database}?mode=ro", uri=True, timeout=10.0)) as db:
+            return db.execute(query, values).fetchall()
+
+    def over_tcp(self, method: str, path: str, token: str | None = None, body: Any = None) -> tuple[int, Json]:
+        """Return status and document over TCP."""
+        address = next(one for one in self.status()["listening"] if one.startswith("http://"))
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=WAIT_S)
+        headers = {"Content-Type": "application/json"} | ({} if token is None else {"Authorization": f"Bearer {token}"})
+        with closing(connection):
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+    def cli(self, *words: str, expect: int = 0) -> str:
+        """Run a command of the command line on this store; return its standard output."""
+        done = subprocess.run([sys.executable, "-m", "adaptd", *words, "--config", str(self.folder)],
+                              capture_output=True, text=True, timeout=WAIT_S)
+        assert done.returncode == expect, f"{words} ended with {done.returncode}: {done.stderr}"
+        return done.stdout
+
+
+def flip(file: Path, at: int = -5) -> None:
+    """Flip one byte of a file."""
+    data = bytearray(file.read_bytes())
+    data[at] ^= 0xFF
+    file.write_bytes(bytes(data))
+
+
+def newest(folder: Path) -> Iterator[Path]:
+    """Yield the numbered folders, newest first."""
+    yield from sorted(folder.glob("[0-9]*"), key=lambda path: -int(path.name))
