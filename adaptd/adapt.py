@@ -9,6 +9,7 @@ removes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -54,15 +55,28 @@ class Outcome:
 
     def body(self) -> dict[str, Any]:
         """Return the contract's answer."""
-        return {"verdict": self.verdict.decision, "version": self.version, "reasons": list(self.verdict.reasons),
-                "evidence": dict(self.verdict.evidence)}
+        return {
+            "verdict": self.verdict.decision,
+            "version": self.version,
+            "reasons": list(self.verdict.reasons),
+            "evidence": dict(self.verdict.evidence),
+        }
 
 
 class Adaptation:
     """The adaptations of one domain."""
 
-    def __init__(self, domain: str, learner: Learner, versions: Versions, gate: Gate, settings: config.Adapt, jobs: Path,
-                 plugins: Sequence[str], report: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self,
+        domain: str,
+        learner: Learner,
+        versions: Versions,
+        gate: Gate,
+        settings: config.Adapt,
+        jobs: Path,
+        plugins: Sequence[str],
+        report: Callable[[str, str, str], None],
+    ) -> None:
         self._domain = domain
         self._learner = learner
         self._versions = versions
@@ -120,10 +134,11 @@ class Adaptation:
     def close(self) -> None:
         """Stop a running adaptation; its job is removed."""
         self._stopped = True
-        if (child := self._child) is not None:
-            child.kill()
-        if self._running is not None and not self._running.done():
-            self._running.exception(timeout=30.0)
+        while self._running is not None and not self._running.done():
+            if (child := self._child) is not None:
+                child.kill()
+            with contextlib.suppress(TimeoutError):  # a child that starts just now is killed at the next turn
+                self._running.exception(timeout=0.5)
 
     # -- the run ----------------------------------------------------------------------------------------------
 
@@ -153,8 +168,13 @@ class Adaptation:
                 judged[name] = self._head(folder / name, tensors, facts, adapter)
         if not judged:
             have = max((len(tensors["targets"]) for tensors, _, _ in jobs.values()), default=0)
-            return Outcome(version=self._learner.state.version, verdict=Verdict(decision="undecided", reasons=[
-                f"{have} learned labels; an adaptation wants {self._settings.min_labels} of at least two classes"]))
+            return Outcome(
+                version=self._learner.state.version,
+                verdict=Verdict(
+                    decision="undecided",
+                    reasons=[f"{have} learned labels; an adaptation wants {self._settings.min_labels} of at least two classes"],
+                ),
+            )
         self._newest = max(facts["newest"] for _, facts, _ in jobs.values())
         return self._decide(judged, reason, actor)
 
@@ -163,27 +183,52 @@ class Adaptation:
         memory = head.memory
         slots = memory.living()
         groups = {content: place for place, content in enumerate(dict.fromkeys(memory.contents[s] for s in slots))}
-        tensors = {"vectors": memory.vectors[torch.from_numpy(slots)], "targets": torch.from_numpy(memory.targets[slots].astype(np.int64)),
-                   "holdout": torch.from_numpy(memory.holdout[slots].astype(np.uint8)),
-                   "order": torch.from_numpy(memory.order[slots]),
-                   "fresh": torch.from_numpy((memory.born[slots] > self._newest).astype(np.uint8)),
-                   "content": torch.tensor([groups[memory.contents[s]] for s in slots], dtype=torch.int64),
-                   "trust": head.fold.trust, "trust_at": head.fold.at}
-        facts = {"labels": head.labels, "learned": head.learned, "features": head.options.features, "seed": head.options.seed,
-                 "neighbours": head.options.neighbours, "newest": int(memory.born[slots].max()) if len(slots) else -1,
-                 **head.fold.facts()}
+        tensors = {
+            "vectors": memory.vectors[torch.from_numpy(slots)],
+            "targets": torch.from_numpy(memory.targets[slots].astype(np.int64)),
+            "holdout": torch.from_numpy(memory.holdout[slots].astype(np.uint8)),
+            "order": torch.from_numpy(memory.order[slots]),
+            "fresh": torch.from_numpy((memory.born[slots] > self._newest).astype(np.uint8)),
+            "content": torch.tensor([groups[memory.contents[s]] for s in slots], dtype=torch.int64),
+            "trust": head.fold.trust,
+            "trust_at": head.fold.at,
+        }
+        facts = {
+            "labels": head.labels,
+            "learned": head.learned,
+            "features": head.options.features,
+            "seed": head.options.seed,
+            "neighbours": head.options.neighbours,
+            "newest": int(memory.born[slots].max()) if len(slots) else -1,
+            **head.fold.facts(),
+        }
         return tensors, facts, head.adapter
 
-    def _head(self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any],
-              adapter: Adapter) -> tuple[Verdict, dict[str, Any], bytes]:
+    def _head(
+        self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter
+    ) -> tuple[Verdict, dict[str, Any], bytes]:
         """Train, evaluate and judge one head."""
         train = tensors["holdout"] == 0
-        job = {"strategy": self._settings.strategy, "options": self._settings.options, "seed": self._settings.seed,
-               "device": self._settings.device, "threads": self._settings.threads, "labels": facts["labels"],
-               "parent_pid": os.getpid(), "plugins": list(self._plugins), "time_limit_s": self._settings.time_limit_s}
+        job = {
+            "strategy": self._settings.strategy,
+            "options": self._settings.options,
+            "seed": self._settings.seed,
+            "device": self._settings.device,
+            "threads": self._settings.threads,
+            "labels": facts["labels"],
+            "parent_pid": os.getpid(),
+            "plugins": list(self._plugins),
+            "time_limit_s": self._settings.time_limit_s,
+        }
         given = {name: tensors[name][train] for name in ("vectors", "targets", "fresh")}
-        publish(folder / "in", {"job.json": json.dumps(job).encode(), "adapter.safetensors": files.dump_adapter(adapter),
-                                "rows.safetensors": files.dump(given, {"labels": facts["labels"]})})
+        publish(
+            folder / "in",
+            {
+                "job.json": json.dumps(job).encode(),
+                "adapter.safetensors": files.dump_adapter(adapter),
+                "rows.safetensors": files.dump(given, {"labels": facts["labels"]}),
+            },
+        )
         (folder / "out").mkdir()
         self._child_run("adaptd.trainer", folder, "training", self._settings.time_limit_s + 30.0)
         (folder / "in" / "rows.safetensors").write_bytes(files.dump(tensors, facts))
@@ -194,17 +239,24 @@ class Adaptation:
         report = json.loads((folder / "out" / "report.json").read_text())
         return verdict, {**metrics, "training": report}, candidate
 
-    def _judge(self, tensors: dict[str, Tensor], facts: dict[str, Any],
-               scores: dict[str, Tensor]) -> tuple[Verdict, dict[str, Any]]:
+    def _judge(
+        self, tensors: dict[str, Tensor], facts: dict[str, Any], scores: dict[str, Tensor]
+    ) -> tuple[Verdict, dict[str, Any]]:
         truth = tensors["targets"][scores["rows"]]
         right = {name: (scores[name] == truth).int() for name in ("candidate", "champion")}
-        paired = Paired(candidate=right["candidate"].tolist(), champion=right["champion"].tolist(),
-                        classes=[facts["labels"][c] for c in truth.tolist()])
+        paired = Paired(
+            candidate=right["candidate"].tolist(),
+            champion=right["champion"].tolist(),
+            classes=[facts["labels"][c] for c in truth.tolist()],
+        )
         verdict = self._gate.judge(paired)
         n = len(truth)
         classes = {facts["labels"][c]: float(right["champion"][truth == c].float().mean()) for c in sorted(set(truth.tolist()))}
-        return verdict, {"holdout": {name: float(r.float().mean()) if n else None for name, r in right.items()},
-                         "holdout_rows": n, "classes": classes}
+        return verdict, {
+            "holdout": {name: float(r.float().mean()) if n else None for name, r in right.items()},
+            "holdout_rows": n,
+            "classes": classes,
+        }
 
     def _decide(self, judged: Mapping[str, tuple[Verdict, dict[str, Any], bytes]], reason: str, actor: str) -> Outcome:
         """Enter the candidate and, if every head's verdict says so, promote it."""
@@ -234,11 +286,16 @@ class Adaptation:
             raise TrainingFailed("the daemon is stopping")
         self.stage = {**(self.stage or {}), "stage": stage, "progress": 0.0}
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTD_")}
-        child = subprocess.Popen([sys.executable, "-P", "-m", module, str(folder)], stdin=subprocess.DEVNULL, text=True,
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, env=environment)
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, str(folder)],
+            stdin=subprocess.DEVNULL,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=environment,
+        )
         self._child = child
-        if self._stopped:
-            child.kill()
         said: deque[str] = deque(maxlen=KEEP_OUTPUT)
         listener = threading.Thread(target=lambda: said.extend(child.stderr or ()), daemon=True)
         listener.start()

@@ -7,19 +7,15 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import hmac
-import json
 import logging
 import os
 import secrets
 import shutil
 import signal
-import socket
-import stat
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -30,17 +26,18 @@ from adaptd import tables as t
 from adaptd.api.app import create_app
 from adaptd.api.server import Server
 from adaptd.config import DomainSettings, Settings
-from adaptd.errors import BadConfig, CannotStart
 from adaptd.follow import Follower
+from adaptd.host import bind, check_folder, log_to_stderr, read_token
 from adaptd.ingest import Door
-from adaptd.interfaces import Domain, Encoder
-from adaptd.journal import HoldoutRule, Journal, last_seq, replay
+from adaptd.interfaces import Domain, Encoder, Feed, Gate
+from adaptd.journal import Journal, last_seq
 from adaptd.learn import Learner
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.records import Example, canonical
+from adaptd.rows import HoldoutRule, lineage, replay
 from adaptd.served import Served, answered_before
 from adaptd.service import Meters, Problems, Service
 from adaptd.vectors import Vectors
@@ -52,7 +49,7 @@ STALL_S = 60.0  # a loop that has not turned for so long is hung
 
 def run(settings: Settings, paths: Paths) -> int:
     """Run the daemon until it is told to stop; return the exit code."""
-    _log_to_stderr(settings)
+    log_to_stderr(settings.log)
     faulthandler.enable()  # a stack dump when the watchdog aborts us
     paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -97,12 +94,16 @@ class Daemon:
         await asyncio.to_thread(self._open_domains)
         self._open_feeds()
         self.service = Service(self.domains, self.followers, self.writer, self.reader, self.inference, self._problems, Meters())
-        app = create_app(self.service, limits=self.settings.limits,
-                         token_check=lambda given: "token" if hmac.compare_digest(given, token) and token else None)
+        app = create_app(
+            self.service,
+            limits=self.settings.limits,
+            token_check=lambda given: "token" if hmac.compare_digest(given, token) and token else None,
+        )
         self.server = Server(app, unix=self.paths.socket, tcp=tcp)
         await self.server.start()
         self.service.listening = [f"unix:{self.paths.socket}"] + (
-            [f"http://{tcp.getsockname()[0]}:{tcp.getsockname()[1]}"] if tcp else [])
+            [f"http://{tcp.getsockname()[0]}:{tcp.getsockname()[1]}"] if tcp else []
+        )
         await self._probe()
         self.service.state = "running"
         self._scheduler = BackgroundScheduler()
@@ -128,8 +129,11 @@ class Daemon:
         self.writer.on_failure = self._fatal
         self.journal = Journal(self.writer, self._targets, self._deliver)
         for name in adapt.sweep(self.paths.jobs):
-            self._problems.report("interrupted_adaptation", f"adaptation {name} was interrupted and removed",
-                                  "nothing went live; the next one starts by itself")
+            self._problems.report(
+                "interrupted_adaptation",
+                f"adaptation {name} was interrupted and removed",
+                "nothing went live; the next one starts by itself",
+            )
 
     def _open_domains(self) -> None:
         """Load plugins and encoders, enter new domains, bring each to its live state, start the threads."""
@@ -162,22 +166,26 @@ class Daemon:
         encoders = {}
         for name in sorted(wanted):
             settings = self.settings.encoders[name]
-            kind = plugins.pick(kinds, settings.kind, f"encoders.{name}.kind")
+            kind: type[Encoder] = plugins.pick(kinds, settings.kind, f"encoders.{name}.kind")
             encoders[name] = encoder = plugins.build(kind, settings.options, f"encoders.{name}.options")
             encoder.load()
         return encoders
 
-    def _enter(self, connection: Connection, served: dict[str, DomainSettings],
-               encoders: dict[str, Encoder]) -> tuple[dict[str, int], dict[str, int]]:
+    def _enter(
+        self, connection: Connection, served: dict[str, DomainSettings], encoders: dict[str, Encoder]
+    ) -> tuple[dict[str, int], dict[str, int]]:
         """Enter domains and encoders that the store does not know; return all ids."""
         ids, encoder_ids = {}, {}
         for name, encoder in encoders.items():
             known = connection.scalar(select(t.encoder.c.id).where(t.encoder.c.digest == encoder.digest))
-            encoder_ids[name] = known or connection.execute(insert(t.encoder).values(digest=encoder.digest)).inserted_primary_key[0]
+            encoder_ids[name] = known or registry.inserted(connection, insert(t.encoder).values(digest=encoder.digest))
         for name, settings in served.items():
             known = registry.domain_id(connection, name)
-            ids[name] = known if known is not None else registry.create_domain(
-                connection, name, encoders[settings.encoder].digest, self.settings.digest())[0]
+            ids[name] = (
+                known
+                if known is not None
+                else registry.create_domain(connection, name, encoders[settings.encoder].digest, self.settings.digest())[0]
+            )
         return ids, encoder_ids
 
     def _next_version(self, connection: Connection) -> int:
@@ -187,9 +195,12 @@ class Daemon:
         for folder in self.paths.versions.iterdir():
             if not folder.name.isdecimal() or int(folder.name) not in known:
                 shutil.rmtree(folder)
-                self._problems.report("orphan_version", f"versions/{folder.name} belongs to no version and was removed",
-                                      "it was written before a crash and never went live")
-        return max(known) + 1
+                self._problems.report(
+                    "orphan_version",
+                    f"versions/{folder.name} belongs to no version and was removed",
+                    "it was written before a crash and never went live",
+                )
+        return int(max(known)) + 1
 
     def _bring_up(self, name: str, number: int, domain: Domain, settings: DomainSettings, encoder_id: int, key: bytes) -> None:
         """Bring one domain to its live state and start its learner."""
@@ -203,22 +214,55 @@ class Daemon:
             version, contents = restore.sound(connection, live.version, self.paths.versions, self._report)
             base = restore.find_base(connection, live, version, self.paths.checkpoints / name, encoder.digest, self._report)
             state = restore.load_state(connection, number, base, contents, heads, vectors, self._report)
-            tail = replay(connection, number, restore.lineage(connection, live.branch), base.seq)
+            tail = replay(connection, number, lineage(connection, live.branch), base.seq)
         if version.number != live.version:
             self._repair(number, version.number, live)
-        learner = Learner(name, state, self.inference, vectors, lambda events: answered_before(self.reader, events),
-                          block=settings.learn.block, solve_after_s=settings.learn.solve_after_s)
-        versions = Versions(number, learner, self.journal, self.writer, self.reader, self.paths.versions, self._numbers, vectors,
-                            encoder=encoder.digest, config=self.settings.digest())
-        gate = plugins.build(plugins.pick(self._gate_kinds, settings.gate.kind, "gate.kind"), settings.gate.options, "gate.options")
-        plugins.build(plugins.pick(self.strategies, settings.adapt.strategy, "adapt.strategy"), settings.adapt.options, "adapt.options")
-        adaptation = adapt.Adaptation(name, learner, versions, gate, settings.adapt, self.paths.jobs, self.settings.plugins.allow,
-                                      self._report)
+        learner = Learner(
+            name,
+            state,
+            self.inference,
+            vectors,
+            lambda events: answered_before(self.reader, events),
+            block=settings.learn.block,
+            solve_after_s=settings.learn.solve_after_s,
+        )
+        versions = Versions(
+            number,
+            learner,
+            self.journal,
+            self.writer,
+            self.reader,
+            self.paths.versions,
+            self._numbers,
+            vectors,
+            encoder=encoder.digest,
+            config=self.settings.digest(),
+        )
+        gate: Gate = plugins.build(
+            plugins.pick(self._gate_kinds, settings.gate.kind, "gate.kind"), settings.gate.options, "gate.options"
+        )
+        plugins.build(
+            plugins.pick(self.strategies, settings.adapt.strategy, "adapt.strategy"), settings.adapt.options, "adapt.options"
+        )
+        adaptation = adapt.Adaptation(
+            name, learner, versions, gate, settings.adapt, self.paths.jobs, self.settings.plugins.allow, self._report
+        )
         adaptation.held = self._adaptation_held(number)
         self.domains[name] = self._by_id[number] = Served(
-            name=name, id=number, domain=domain, encoder=settings.encoder, door=door, journal=self.journal, inference=self.inference,
-            learner=learner, versions=versions, adaptation=adaptation, vectors=vectors, reader=self.reader,
-            queue=self.settings.limits.queue)
+            name=name,
+            id=number,
+            domain=domain,
+            encoder=settings.encoder,
+            door=door,
+            journal=self.journal,
+            inference=self.inference,
+            learner=learner,
+            versions=versions,
+            adaptation=adaptation,
+            vectors=vectors,
+            reader=self.reader,
+            queue=self.settings.limits.queue,
+        )
         learner.on_failure = self._fatal
         learner.on_learned = self._after_learning(name, adaptation, settings.learn.checkpoint_labels)
         learner.start()
@@ -230,23 +274,35 @@ class Daemon:
         with self.reader.connect() as connection:
             version = registry.version(connection, registry.live(connection, number).version)
         if version.encoder != encoder.digest:
-            self._problems.report("encoder_changed", f"{name}: the encoder is not the one that version {version.number} was made with",
-                                  "stored events are encoded anew; adapters of the old encoder are not used")
+            self._problems.report(
+                "encoder_changed",
+                f"{name}: the encoder is not the one that version {version.number} was made with",
+                "stored events are encoded anew; adapters of the old encoder are not used",
+            )
 
     def _repair(self, domain: int, number: int, live: registry.Live) -> None:
         """Point to the newest sound version; the rows learned since are kept."""
         with self.engine.begin() as connection:
-            registry.point(connection, domain, number, live.branch, "repair", "adaptd",
-                           f"version {live.version} does not match its digest")
+            registry.point(
+                connection, domain, number, live.branch, "repair", "adaptd", f"version {live.version} does not match its digest"
+            )
 
     def _adaptation_held(self, domain: int) -> bool:
         with self.reader.connect() as connection:
-            return connection.scalar(select(t.hold.c.since).where(t.hold.c.domain == domain, t.hold.c.what == "adaptation")) is not None
+            return (
+                connection.scalar(select(t.hold.c.since).where(t.hold.c.domain == domain, t.hold.c.what == "adaptation"))
+                is not None
+            )
 
     def _head(self, dim: int, settings: DomainSettings) -> Head:
         learn = settings.learn
-        options = HeadOptions(dim=dim, features=learn.features, neighbours=settings.memory.neighbours, seed=learn.seed,
-                              abstain_below=learn.abstain_below)
+        options = HeadOptions(
+            dim=dim,
+            features=learn.features,
+            neighbours=settings.memory.neighbours,
+            seed=learn.seed,
+            abstain_below=learn.abstain_below,
+        )
         shared = self._features.setdefault((dim, learn.features, learn.seed), RandomFeatures(dim, learn.features, learn.seed))
         return Head(options, shared)
 
@@ -267,14 +323,25 @@ class Daemon:
     def _open_feeds(self) -> None:
         self.followers: dict[str, Follower] = {}
         for name, settings in self.settings.feeds.items():
-            kind = plugins.pick(self._feed_kinds, settings.kind, f"feeds.{name}.kind")
+            kind: type[Feed] = plugins.pick(self._feed_kinds, settings.kind, f"feeds.{name}.kind")
             options = {**settings.options}
             if "path" in options:
                 options["path"] = str(self.paths.config.parent / options["path"])
             feed = plugins.build(kind, options, f"feeds.{name}.options")
             served = self.domains[settings.domain]
-            self.followers[name] = Follower(name, feed, settings.source or name, served.id, served.door, self.journal, self.writer,
-                                            self.reader, served.learner, self.settings.limits.queue, self._report)
+            self.followers[name] = Follower(
+                name,
+                feed,
+                settings.source or name,
+                served.id,
+                served.door,
+                self.journal,
+                self.writer,
+                self.reader,
+                served.learner,
+                self.settings.limits.queue,
+                self._report,
+            )
 
     async def _probe(self) -> None:
         """Let every champion answer once before the daemon calls itself ready."""
@@ -289,8 +356,12 @@ class Daemon:
         serving = asyncio.create_task(self.server.wait(), name="serving")
         done, _ = await asyncio.wait([stopping, serving, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopping}:
-            log.critical("%s ended: %s", task.get_name(), task.exception() if not task.cancelled() else "cancelled",
-                         extra={"action": "part_died"})
+            log.critical(
+                "%s ended: %s",
+                task.get_name(),
+                task.exception() if not task.cancelled() else "cancelled",
+                extra={"action": "part_died"},
+            )
             self._exit_code = 1
         stopping.cancel()
 
@@ -303,7 +374,9 @@ class Daemon:
             loops = {"writer": self.writer.beat, "inference": self.inference.beat}
             stuck = [name for name, beat in loops.items() if now - beat > STALL_S]
             if stuck:
-                self._report("stalled", f"no sign of life from: {', '.join(stuck)}", "systemd restarts the daemon by its watchdog")
+                self._report(
+                    "stalled", f"no sign of life from: {', '.join(stuck)}", "systemd restarts the daemon by its watchdog"
+                )
             else:
                 systemd.notify("WATCHDOG=1")
 
@@ -368,8 +441,13 @@ class Daemon:
         served = self.domains[name]
         with self.reader.connect() as connection:
             live = registry.live(connection, served.id)
-        restore.write_checkpoint(self.paths.checkpoints / name, served.id, live.branch,
-                                 self.inference.encoders[served.encoder].digest, served.learner.state)
+        restore.write_checkpoint(
+            self.paths.checkpoints / name,
+            served.id,
+            live.branch,
+            self.inference.encoders[served.encoder].digest,
+            served.learner.state,
+        )
 
     def save_status(self, state: str | None = None) -> None:
         """Keep the status document in the store, for when the daemon is stopped."""
@@ -392,52 +470,6 @@ def build_domain(kinds: dict[str, type], name: str, settings: DomainSettings) ->
     return built
 
 
-def read_token(path: Path) -> str:
-    """Return the token that guards TCP; make one where there is none.
-
-    Raises
-    ------
-    BadConfig
-        Others can read it.
-    """
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise BadConfig(f"{path} can be read by others", hint=f"chmod 600 {path}")
-    return path.read_text().strip()
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a bound TCP socket; port 0 picks one.
-
-    Raises
-    ------
-    CannotStart
-        The port is in use.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror}", field="http.port",
-                          hint="stop what listens there, or set [http] port = 0 to pick a free one") from None
-    bound.setblocking(False)
-    return bound
-
-
-def check_folder(state: Path) -> None:
-    """Refuse a state folder that cannot be written or that others can write."""
-    if not os.access(state, os.W_OK | os.X_OK):
-        raise CannotStart(f"the state folder {state} is not writable", hint="chown it to this user, or mount it read-write")
-    if state.stat().st_mode & stat.S_IWOTH:
-        raise CannotStart(f"anybody can write to the state folder {state}", hint=f"chmod 700 {state}")
-
-
 def _secret(connection: Connection) -> bytes:
     """Return the store's HMAC key, made once."""
     known = connection.scalar(select(t.store.c.value).where(t.store.c.key == "hmac"))
@@ -446,24 +478,3 @@ def _secret(connection: Connection) -> bytes:
         connection.execute(insert(t.store).values(key="hmac", value=known))
         connection.execute(insert(t.store).values(key="created_by", value=__version__))
     return bytes.fromhex(known)
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonFormatter() if settings.log.format == "json" else
-                         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.log.level.upper(), handlers=[handler], force=True)
-    for noisy in ("alembic", "apscheduler", "httpx", "uvicorn", "faiss"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-class _JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        body = {"at": record.created, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-        body |= {key: getattr(record, key) for key in ("action", "domain", "feed", "version") if hasattr(record, key)}
-        if record.exc_info:
-            body["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(body)
-

@@ -35,6 +35,14 @@ class BadConfig(AdaptdError):
     exit_code = 78
 
 
+class BadName(AdaptdError):
+    """That cannot be a name."""
+
+    code = "bad_name"
+    status = 422
+    exit_code = 2
+
+
 class CannotStart(AdaptdError):
     """The daemon could not start."""
 

@@ -94,7 +94,8 @@ def _cosines(head: HeadSnapshot, tensors: dict[str, Tensor], held: Tensor) -> Te
 def main(folder: Path) -> None:
     """Evaluate one job's folder; write `out/scores.safetensors`."""
     job = json.loads((folder / "in" / "job.json").read_text())
-    be_a_quiet_child(job["parent_pid"], job["threads"])
+    be_a_quiet_child(job["parent_pid"])
+    torch.set_num_threads(job["threads"])
     tensors, facts = files.parse((folder / "in" / "rows.safetensors").read_bytes(), "rows")
     dim = tensors["vectors"].shape[1]
     adapters = {name: files.parse_adapter((folder / place / "adapter.safetensors").read_bytes(), name, dim)

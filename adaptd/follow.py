@@ -30,8 +30,20 @@ PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 class Follower:
     """One feed into one domain."""
 
-    def __init__(self, name: str, feed: Feed, source: str, domain: int, door: Door, journal: Journal, writer: Writer,
-                 reader: Engine, learner: Learner, queue: int, report: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        feed: Feed,
+        source: str,
+        domain: int,
+        door: Door,
+        journal: Journal,
+        writer: Writer,
+        reader: Engine,
+        learner: Learner,
+        queue: int,
+        report: Callable[[str, str, str], None],
+    ) -> None:
         self.name = name
         self._feed = feed
         self._source = source
@@ -51,11 +63,16 @@ class Follower:
     def status(self) -> dict[str, Any]:
         """Return state, offset, lag and errors."""
         state = "failing" if self.failing else "running" if self._go.is_set() else "paused"
-        return {"state": state, "offset": json.loads(self._cursor) if self._cursor else None, "lag": self._feed.lag(),
-                "errors": self.errors}
+        return {
+            "state": state,
+            "offset": json.loads(self._cursor) if self._cursor else None,
+            "lag": self._feed.lag(),
+            "errors": self.errors,
+        }
 
     async def pause(self, paused: bool, actor: str) -> None:
         """Pause or go on, durably."""
+
         def write(connection: Any) -> None:
             connection.execute(update(t.feed).where(t.feed.c.name == self.name).values(paused=int(paused)))
             act(connection, self._writer.last_seq, self._domain, "feed-pause" if paused else "feed-resume", actor, self.name)
@@ -91,8 +108,9 @@ class Follower:
         with self._reader.connect() as connection:
             known = connection.execute(select(t.feed).where(t.feed.c.name == self.name)).one_or_none()
         if known is None:
-            await asyncio.wrap_future(self._writer.submit(
-                lambda c: c.execute(insert(t.feed).values(name=self.name, cursor=None, paused=0)) and None))
+            await asyncio.wrap_future(
+                self._writer.submit(lambda c: c.execute(insert(t.feed).values(name=self.name, cursor=None, paused=0)) and None)
+            )
         self._cursor = None if known is None else known.cursor
         if known is None or not known.paused:
             self._go.set()
@@ -107,8 +125,9 @@ class Follower:
         dead += [(json.dumps(r["error"]), readable[r["index"]].raw) for r in rejected]
         while True:
             try:
-                done = self._journal.append(self._domain, [item for _, item in items], cursor=(self.name, batch[-1].cursor),
-                                            dead=dead, bounded=True)
+                done = self._journal.append(
+                    self._domain, [item for _, item in items], cursor=(self.name, batch[-1].cursor), dead=dead, bounded=True
+                )
                 break
             except Busy as busy:
                 await asyncio.sleep(busy.retry_after_s)
@@ -117,4 +136,6 @@ class Follower:
         refused = sum(receipt.error is not None for receipt in outcome.receipts)
         if dead or refused:
             self.errors += len(dead) + refused
-            self._report("feed_rejected", f"feed {self.name} gave items that were not taken", "the table `dead` has them, with reasons")
+            self._report(
+                "feed_rejected", f"feed {self.name} gave items that were not taken", "the table `dead` has them, with reasons"
+            )

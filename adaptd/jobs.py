@@ -30,7 +30,9 @@ def trigger(every: str) -> BaseTrigger:
     try:
         return CronTrigger.from_crontab(every)
     except ValueError as error:
-        raise BadConfig(f"adapt.every: {every!r}: {error}", field="adapt.every", hint='"6h", or a crontab like "0 3 * * *"') from None
+        raise BadConfig(
+            f"adapt.every: {every!r}: {error}", field="adapt.every", hint='"6h", or a crontab like "0 3 * * *"'
+        ) from None
 
 
 def schedule(scheduler: BaseScheduler, domains: Mapping[str, Served], save_status: Callable[[], None]) -> None:

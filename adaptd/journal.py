@@ -11,20 +11,18 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, and_, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
 
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotFound
 from adaptd.records import MISSING, Feedback, Item, Learned, Receipt, Row, canonical
-
-Interval = tuple[int, int]  # births in (low, high]
-FOREVER = 1 << 62
+from adaptd.rows import HoldoutRule, Interval, alive, lineage
 
 
 class Targets(Protocol):
@@ -33,78 +31,6 @@ class Targets(Protocol):
     def __call__(self, domain: int, label: Any) -> Mapping[str, str]:
         """Return the checked targets of a label, one per head."""
         ...
-
-
-def lineage(connection: Connection, branch: int, seq: int = FOREVER) -> list[Interval]:
-    """Return the seq intervals that make up the state of a branch at `seq`, oldest first."""
-    intervals: list[Interval] = []
-    current: int | None = branch
-    while current is not None:
-        row = connection.execute(select(t.branch).where(t.branch.c.id == current)).one()
-        if seq > row.start:
-            intervals.append((row.start, seq))
-        current, seq = row.parent, min(seq, row.fork)
-    return intervals[::-1]
-
-
-def _within(column: Any, intervals: Sequence[Interval]) -> Any:
-    return or_(False, *(and_(column > low, column <= high) for low, high in intervals))
-
-
-def alive(domain: int, intervals: Sequence[Interval]) -> Any:
-    """Return the select of the rows that are alive in a lineage, in the order of their birth.
-
-    alive = born inside the lineage and no death inside it.
-    """
-    dead = exists().where(t.death.c.row == t.learned.c.id, _within(t.death.c.seq, intervals))
-    return (
-        select(t.learned.c.id, t.learned.c.event, t.learned.c.part, t.learned.c.head, t.learned.c.target,
-               t.learned.c.source, t.learned.c.born, t.learned.c.holdout, t.event.c.content)
-        .join(t.event, t.event.c.seq == t.learned.c.event)
-        .where(t.learned.c.domain == domain, _within(t.learned.c.born, intervals), ~dead)
-        .order_by(t.learned.c.born, t.learned.c.id))
-
-
-def rows(result: Iterable[Any]) -> Iterator[Row]:
-    """Make records of what `alive` selects."""
-    for r in result:
-        yield Row(id=r.id, event=r.event, part=r.part, head=r.head, target=r.target, born=r.born, source=r.source,
-                  content=r.content, holdout=bool(r.holdout))
-
-
-def births(connection: Connection, domain: int, intervals: Sequence[Interval]) -> list[Any]:
-    """Return (id, head, target) of every row born in a lineage, dead ones too, in order: classes and ages follow it."""
-    return list(connection.execute(
-        select(t.learned.c.id, t.learned.c.head, t.learned.c.target)
-        .where(t.learned.c.domain == domain, _within(t.learned.c.born, intervals))
-        .order_by(t.learned.c.born, t.learned.c.id)))
-
-
-def replay(connection: Connection, domain: int, intervals: Sequence[Interval], after: int) -> list[Learned]:
-    """Return what the journal taught in a lineage after `after`, entry by entry, as it was delivered then."""
-    born = (select(t.learned, t.event.c.content).join(t.event, t.event.c.seq == t.learned.c.event)
-            .where(t.learned.c.domain == domain, t.learned.c.born > after, _within(t.learned.c.born, intervals))
-            .order_by(t.learned.c.born, t.learned.c.id))
-    died = (select(t.death.c.row, t.death.c.seq).join(t.learned, t.learned.c.id == t.death.c.row)
-            .where(t.learned.c.domain == domain, t.death.c.seq > after, _within(t.death.c.seq, intervals)))
-    taught: dict[int, tuple[list[Row], list[int]]] = {}
-    for r, row in zip(fetched := list(connection.execute(born)), rows(fetched), strict=True):
-        taught.setdefault(r.born, ([], []))[0].append(row)
-    for r in connection.execute(died):
-        taught.setdefault(r.seq, ([], []))[1].append(r.row)
-    return [Learned(seq=seq, domain=domain, born=taught[seq][0], died=taught[seq][1]) for seq in sorted(taught)]
-
-
-@dataclass(frozen=True)
-class HoldoutRule:
-    """Which rows are kept for judging: a share by content, once their class has enough learned examples."""
-
-    share: float
-    after: int
-
-    def chooses(self, content: bytes, earlier: int) -> bool:
-        """Say whether a row is held out; `content` is an HMAC, so no client can pick."""
-        return earlier >= self.after and int.from_bytes(content[:8], "big") < self.share * 2.0**64
 
 
 @dataclass
@@ -149,16 +75,26 @@ class Journal:
 
     # -- what others call, from any thread -------------------------------------------------------------------
 
-    def append(self, domain: int, items: Sequence[Item], *, cursor: tuple[str, str] | None = None,
-               dead: Sequence[tuple[str, bytes]] = (), bounded: bool = False) -> Future[Outcome]:
+    def append(
+        self,
+        domain: int,
+        items: Sequence[Item],
+        *,
+        cursor: tuple[str, str] | None = None,
+        dead: Sequence[tuple[str, bytes]] = (),
+        bounded: bool = False,
+    ) -> Future[Outcome]:
         """Journal items (and move a feed's cursor, and keep what it could not read) in one transaction."""
         size = sum(len(canonical(item.payload)) for item in items) + sum(len(raw) for _, raw in dead)
 
         def run(connection: Connection) -> Outcome:
             outcome = self._append(connection, domain, items)
             if cursor is not None:
-                refused = [(canonical(receipt.error), canonical(item.payload).encode())
-                           for item, receipt in zip(items, outcome.receipts, strict=True) if receipt.error is not None]
+                refused = [
+                    (canonical(receipt.error), canonical(item.payload).encode())
+                    for item, receipt in zip(items, outcome.receipts, strict=True)
+                    if receipt.error is not None
+                ]
                 _keep_cursor(connection, cursor, [*dead, *refused])
             return outcome
 
@@ -166,6 +102,7 @@ class Journal:
 
     def feedback(self, domain: int, given: Sequence[Feedback], *, bounded: bool = False) -> Future[Outcome]:
         """Journal labels for earlier events in one transaction."""
+
         def run(connection: Connection) -> Outcome:
             receipts, learned = [], []
             for one in given:
@@ -176,9 +113,11 @@ class Journal:
 
         return self._writer.submit(run, events=len(given), bounded=bounded, after=self._deliver)
 
-    def record(self, encoder: int, predictions: Sequence[Mapping[str, Any]],
-               vectors: Sequence[tuple[int, int, bytes]]) -> Future[None]:
+    def record(
+        self, encoder: int, predictions: Sequence[Mapping[str, Any]], vectors: Sequence[tuple[int, int, bytes]]
+    ) -> Future[None]:
         """Store answers, and vectors (event, part, bytes) not stored yet."""
+
         def run(connection: Connection) -> None:
             if predictions:
                 connection.execute(insert(t.prediction), list(predictions))
@@ -190,6 +129,7 @@ class Journal:
 
     def hold(self, domain: int, what: str, source: str, reason: str, actor: str) -> Future[None]:
         """Stop learning (of one source, or "" = all) or adaptation; journal and answers go on."""
+
         def run(connection: Connection) -> None:
             key = {"domain": domain, "what": what, "source": source}
             connection.execute(delete(t.hold).where(*(t.hold.c[k] == v for k, v in key.items())))
@@ -204,9 +144,9 @@ class Journal:
 
     def resume(self, domain: int, what: str, source: str, reason: str, actor: str) -> Future[int]:
         """Lift a hold and learn what waited, except what other holds still keep; return how many labels."""
+
         def run(connection: Connection) -> Outcome:
-            connection.execute(delete(t.hold).where(t.hold.c.domain == domain, t.hold.c.what == what,
-                                                    t.hold.c.source == source))
+            connection.execute(delete(t.hold).where(t.hold.c.domain == domain, t.hold.c.what == what, t.hold.c.source == source))
             act(connection, self._writer.last_seq, domain, f"resume-{what}", actor, reason, detail={"source": source})
             if what != "learning":
                 return Outcome([], [], self._writer.last_seq)
@@ -221,8 +161,9 @@ class Journal:
 
         done: Future[int] = Future()
         inner = self._writer.submit(run, after=after)
-        inner.add_done_callback(lambda f: done.set_exception(e) if (e := f.exception()) else
-                                done.set_result(len(f.result().learned)))
+        inner.add_done_callback(
+            lambda f: done.set_exception(e) if (e := f.exception()) else done.set_result(len(f.result().learned))
+        )
         return done
 
     def adopt(self, domain: int, intervals: list[Interval], *, hold: bool) -> None:
@@ -258,16 +199,36 @@ class Journal:
                 continue
             seq = self._writer.next_seq()
             identity = f"{seq}-{secrets.token_hex(4)}"
-            events.append({"seq": seq, "id": identity, "domain": domain, "source": item.source, "key": item.key,
-                           "digest": digest, "content": item.content, "payload": canonical(item.payload),
-                           "answer": None if item.answer is MISSING else canonical(item.answer),
-                           "subject": item.subject, "time": item.time, "received": now})
+            events.append(
+                {
+                    "seq": seq,
+                    "id": identity,
+                    "domain": domain,
+                    "source": item.source,
+                    "key": item.key,
+                    "digest": digest,
+                    "content": item.content,
+                    "payload": canonical(item.payload),
+                    "answer": None if item.answer is MISSING else canonical(item.answer),
+                    "subject": item.subject,
+                    "time": item.time,
+                    "received": now,
+                }
+            )
             if item.key is not None:
                 known[place] = (seq, identity, digest)
             held = item.label is not MISSING and self._is_held(domain, item.source)
             if item.label is not MISSING:
-                labels.append({"seq": seq, "event": seq, "label": canonical(item.label), "source": item.source,
-                               "received": now, "held": int(held)})
+                labels.append(
+                    {
+                        "seq": seq,
+                        "event": seq,
+                        "label": canonical(item.label),
+                        "source": item.source,
+                        "received": now,
+                        "held": int(held),
+                    }
+                )
                 if not held:
                     learned.append(self._birth(domain, seq, seq, item.targets, item.source, item.content))
             receipts.append(Receipt(status="accepted", event=identity, event_seq=seq, held=held))
@@ -281,20 +242,27 @@ class Journal:
             learned += taught
         return Outcome(receipts, learned, self._writer.last_seq)
 
-    def _again(self, stored: tuple[int, str, bytes], digest: bytes, item: Item, index: int,
-               late: list[tuple[int, Feedback]]) -> Receipt:
+    def _again(
+        self, stored: tuple[int, str, bytes], digest: bytes, item: Item, index: int, late: list[tuple[int, Feedback]]
+    ) -> Receipt:
         """Judge an id that was seen before: a duplicate, a first label, or a conflict."""
         seq, identity, known_digest = stored
         if digest != known_digest:
-            error = Conflict(f"id {item.key!r} of source {item.source!r} came before with another payload", field="id",
-                             hint="give every event its own id; the stored event was not changed")
+            error = Conflict(
+                f"id {item.key!r} of source {item.source!r} came before with another payload",
+                field="id",
+                hint="give every event its own id; the stored event was not changed",
+            )
             return Receipt(status="rejected", event=identity, event_seq=seq, error=error.body())
         if item.label is not MISSING:
-            late.append((index, Feedback(event=identity, label=item.label, targets=item.targets, teacher=item.source,
-                                         first_only=True)))
+            late.append(
+                (index, Feedback(event=identity, label=item.label, targets=item.targets, teacher=item.source, first_only=True))
+            )
         return Receipt(status="duplicate", event=identity, event_seq=seq)
 
-    def _known(self, connection: Connection, domain: int, items: Sequence[Item]) -> dict[tuple[str, str | None], tuple[int, str, bytes]]:
+    def _known(
+        self, connection: Connection, domain: int, items: Sequence[Item]
+    ) -> dict[tuple[str, str | None], tuple[int, str, bytes]]:
         by_source: dict[str, list[str]] = {}
         for item in items:
             if item.key is not None:
@@ -303,42 +271,54 @@ class Journal:
         for source, keys in by_source.items():
             for start in range(0, len(keys), 500):
                 query = select(t.event.c.key, t.event.c.seq, t.event.c.id, t.event.c.digest).where(
-                    t.event.c.domain == domain, t.event.c.source == source, t.event.c.key.in_(keys[start:start + 500]))
+                    t.event.c.domain == domain, t.event.c.source == source, t.event.c.key.in_(keys[start : start + 500])
+                )
                 known.update({(source, r.key): (r.seq, r.id, r.digest) for r in connection.execute(query)})
         return known
 
     def _label(self, connection: Connection, domain: int, given: Feedback) -> tuple[Receipt, list[Learned]]:
         """Journal one label for an earlier event; the same label again is a no-op."""
-        where = (t.event.c.id == given.event) if given.event is not None else and_(
-            t.event.c.source == given.source, t.event.c.key == given.key)
-        event = connection.execute(select(t.event.c.seq, t.event.c.id, t.event.c.content).where(
-            t.event.c.domain == domain, where)).one_or_none()
+        where = (
+            (t.event.c.id == given.event)
+            if given.event is not None
+            else and_(t.event.c.source == given.source, t.event.c.key == given.key)
+        )
+        event = connection.execute(
+            select(t.event.c.seq, t.event.c.id, t.event.c.content).where(t.event.c.domain == domain, where)
+        ).one_or_none()
         if event is None:
             name = given.event or f"{given.source}/{given.key}"
-            error = NotFound(f"no event {name!r} in this domain", field="event", hint="use the id from the receipt, or (source, id)")
+            error = NotFound(
+                f"no event {name!r} in this domain", field="event", hint="use the id from the receipt, or (source, id)"
+            )
             return Receipt(status="unknown", error=error.body()), []
         text = canonical(given.label)
-        earlier = connection.execute(select(t.label.c.label, t.label.c.held).where(t.label.c.event == event.seq)
-                                     .order_by(t.label.c.seq.desc())).all()
+        earlier = connection.execute(
+            select(t.label.c.label, t.label.c.held).where(t.label.c.event == event.seq).order_by(t.label.c.seq.desc())
+        ).all()
         if given.first_only and earlier:  # the event was delivered again
             if text in {e.label for e in earlier}:
                 return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
-            error = Conflict("this event has another label already", field="label", hint="correct it with POST …/feedback")
-            return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=error.body()), []
+            refused = Conflict("this event has another label already", field="label", hint="correct it with POST …/feedback")
+            return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=refused.body()), []
         current = {(r.head, r.target) for r in self._alive_of(connection, domain, event.seq)}
         waits = bool(earlier and earlier[0].held)
         if (waits and earlier[0].label == text) or (not waits and set(given.targets.items()) <= current and current):
             return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
         seq, held = self._writer.next_seq(), self._is_held(domain, given.teacher)
-        connection.execute(insert(t.label).values(seq=seq, event=event.seq, label=text, source=given.teacher,
-                                                  received=time.time(), held=int(held)))
+        connection.execute(
+            insert(t.label).values(
+                seq=seq, event=event.seq, label=text, source=given.teacher, received=time.time(), held=int(held)
+            )
+        )
         receipt = Receipt(status="accepted", event=event.id, event_seq=event.seq, held=held)
         if held:
             return receipt, []
         return receipt, [self._teach(connection, domain, seq, event.seq, given.targets, given.teacher, event.content)]
 
-    def _teach(self, connection: Connection, domain: int, seq: int, event: int, targets: Mapping[str, str], source: str,
-               content: bytes) -> Learned:
+    def _teach(
+        self, connection: Connection, domain: int, seq: int, event: int, targets: Mapping[str, str], source: str, content: bytes
+    ) -> Learned:
         """Let an event's rows for these heads die, and new ones be born, at `seq`."""
         died = [r.id for r in self._alive_of(connection, domain, event) if r.head in targets]
         if died:
@@ -348,18 +328,30 @@ class Journal:
         return Learned(seq=seq, domain=birth.domain, born=birth.born, died=died)
 
     def _learn_waiting(self, connection: Connection, domain: int, still: set[str]) -> list[Learned]:
-        query = (select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.event.c.content)
-                 .join(t.event, t.event.c.seq == t.label.c.event)
-                 .where(t.event.c.domain == domain, t.label.c.held == 1, t.label.c.source.not_in(still))
-                 .order_by(t.label.c.seq))
+        query = (
+            select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.event.c.content)
+            .join(t.event, t.event.c.seq == t.label.c.event)
+            .where(t.event.c.domain == domain, t.label.c.held == 1, t.label.c.source.not_in(still))
+            .order_by(t.label.c.seq)
+        )
         learned = []
         waiting = connection.execute(query).all()
         for r in waiting:
-            learned.append(self._teach(connection, domain, self._writer.next_seq(), r.event,
-                                       self._targets(domain, json.loads(r.label)), r.source, r.content))
+            learned.append(
+                self._teach(
+                    connection,
+                    domain,
+                    self._writer.next_seq(),
+                    r.event,
+                    self._targets(domain, json.loads(r.label)),
+                    r.source,
+                    r.content,
+                )
+            )
         if waiting:
-            connection.execute(update(t.label).where(t.label.c.seq == bindparam("s")).values(held=0),
-                               [{"s": r.seq} for r in waiting])
+            connection.execute(
+                update(t.label).where(t.label.c.seq == bindparam("s")).values(held=0), [{"s": r.seq} for r in waiting]
+            )
         return learned
 
     def _is_held(self, domain: int, source: str) -> bool:
@@ -371,13 +363,37 @@ class Journal:
             self._next_row += 1
             held_out = self.holdout[domain].chooses(content, self._seen[domain, head, target])
             self._seen[domain, head, target] += 1
-            born.append(Row(id=self._next_row, event=event, part=0, head=head, target=target, born=seq, source=source,
-                            content=content, holdout=held_out))
+            born.append(
+                Row(
+                    id=self._next_row,
+                    event=event,
+                    part=0,
+                    head=head,
+                    target=target,
+                    born=seq,
+                    source=source,
+                    content=content,
+                    holdout=held_out,
+                )
+            )
         return Learned(seq=seq, domain=domain, born=born)
 
     def _insert_rows(self, connection: Connection, learned: Iterable[Learned]) -> None:
-        values = [{"id": r.id, "domain": one.domain, "event": r.event, "part": r.part, "head": r.head,
-                   "target": r.target, "source": r.source, "born": r.born, "holdout": int(r.holdout)} for one in learned for r in one.born]
+        values = [
+            {
+                "id": r.id,
+                "domain": one.domain,
+                "event": r.event,
+                "part": r.part,
+                "head": r.head,
+                "target": r.target,
+                "source": r.source,
+                "born": r.born,
+                "holdout": int(r.holdout),
+            }
+            for one in learned
+            for r in one.born
+        ]
         if values:
             connection.execute(insert(t.learned), values)
 
@@ -390,18 +406,42 @@ def _keep_cursor(connection: Connection, cursor: tuple[str, str], dead: Sequence
     name, value = cursor
     connection.execute(update(t.feed).where(t.feed.c.name == name).values(cursor=value))
     if dead:
-        connection.execute(insert(t.dead), [{"feed": name, "at": time.time(), "reason": reason, "raw": raw}
-                                            for reason, raw in dead])
+        connection.execute(
+            insert(t.dead), [{"feed": name, "at": time.time(), "reason": reason, "raw": raw} for reason, raw in dead]
+        )
 
 
-def act(connection: Connection, seq: int, domain: int | None, what: str, actor: str, reason: str, *,
-        before: int | None = None, after: int | None = None, detail: Mapping[str, Any] | None = None) -> None:
+def act(
+    connection: Connection,
+    seq: int,
+    domain: int | None,
+    what: str,
+    actor: str,
+    reason: str,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
     """Write one line of the history."""
-    connection.execute(insert(t.action).values(at=time.time(), seq=seq, domain=domain, what=what, before=before, after=after,
-                                               actor=actor, reason=reason, detail=canonical(detail or {})))
+    connection.execute(
+        insert(t.action).values(
+            at=time.time(),
+            seq=seq,
+            domain=domain,
+            what=what,
+            before=before,
+            after=after,
+            actor=actor,
+            reason=reason,
+            detail=canonical(detail or {}),
+        )
+    )
 
 
 def last_seq(connection: Connection) -> int:
     """Return the newest seq that anything in the store carries."""
-    return max(connection.scalar(select(func.coalesce(func.max(column), 0))) or 0 for column in (
-        t.event.c.seq, t.label.c.seq, t.learned.c.born, t.death.c.seq, t.branch.c.start, t.action.c.seq))
+    return max(
+        connection.scalar(select(func.coalesce(func.max(column), 0))) or 0
+        for column in (t.event.c.seq, t.label.c.seq, t.learned.c.born, t.death.c.seq, t.branch.c.start, t.action.c.seq)
+    )

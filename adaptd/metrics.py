@@ -34,7 +34,7 @@ class Outcomes:
         if self._detector is None:
             from river.drift import ADWIN  # 2 s: only a process that has outcomes pays
 
-            self._detector = ADWIN()
+            self._detector = ADWIN()  # type: ignore[no-untyped-call]
             for earlier in list(self.window)[:-1]:
                 self._detector.update(1 - earlier)
         self._detector.update(1 - right)

@@ -146,7 +146,8 @@ class Inference:
                 self._encode_chunk()
 
     def _answer_round(self) -> None:
-        taken, count = [], 0
+        taken: list[_Request] = []
+        count = 0
         while self._predictions and (not taken or count + len(self._predictions[0].examples) <= ROUND):
             taken.append(self._predictions.popleft())
             count += len(taken[-1].examples)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Insert, func, insert, select, update
 
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, NotFound
@@ -102,8 +102,8 @@ def next_number(connection: Connection) -> int:
 def create_domain(connection: Connection, name: str, encoder: str, config: str) -> tuple[int, Version]:
     """Enter a new domain with its empty first version, live at once."""
     seq, now = last_seq(connection), time.time()
-    domain = connection.execute(insert(t.domain).values(name=name)).inserted_primary_key[0]
-    branch = connection.execute(insert(t.branch).values(domain=domain, fork=0, start=seq)).inserted_primary_key[0]
+    domain = inserted(connection, insert(t.domain).values(name=name))
+    branch = inserted(connection, insert(t.branch).values(domain=domain, fork=0, start=seq))
     first = Version(number=next_number(connection), domain=domain, kind="initial", parent=None, branch=branch, seq=seq,
                     encoder=encoder, config=config, files={}, metrics={}, verdict=None, actor="adaptd",
                     reason="a fresh store", created=now)
@@ -131,7 +131,14 @@ def point(connection: Connection, domain: int, number: int, branch: int, what: s
 def fork(connection: Connection, target: Version) -> int:
     """Start a branch whose state is the target's; what is learned from now on grows on it. O(1) writes."""
     values = {"domain": target.domain, "parent": target.branch, "fork": target.seq, "start": last_seq(connection)}
-    return int(connection.execute(insert(t.branch).values(**values)).inserted_primary_key[0])
+    return inserted(connection, insert(t.branch).values(**values))
+
+
+def inserted(connection: Connection, statement: Insert) -> int:
+    """Run an insert and return the new row's id."""
+    key = connection.execute(statement).inserted_primary_key
+    assert key is not None
+    return int(key[0])
 
 
 def rollback_target(connection: Connection, domain: int) -> Version:

@@ -21,13 +21,13 @@ from sqlalchemy import Connection, Engine, and_, select
 from adaptd import registry
 from adaptd import tables as t
 from adaptd.errors import CorruptFile
-from adaptd.journal import Interval, alive, births, lineage
 from adaptd.learn import State
 from adaptd.metrics import Outcomes
 from adaptd.model import files
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head
 from adaptd.registry import Version
+from adaptd.rows import Interval, alive, births, lineage
 from adaptd.vectors import Vectors
 
 log = logging.getLogger(__name__)

@@ -46,36 +46,47 @@ class Served:
     reader: Engine
     queue: int  # labels that may wait to be learned
 
-    async def predict(self, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None,
-                      newest: int) -> dict[str, Any]:
+    async def predict(
+        self, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None, newest: int
+    ) -> dict[str, Any]:
         """Answer inputs and journal them as events; the input rows commit while encoding runs."""
         items, rejected = self.door.items(inputs, source=source)
         if rejected:
             first = rejected[0]
-            raise BadPayload(f"inputs[{first['index']}]: {first['error']['message']}", hint=first["error"]["hint"],
-                             field=f"inputs[{first['index']}]." + str(first["error"].get("field", "")))
+            raise BadPayload(
+                f"inputs[{first['index']}]: {first['error']['message']}",
+                hint=first["error"]["hint"],
+                field=f"inputs[{first['index']}]." + str(first["error"].get("field", "")),
+            )
         if any(item.label is not MISSING for _, item in items):
             raise BadPayload("an input to predict has no label", field="label", hint="send labelled events to …/events")
         if min_seq is not None:
             await self.wait(min_seq, newest)
         seq = self.learner.learned_up_to(newest)
-        answering = self.inference.predict(self.name, self.encoder, [self.domain.example(item.payload) for _, item in items],
-                                           evidence=EVIDENCE if explain else 0)
+        answering = self.inference.predict(
+            self.name, self.encoder, [self.domain.example(item.payload) for _, item in items], evidence=EVIDENCE if explain else 0
+        )
         journalled = self.journal.append(self.id, [item for _, item in items], bounded=True)
         answered = await asyncio.wrap_future(answering)
         receipts = (await asyncio.wrap_future(journalled)).receipts
         self._refuse_conflicts(receipts)
         predictions = [self._prediction(receipt, answer) for receipt, answer in zip(receipts, answered, strict=True)]
         self._record(receipts, answered, predictions)
-        return {"version": answered[0].version if answered else self.learner.state.version, "seq": seq,
-                "predictions": [self._body(p) for p in predictions]}
+        return {
+            "version": answered[0].version if answered else self.learner.state.version,
+            "seq": seq,
+            "predictions": [self._body(p) for p in predictions],
+        }
 
     async def events(self, raw: Sequence[Any], *, source: str) -> dict[str, Any]:
         """Journal events; return when their labels are learned."""
         self._admit()
         items, rejected = self.door.items(raw, source=source)
-        outcome = await asyncio.wrap_future(self.journal.append(self.id, [item for _, item in items], bounded=True)) \
-            if items else Outcome([], [], self.learner.state.seq)
+        outcome = (
+            await asyncio.wrap_future(self.journal.append(self.id, [item for _, item in items], bounded=True))
+            if items
+            else Outcome([], [], self.learner.state.seq)
+        )
         await self._until_learned(outcome)
         return self._accepted(len(raw), [index for index, _ in items], outcome, rejected)
 
@@ -83,8 +94,11 @@ class Served:
         """Journal labels for earlier events; return when they are learned."""
         self._admit()
         given, rejected = self.door.feedback(raw, source=source)
-        outcome = await asyncio.wrap_future(self.journal.feedback(self.id, [one for _, one in given], bounded=True)) \
-            if given else Outcome([], [], self.learner.state.seq)
+        outcome = (
+            await asyncio.wrap_future(self.journal.feedback(self.id, [one for _, one in given], bounded=True))
+            if given
+            else Outcome([], [], self.learner.state.seq)
+        )
         await self._until_learned(outcome)
         if outcome.receipts and all(receipt.status == "unknown" for receipt in outcome.receipts) and not rejected:
             error = outcome.receipts[0].error or {}
@@ -94,8 +108,9 @@ class Served:
     async def wait(self, seq: int, newest: int) -> None:
         """Wait until `seq` is learned."""
         if seq > newest:
-            raise BadPayload(f"seq {seq} has not been given yet; the newest is {newest}", field="min_seq",
-                             hint="use the seq of a receipt")
+            raise BadPayload(
+                f"seq {seq} has not been given yet; the newest is {newest}", field="min_seq", hint="use the seq of a receipt"
+            )
         try:
             await asyncio.wait_for(asyncio.wrap_future(self.learner.when(seq)), WAIT_S)
         except TimeoutError:
@@ -107,17 +122,27 @@ class Served:
             found = connection.execute(select(t.event).where(t.event.c.domain == self.id, t.event.c.id == event)).one_or_none()
             if found is None:
                 raise NotFound(f"no event {event!r} in this domain", field="event", hint="use the id from a receipt or an answer")
-            answers = connection.execute(select(t.prediction).where(t.prediction.c.event == found.seq).order_by(t.prediction.c.id)).all()
+            answers = connection.execute(
+                select(t.prediction).where(t.prediction.c.event == found.seq).order_by(t.prediction.c.id)
+            ).all()
             labels = connection.execute(select(t.label).where(t.label.c.event == found.seq).order_by(t.label.c.seq)).all()
         example = self.domain.example(json.loads(found.payload))
         now = self.inference.predict(self.name, self.encoder, [example], evidence=EVIDENCE).result()[0]
         receipt = Receipt(status="duplicate", event=event, event_seq=found.seq)
-        return {"event": event, "source": found.source, "payload": json.loads(found.payload),
-                "answers": [{"version": a.version, "seq": a.learned, "labels": json.loads(a.labels), "confidence": a.confidence,
-                             "at": a.at} for a in answers],
-                "labels": [{"seq": one.seq, "label": json.loads(one.label), "source": one.source, "held": bool(one.held),
-                            "at": one.received} for one in labels],
-                "now": self._body(self._prediction(receipt, now))}
+        return {
+            "event": event,
+            "source": found.source,
+            "payload": json.loads(found.payload),
+            "answers": [
+                {"version": a.version, "seq": a.learned, "labels": json.loads(a.labels), "confidence": a.confidence, "at": a.at}
+                for a in answers
+            ],
+            "labels": [
+                {"seq": one.seq, "label": json.loads(one.label), "source": one.source, "held": bool(one.held), "at": one.received}
+                for one in labels
+            ],
+            "now": self._body(self._prediction(receipt, now)),
+        }
 
     def search(self, text: str, k: int) -> dict[str, Any]:
         """Return the k remembered examples nearest to a text."""
@@ -130,9 +155,14 @@ class Served:
         heads = {}
         for name, head in self.learner.state.heads.items():
             counts = {label: n for label, n in zip(head.labels, head.means.counts.tolist(), strict=False) if n}
-            heads[name] = {"rows": sum(counts.values()), "labels": counts, "slots": head.memory.size,
-                           "holdout": int((head.memory.holdout & head.memory.alive).sum()), "key_dim": head.keys.dim,
-                           "bytes": head.memory.size * (2 * head.options.dim + 2 * head.keys.dim)}
+            heads[name] = {
+                "rows": sum(counts.values()),
+                "labels": counts,
+                "slots": head.memory.size,
+                "holdout": int((head.memory.holdout & head.memory.alive).sum()),
+                "key_dim": head.keys.dim,
+                "bytes": head.memory.size * (2 * head.options.dim + 2 * head.keys.dim),
+            }
         return {"domain": self.name, "heads": heads}
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -154,14 +184,21 @@ class Served:
             if receipt.error is not None:
                 refused.append({"index": index, "error": dict(receipt.error)})
         count = {status: sum(r.status == status for r in outcome.receipts) for status in ("accepted", "duplicate")}
-        return {"accepted": count["accepted"], "duplicates": count["duplicate"], "held": sum(r.held for r in outcome.receipts),
-                "rejected": sorted(refused, key=lambda r: int(r["index"])), "events": events, "seq": outcome.seq}
+        return {
+            "accepted": count["accepted"],
+            "duplicates": count["duplicate"],
+            "held": sum(r.held for r in outcome.receipts),
+            "rejected": sorted(refused, key=lambda r: int(r["index"])),
+            "events": events,
+            "seq": outcome.seq,
+        }
 
     def _refuse_conflicts(self, receipts: Sequence[Receipt]) -> None:
         for index, receipt in enumerate(receipts):
             if receipt.error is not None:
-                raise Conflict(f"inputs[{index}]: {receipt.error['message']}", field=f"inputs[{index}].id",
-                               hint=str(receipt.error["hint"]))
+                raise Conflict(
+                    f"inputs[{index}]: {receipt.error['message']}", field=f"inputs[{index}].id", hint=str(receipt.error["hint"])
+                )
 
     def _prediction(self, receipt: Receipt, answer: Answered) -> Prediction:
         assert receipt.event is not None
@@ -187,8 +224,16 @@ class Served:
         for receipt, answer, prediction in zip(receipts, answered, predictions, strict=True):
             assert receipt.event_seq is not None
             labels = {name: head.label for name, head in prediction.heads.items()}
-            rows.append({"event": receipt.event_seq, "version": answer.version, "learned": answer.seq,
-                         "labels": canonical(labels), "confidence": prediction.confidence, "at": now})
+            rows.append(
+                {
+                    "event": receipt.event_seq,
+                    "version": answer.version,
+                    "learned": answer.seq,
+                    "labels": canonical(labels),
+                    "confidence": prediction.confidence,
+                    "at": now,
+                }
+            )
             self.vectors.keep(receipt.event_seq, answer.vector)
             vectors.append((receipt.event_seq, 0, answer.vector.numpy().tobytes()))
         self.journal.record(self.vectors.encoder_id, rows, vectors)
@@ -197,10 +242,17 @@ class Served:
         """Return one element of the answer; the domain may add to it."""
         several = len(prediction.heads) > 1
         heads = {name: _head_body(answer) for name, answer in prediction.heads.items()}
-        body: dict[str, Any] = {"event": prediction.event, "label": prediction.label, "confidence": prediction.confidence,
-                                "cost": dict(prediction.cost)}
-        body |= {"scores": {name: head["scores"] for name, head in heads.items()}, "heads": heads} if several else \
-            next(iter(heads.values()))
+        body: dict[str, Any] = {
+            "event": prediction.event,
+            "label": prediction.label,
+            "confidence": prediction.confidence,
+            "cost": dict(prediction.cost),
+        }
+        body |= (
+            {"scores": {name: head["scores"] for name, head in heads.items()}, "heads": heads}
+            if several
+            else next(iter(heads.values()))
+        )
         if prediction.truncated:
             body["truncated"] = True
         return {**body, **self.domain.render(prediction)}
@@ -211,16 +263,29 @@ def answered_before(reader: Engine, events: Sequence[int]) -> dict[int, dict[str
     found: dict[int, dict[str, str | None]] = {}
     with reader.connect() as connection:
         for start in range(0, len(events), 500):
-            query = select(t.prediction.c.event, t.prediction.c.labels).where(t.prediction.c.event.in_(events[start:start + 500]))
+            query = select(t.prediction.c.event, t.prediction.c.labels).where(
+                t.prediction.c.event.in_(events[start : start + 500])
+            )
             found.update({r.event: json.loads(r.labels) for r in connection.execute(query.order_by(t.prediction.c.id))})
     return found
 
 
 def _head_answer(decoded: Decoded, named: Mapping[int, tuple[str, str | None]]) -> HeadAnswer:
-    evidence = [Evidence(event=named[n.event][0], label=n.label, weight=n.weight, similarity=n.similarity, source=n.source,
-                         text=named[n.event][1]) for n in decoded.neighbours if n.event in named]
-    return HeadAnswer(label=decoded.label, confidence=decoded.confidence, scores=decoded.scores, reason=decoded.reason,
-                      evidence=evidence)
+    evidence = [
+        Evidence(
+            event=named[n.event][0],
+            label=n.label,
+            weight=n.weight,
+            similarity=n.similarity,
+            source=n.source,
+            text=named[n.event][1],
+        )
+        for n in decoded.neighbours
+        if n.event in named
+    ]
+    return HeadAnswer(
+        label=decoded.label, confidence=decoded.confidence, scores=decoded.scores, reason=decoded.reason, evidence=evidence
+    )
 
 
 def _head_body(answer: HeadAnswer) -> dict[str, Any]:

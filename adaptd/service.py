@@ -52,8 +52,16 @@ class Problems:
 class Service:
     """Implements `Operations`."""
 
-    def __init__(self, domains: Mapping[str, Served], followers: Mapping[str, Follower], writer: Writer, reader: Engine,
-                 inference: Inference, problems: Problems, meters: Meters) -> None:
+    def __init__(
+        self,
+        domains: Mapping[str, Served],
+        followers: Mapping[str, Follower],
+        writer: Writer,
+        reader: Engine,
+        inference: Inference,
+        problems: Problems,
+        meters: Meters,
+    ) -> None:
         self.domains = domains
         self.followers = followers
         self.problems = problems
@@ -149,11 +157,25 @@ class Service:
         def read() -> Json:
             with self._reader.connect() as connection:
                 live = registry.live(connection, served.id)
-                return {"live": live.version, "versions": [
-                    {"version": v.number, "kind": v.kind, "parent": v.parent, "seq": v.seq, "created": v.created, "actor": v.actor,
-                     "reason": v.reason, "live": v.number == live.version, "verdict": v.verdict, "files": v.files,
-                     "metrics": {k: m for k, m in v.metrics.items() if k not in ("folds", "classes", "training")}}
-                    for v in registry.versions(connection, served.id)]}
+                return {
+                    "live": live.version,
+                    "versions": [
+                        {
+                            "version": v.number,
+                            "kind": v.kind,
+                            "parent": v.parent,
+                            "seq": v.seq,
+                            "created": v.created,
+                            "actor": v.actor,
+                            "reason": v.reason,
+                            "live": v.number == live.version,
+                            "verdict": v.verdict,
+                            "files": v.files,
+                            "metrics": {k: m for k, m in v.metrics.items() if k not in ("folds", "classes", "training")},
+                        }
+                        for v in registry.versions(connection, served.id)
+                    ],
+                }
 
         return await asyncio.to_thread(read)
 
@@ -194,8 +216,22 @@ class Service:
         def read() -> Json:
             with self._reader.connect() as connection:
                 found = connection.execute(query.order_by(t.action.c.id.desc()).limit(limit)).all()
-            return {"actions": [{"at": r.at, "seq": r.seq, "domain": r.name, "what": r.what, "before": r.before, "after": r.after,
-                                 "actor": r.actor, "reason": r.reason, "detail": json.loads(r.detail)} for r in found]}
+            return {
+                "actions": [
+                    {
+                        "at": r.at,
+                        "seq": r.seq,
+                        "domain": r.name,
+                        "what": r.what,
+                        "before": r.before,
+                        "after": r.after,
+                        "actor": r.actor,
+                        "reason": r.reason,
+                        "detail": json.loads(r.detail),
+                    }
+                    for r in found
+                ]
+            }
 
         return await asyncio.to_thread(read)
 
@@ -226,29 +262,44 @@ class Service:
 
     def status(self) -> Json:
         """Return the contract's status document."""
-        return {"state": self.state, "pid": os.getpid(), "uptime_s": round(time.time() - self._started, 1),
-                "domains": {name: self._domain_status(served) for name, served in self.domains.items()},
-                "seq": self._writer.last_seq, "listening": list(self.listening),
-                "feeds": {name: follower.status() for name, follower in self.followers.items()},
-                "problems": self.problems.now()}
+        return {
+            "state": self.state,
+            "pid": os.getpid(),
+            "uptime_s": round(time.time() - self._started, 1),
+            "domains": {name: self._domain_status(served) for name, served in self.domains.items()},
+            "seq": self._writer.last_seq,
+            "listening": list(self.listening),
+            "feeds": {name: follower.status() for name, follower in self.followers.items()},
+            "problems": self.problems.now(),
+        }
 
     def _domain_status(self, served: Served) -> Json:
         state, counts = served.learner.state, self._counts.of(served.name)
         evaluated = counts["metrics"].get("holdout") or {}
         promoted = (counts["verdict"] or {}).get("decision") == "promote"
         return {
-            "version": state.version, "parent": counts["parent"], "promoted_at": counts["since"],
+            "version": state.version,
+            "parent": counts["parent"],
+            "promoted_at": counts["since"],
             "labels": sum(int((head.means.counts > 0).sum()) for head in state.heads.values()),
-            "events": counts["events"], "labelled": counts["labelled"],
+            "events": counts["events"],
+            "labelled": counts["labelled"],
             "memory": sum(int(head.means.counts.sum()) for head in state.heads.values()),
-            "accuracy": {"prequential": state.prequential.accuracy,
-                         "holdout": evaluated.get("candidate" if promoted else "champion"),
-                         "progressive": state.progressive.accuracy},
-            "answered_and_labelled": state.prequential.total, "forgetting": counts["forgetting"],
-            "drift": {"detected": state.prequential.drifts}, "adapting": served.adaptation.stage,
-            "last_verdict": served.adaptation.last or counts["verdict"], "learn_lag": served.learner.lag,
+            "accuracy": {
+                "prequential": state.prequential.accuracy,
+                "holdout": evaluated.get("candidate" if promoted else "champion"),
+                "progressive": state.progressive.accuracy,
+            },
+            "answered_and_labelled": state.prequential.total,
+            "forgetting": counts["forgetting"],
+            "drift": {"detected": state.prequential.drifts},
+            "adapting": served.adaptation.stage,
+            "last_verdict": served.adaptation.last or counts["verdict"],
+            "learn_lag": served.learner.lag,
             "unsolved": served.learner.unsolved,
-            "held": sorted(served.journal.holds(served.id)), "adaptation_held": served.adaptation.held}
+            "held": sorted(served.journal.holds(served.id)),
+            "adaptation_held": served.adaptation.held,
+        }
 
     def metrics(self) -> bytes:
         """Return the Prometheus exposition."""
@@ -283,16 +334,27 @@ class _Counts:
         with self._reader.connect() as connection:
             live = registry.live(connection, served.id)
             newest = connection.execute(
-                select(t.version.c.verdict, t.version.c.metrics).where(
-                    t.version.c.domain == served.id, t.version.c.kind == "candidate").order_by(t.version.c.number.desc()).limit(1)
+                select(t.version.c.verdict, t.version.c.metrics)
+                .where(t.version.c.domain == served.id, t.version.c.kind == "candidate")
+                .order_by(t.version.c.number.desc())
+                .limit(1)
             ).one_or_none()
             events = connection.scalar(select(func.count()).where(t.event.c.domain == served.id))
-            labelled = connection.scalar(select(func.count(t.label.c.event.distinct())).join(
-                t.event, t.event.c.seq == t.label.c.event).where(t.event.c.domain == served.id))
+            labelled = connection.scalar(
+                select(func.count(t.label.c.event.distinct()))
+                .join(t.event, t.event.c.seq == t.label.c.event)
+                .where(t.event.c.domain == served.id)
+            )
             parent = registry.version(connection, live.version).parent
-        return {"parent": parent, "since": live.since, "events": events, "labelled": labelled,
-                "verdict": json.loads(newest.verdict) if newest and newest.verdict else None,
-                "metrics": json.loads(newest.metrics) if newest else {}, "forgetting": served.adaptation.forgetting()}
+        return {
+            "parent": parent,
+            "since": live.since,
+            "events": events,
+            "labelled": labelled,
+            "verdict": json.loads(newest.verdict) if newest and newest.verdict else None,
+            "metrics": json.loads(newest.metrics) if newest else {},
+            "forgetting": served.adaptation.forgetting(),
+        }
 
 
 class Meters:
@@ -301,18 +363,21 @@ class Meters:
     def __init__(self) -> None:
         self.registry = registry = prometheus.CollectorRegistry()
         prometheus.ProcessCollector(registry=registry)
-        self.latency = prometheus.Histogram("adaptd_request_seconds", "Latency of a stage's requests.", ["stage", "domain"], registry=registry)
+        self.latency = prometheus.Histogram(
+            "adaptd_request_seconds", "Latency of a stage's requests.", ["stage", "domain"], registry=registry
+        )
         self.predictions = prometheus.Counter("adaptd_predictions_total", "Inputs answered.", ["domain"], registry=registry)
-        self.ingested = prometheus.Counter("adaptd_ingested_total", "Events and labels by what became of them.", ["domain", "status"],
-                                           registry=registry)
+        self.ingested = prometheus.Counter(
+            "adaptd_ingested_total", "Events and labels by what became of them.", ["domain", "status"], registry=registry
+        )
         self.version = prometheus.Gauge("adaptd_live_version", "The live version's number.", ["domain"], registry=registry)
         self.lag = prometheus.Gauge("adaptd_learn_lag_entries", "Journal entries not learned yet.", ["domain"], registry=registry)
         self.rows = prometheus.Gauge("adaptd_memory_rows", "Alive learned rows.", ["domain"], registry=registry)
-        self.accuracy = prometheus.Gauge("adaptd_prequential_accuracy_ratio", "Accuracy of recent answers.", ["domain"], registry=registry)
+        self.accuracy = prometheus.Gauge(
+            "adaptd_prequential_accuracy_ratio", "Accuracy of recent answers.", ["domain"], registry=registry
+        )
         self.queue = prometheus.Gauge("adaptd_queue_length", "Events that wait.", ["queue"], registry=registry)
 
     def time(self, stage: str, domain: str) -> Any:
         """Return a context manager that observes a stage's latency."""
         return self.latency.labels(stage, domain).time()
-
-

@@ -7,13 +7,27 @@ rewritten: a row is alive in a lineage at s when its birth lies in the lineage a
 
 from __future__ import annotations
 
-from sqlalchemy import REAL, BigInteger, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
-from sqlalchemy import UniqueConstraint
+from typing import Any
+
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 metadata = MetaData()
 Int = BigInteger().with_variant(Integer, "sqlite")
-Real = Double().with_variant(REAL, "sqlite")
-STRICT = {"sqlite_strict": True}
+Real: Any = Double().with_variant(REAL, "sqlite")
+STRICT: Any = {"sqlite_strict": True}
 
 store = Table("store", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False), **STRICT)
 

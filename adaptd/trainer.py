@@ -10,7 +10,6 @@ It gives way to everything: lowest priority, the kernel's first choice when memo
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -33,14 +32,13 @@ from adaptd.interfaces import Strategy
 from adaptd.model import files
 from adaptd.model.attention import Adapter, TrainableAttention
 from adaptd.model.encoder import pick_device
+from adaptd.process import NICE, be_a_quiet_child
 from adaptd.strategies.task import Task
 
 MOST_ROWS = 50_000  # new ones, and as many old ones: what bounds memory
 KEYS = 2000  # remembered rows that a step attends to
 DROPOUT = 0.1  # of the query's features
 MEASURED = 1000  # rows that a loss in the report is the mean of
-OOM_SCORE = 800  # of 1000: before the daemon
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,7 @@ class Job:
     rank: int = 256
     plugins: list[str] = field(default_factory=list)  # distributions that may be loaded
     time_limit_s: float = 1800.0
-    nice: int = 19  # so low that a busy machine may starve it; the time limit is of the clock
+    nice: int = NICE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,14 +206,7 @@ def balanced(rows: Tensor, targets: Tensor, most: int, generator: torch.Generato
 
 def _give_way(job: Job) -> None:
     """Bind this process to its parent, its bounds and its seed."""
-    os.nice(job.nice)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != job.parent_pid:  # it died before the line above
-        raise TrainingFailed(f"the parent, process {job.parent_pid}, is gone")
-    try:
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
-    except OSError:  # no such file in some containers: a wish, not a need
-        pass
+    be_a_quiet_child(job.parent_pid, job.nice)
     signal.signal(signal.SIGALRM, lambda _number, _frame: _out_of_time(job.time_limit_s))
     signal.setitimer(signal.ITIMER_REAL, job.time_limit_s)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic CUDA wants

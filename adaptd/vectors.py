@@ -6,6 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from sqlalchemy import Engine, and_, select
@@ -56,7 +57,7 @@ class Vectors:
             found.update(self._encode(payloads))
         return found
 
-    def _stored(self, events: Sequence[int]) -> Sequence[object]:
+    def _stored(self, events: Sequence[int]) -> Sequence[Any]:
         mine = and_(t.vector.c.event == t.event.c.seq, t.vector.c.part == 0, t.vector.c.encoder == self.encoder_id)
         query = select(t.event.c.seq, t.event.c.payload, t.vector.c.data).outerjoin(t.vector, mine)
         with self._reader.connect() as connection:

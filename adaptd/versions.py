@@ -21,7 +21,7 @@ from adaptd import registry, restore
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, Refused
-from adaptd.journal import FOREVER, Journal, act, births, lineage
+from adaptd.journal import Journal, act
 from adaptd.learn import Learner
 from adaptd.metrics import Outcomes
 from adaptd.model import files
@@ -29,6 +29,7 @@ from adaptd.model.attention import Adapter
 from adaptd.model.network import Head
 from adaptd.records import canonical
 from adaptd.registry import Version
+from adaptd.rows import FOREVER, births, lineage
 from adaptd.vectors import Vectors
 
 
@@ -49,8 +50,20 @@ class Numbers:
 class Versions:
     """The version operations of one domain."""
 
-    def __init__(self, domain: int, learner: Learner, journal: Journal, writer: Writer, reader: Engine, folder: Path,
-                 numbers: Numbers, vectors: Vectors, *, encoder: str, config: str) -> None:
+    def __init__(
+        self,
+        domain: int,
+        learner: Learner,
+        journal: Journal,
+        writer: Writer,
+        reader: Engine,
+        folder: Path,
+        numbers: Numbers,
+        vectors: Vectors,
+        *,
+        encoder: str,
+        config: str,
+    ) -> None:
         self.domain = domain
         self.folder = folder
         self.numbers = numbers
@@ -76,8 +89,11 @@ class Versions:
         """
         with self._alone():
             with self._reader.connect() as connection:
-                target = registry.rollback_target(connection, self.domain) if to is None else \
-                    registry.version(connection, to, self.domain)
+                target = (
+                    registry.rollback_target(connection, self.domain)
+                    if to is None
+                    else registry.version(connection, to, self.domain)
+                )
                 contents = registry.read(self.folder / str(target.number), target.files)
             held_before = "" in self._journal.holds(self.domain)
             self._journal.hold(self.domain, "learning", "", reason or "rollback", actor).result()
@@ -102,12 +118,21 @@ class Versions:
                 contents = registry.read(self.folder / str(number), candidate.files)
             decision = (candidate.verdict or {}).get("decision")
             if candidate.kind != "candidate":
-                raise Conflict(f"version {number} is not a candidate", field="to", hint="adaptd rollback --to moves to any other version")
+                raise Conflict(
+                    f"version {number} is not a candidate", field="to", hint="adaptd rollback --to moves to any other version"
+                )
             if decision != "promote" and not force:
-                raise Refused(f"the gate said {decision} to version {number}: {'; '.join(candidate.verdict['reasons'])}"
-                              if candidate.verdict else f"version {number} has no verdict", hint="adaptd promote N --force --reason …")
-            adapters = {name: files.parse_adapter(contents[f"{name}.adapter"], f"version {number}")
-                        for name in self._learner.state.heads if f"{name}.adapter" in contents}
+                raise Refused(
+                    f"the gate said {decision} to version {number}: {'; '.join(candidate.verdict['reasons'])}"
+                    if candidate.verdict
+                    else f"version {number} has no verdict",
+                    hint="adaptd promote N --force --reason …",
+                )
+            adapters = {
+                name: files.parse_adapter(contents[f"{name}.adapter"], f"version {number}")
+                for name in self._learner.state.heads
+                if f"{name}.adapter" in contents
+            }
             heads = self._learner.state.heads
             keys = {name: heads[name].rebuilt(adapter) for name, adapter in adapters.items()}  # while the old one answers
             return self._learner.call(lambda: self._promote(candidate, adapters, keys, reason, actor, evidence or {})).result()
@@ -127,16 +152,32 @@ class Versions:
         """Write the live state's files and return the row to enter."""
         state = self._learner.state
         contents = {f"{name}.{part}": data for name, head in state.heads.items() for part, data in head.dump().items()}
-        return Version(number=number, domain=self.domain, kind=kind, parent=live.version, branch=live.branch, seq=state.seq,
-                       encoder=self._encoder, config=self._config, files=registry.publish(self.folder / str(number), contents),
-                       metrics=self.metrics(), verdict=None, actor=actor, reason=reason, created=time.time())
+        return Version(
+            number=number,
+            domain=self.domain,
+            kind=kind,
+            parent=live.version,
+            branch=live.branch,
+            seq=state.seq,
+            encoder=self._encoder,
+            config=self._config,
+            files=registry.publish(self.folder / str(number), contents),
+            metrics=self.metrics(),
+            verdict=None,
+            actor=actor,
+            reason=reason,
+            created=time.time(),
+        )
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics that a version carries."""
         state = self._learner.state
-        return {"folds": restore.folds(state), "prequential": state.prequential.accuracy,
-                "labels": sum(len(head.labels) for head in state.heads.values()),
-                "memory": sum(int(head.means.counts.sum()) for head in state.heads.values())}
+        return {
+            "folds": restore.folds(state),
+            "prequential": state.prequential.accuracy,
+            "labels": sum(len(head.labels) for head in state.heads.values()),
+            "memory": sum(int(head.means.counts.sum()) for head in state.heads.values()),
+        }
 
     def _live(self) -> registry.Live:
         with self._reader.connect() as connection:
@@ -185,8 +226,15 @@ class Versions:
         self._learner.settle(solved=all(f"{name}.head" in contents for name in state.heads) or not rows)
         self._learner.publish()
 
-    def _become_head(self, head: Head, name: str, target: Version, contents: Mapping[str, bytes], rows: set[int],
-                     intervals: list[tuple[int, int]]) -> None:
+    def _become_head(
+        self,
+        head: Head,
+        name: str,
+        target: Version,
+        contents: Mapping[str, bytes],
+        rows: set[int],
+        intervals: list[tuple[int, int]],
+    ) -> None:
         held = head.memory.slot_of
         here = {row for row in rows if row in held}
         with self._reader.connect() as connection:
@@ -206,11 +254,21 @@ class Versions:
         for row, slot in head.memory.slot_of.items():
             if row in rank:
                 head.memory.order[slot] = rank[row]
-        head.adopt(files.parse_adapter(contents[f"{name}.adapter"], f"version {target.number}")
-                   if f"{name}.adapter" in contents else Adapter())
+        head.adopt(
+            files.parse_adapter(contents[f"{name}.adapter"], f"version {target.number}")
+            if f"{name}.adapter" in contents
+            else Adapter()
+        )
 
-    def _promote(self, candidate: Version, adapters: Mapping[str, Adapter], keys: Mapping[str, Any], reason: str, actor: str,
-                 evidence: Mapping[str, Any]) -> int:
+    def _promote(
+        self,
+        candidate: Version,
+        adapters: Mapping[str, Adapter],
+        keys: Mapping[str, Any],
+        reason: str,
+        actor: str,
+        evidence: Mapping[str, Any],
+    ) -> int:
         state, live = self._learner.state, self._live()
         before = {name: (head.adapter, head.keys) for name, head in state.heads.items()}
         for name, adapter in adapters.items():
@@ -219,8 +277,13 @@ class Versions:
             number = candidate.number
             contents = {f"{name}.{part}": data for name, head in state.heads.items() for part, data in head.dump().items()}
             digests = registry.publish(self.folder / str(number), contents)
-            values = {"files": canonical(digests), "branch": live.branch, "seq": state.seq, "parent": live.version,
-                      "metrics": canonical({**candidate.metrics, **self.metrics()})}
+            values = {
+                "files": canonical(digests),
+                "branch": live.branch,
+                "seq": state.seq,
+                "parent": live.version,
+                "metrics": canonical({**candidate.metrics, **self.metrics()}),
+            }
 
             def write(connection: Connection) -> None:
                 connection.execute(t.version.update().where(t.version.c.number == number).values(**values))
@@ -235,20 +298,42 @@ class Versions:
         self._learner.publish()
         return number
 
-    def enter_candidate(self, contents: Mapping[str, bytes], verdict: Mapping[str, Any], metrics: Mapping[str, Any],
-                        reason: str, actor: str) -> int:
+    def enter_candidate(
+        self, contents: Mapping[str, bytes], verdict: Mapping[str, Any], metrics: Mapping[str, Any], reason: str, actor: str
+    ) -> int:
         """Enter what an adaptation produced, whatever its verdict; return its number."""
         number = self.numbers.take()
         digests = registry.publish(self.folder / str(number), contents)
         live, state = self._live(), self._learner.state
-        row = Version(number=number, domain=self.domain, kind="candidate", parent=live.version, branch=live.branch, seq=state.seq,
-                      encoder=self._encoder, config=self._config, files=digests, metrics=metrics, verdict=verdict, actor=actor,
-                      reason=reason, created=time.time())
+        row = Version(
+            number=number,
+            domain=self.domain,
+            kind="candidate",
+            parent=live.version,
+            branch=live.branch,
+            seq=state.seq,
+            encoder=self._encoder,
+            config=self._config,
+            files=digests,
+            metrics=metrics,
+            verdict=verdict,
+            actor=actor,
+            reason=reason,
+            created=time.time(),
+        )
 
         def write(connection: Connection) -> None:
             registry.add(connection, row)
-            act(connection, self._writer.last_seq, self.domain, f"verdict-{verdict['decision']}", actor,
-                "; ".join(verdict["reasons"]), before=live.version, after=number)
+            act(
+                connection,
+                self._writer.last_seq,
+                self.domain,
+                f"verdict-{verdict['decision']}",
+                actor,
+                "; ".join(verdict["reasons"]),
+                before=live.version,
+                after=number,
+            )
 
         self._writer.submit(write).result()
         return number

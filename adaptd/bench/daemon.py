@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 from adaptd.bench.streams import Bools
-from adaptd.cli.init import create
+from adaptd.newstore import create
 from adaptd.client import UnixConnection, rebuilt
 from adaptd.errors import AdaptdError, Busy, CannotStart
 
@@ -202,10 +202,8 @@ class Daemon:
     def settle(self) -> None:
         """Wait until the ridge, which may trail by a second, holds all that was learned and no adaptation runs."""
         time.sleep(0.2)  # the trigger follows the acknowledgement
-        limit = time.monotonic() + CALL_S
-        while self.state()["unsolved"] and time.monotonic() < limit:
-            time.sleep(0.1)
         self.pause_for_adaptation()
+        self.snapshot("the ridge solved")  # it goes through the learner's barrier
 
     def verdicts(self) -> list[Json]:
         """Return what the gate said of each candidate, oldest first."""

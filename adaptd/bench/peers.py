@@ -84,7 +84,8 @@ class Cron:
         self._new = 0
         classes = np.concatenate(self._classes)
         if len(np.unique(classes)) > 1:
-            self._model = linear_model.LogisticRegression(C=self._strength, max_iter=200).fit(np.concatenate(self._vectors), classes)
+            fresh = linear_model.LogisticRegression(C=self._strength, max_iter=200)
+            self._model = fresh.fit(np.concatenate(self._vectors), classes)
 
     def predict(self, inputs: Inputs) -> Ints:
         """Answer with the last model."""

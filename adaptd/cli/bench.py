@@ -36,7 +36,8 @@ PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-b
 @click.option("--quick", is_flag=True, help="A small share of everything: to see that it works, not to quote.")
 @options.json_option
 def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | None, last_only: bool,
-          against: tuple[str, ...], memories: int, data_dir: Path | None, out: Path, quick: bool, as_json: bool) -> None:
+          against: tuple[str, ...], memories: int, data_dir: Path | None, out: Path, quick: bool,
+          as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
     PART is class-incremental, new-classes, prequential, speed or all. FILE is your own .csv or .jsonl with text, label

@@ -73,7 +73,8 @@ def _play(material: Material, board: Board, out: Path) -> dict[str, Any]:
         versions = client.call("GET", "/v1/text/versions")["versions"]
         status = client.call("GET", "/v1/status")
     return {"source": material.source, "seed": SEED, "adaptd": __version__, "python": platform.python_version(),
-            **record.body(), "cron": {"encoded": cron.encoded, "encoding_s": round(cron.encoding_s, 2), "refits": cron.refits},
+            **record.body(),
+            "cron": {"encoded": cron.encoded, "encoding_s": round(cron.encoding_s, 2), "refits": cron.refits},
             "named": {p.when: {"adaptd": p.adaptd, "cron": p.cron} for p in record.points if p.when},
             "versions": [{key: v[key] for key in ("version", "kind", "parent", "reason", "verdict")} for v in versions],
             "status": status["domains"]["text"], "problems": status["problems"]}
@@ -81,22 +82,23 @@ def _play(material: Material, board: Board, out: Path) -> dict[str, Any]:
 
 def _summary(report: dict[str, Any]) -> list[str]:
     """Say what happened, with the figures of the report."""
-    named, answers, back = report["named"], report["answers"], report["rollback"]
+    answers, back = report["answers"], report["rollback"]
+    ours, rival = ({when: f"{found[who]:.1%}" for when, found in report["named"].items()} for who in ("adaptd", "cron"))
     refits = [refit["seconds"] for refit in report["cron"]["refits"]]
     return [
         "",
         f"Answers on the stream, as given at the time: adaptd {answers['adaptd'] / answers['asked']:.1%} right, "
         f"the nightly refit {answers['cron'] / answers['asked']:.1%}, of {answers['asked']}.",
-        f"At the end, on {report['points'][-1]['texts']} texts that were never labelled: adaptd {named['end']['adaptd']:.1%}, "
-        f"the nightly refit {named['end']['cron']:.1%}.",
+        f"At the end, on {report['points'][-1]['texts']} texts that were never labelled: adaptd {ours['end']}, "
+        f"the nightly refit {rival['end']}.",
         *(f"Adaptation at event {a['event']}: {a['verdict']} after {a['seconds']:.0f} s: {'; '.join(a['reasons'])}."
           for a in report["adaptations"]),
-        f"Wrong labels: adaptd fell from {named['before the burst']['adaptd']:.1%} to {named['morning after']['adaptd']:.1%}, "
-        f"the nightly refit from {named['before the burst']['cron']:.1%} to {named['morning after']['cron']:.1%}.",
-        f"Rollback to version {back['version']} took {back['seconds']:.2f} s and gave {named['after rollback']['adaptd']:.1%}; "
-        f"the nightly refit stayed at {named['after rollback']['cron']:.1%} until the next night.",
+        f"Wrong labels: adaptd went from {ours['before the burst']} to {ours['morning after']}, "
+        f"the nightly refit from {rival['before the burst']} to {rival['morning after']}.",
+        f"Rollback to version {back['version']} took {back['seconds']:.2f} s and gave {ours['after rollback']}; "
+        f"the nightly refit stayed at {rival['after rollback']} until the next night.",
         f"Learning went on without the intern: {back['learned_at_resume']} good labels had waited, "
-        f"and its next labels were journalled but not learned ({named['after resume']['adaptd']:.1%} after them).",
+        f"and its next labels were journalled but not learned ({ours['after resume']} after them).",
         f"The rival's cost: {report['cron']['encoding_s']:.1f} s to encode everything once, "
         f"{len(refits)} refits of {min(refits, default=0):.2f} to {max(refits, default=0):.2f} s.",
         f"{report['seconds']:.0f} s in all.", ""]

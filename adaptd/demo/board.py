@@ -21,14 +21,16 @@ class Board:
         self._figures: dict[str, str] = {}
         self._lines: list[str] = []
         self._now = ""
-        self._live = Live(console=self.console, refresh_per_second=4, transient=True) if self.console.is_terminal else None
+        shown = self.console.is_terminal
+        self._live = Live(console=self.console, refresh_per_second=4, transient=True) if shown else None
 
     def __enter__(self) -> Board:
         if self._live is not None:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -52,7 +54,9 @@ class Board:
     def _draw(self) -> None:
         if self._live is None:
             return
-        table = Table(title="adaptd beside a nightly refit", title_justify="left", box=None, pad_edge=False, show_header=False)
+        table = Table(title="adaptd beside a nightly refit", title_justify="left", box=None, pad_edge=False,
+                      show_header=False)
         for name, value in self._figures.items():
             table.add_row(Text(name, style="dim"), Text(value, style="bold"))
-        self._live.update(Group(table, Text(), *(Text(line, style="dim") for line in self._lines), Text(f"… {self._now}", style="cyan")))
+        lines = [Text(line, style="dim") for line in self._lines]
+        self._live.update(Group(table, Text(), *lines, Text(f"… {self._now}", style="cyan")))

@@ -23,7 +23,8 @@ class Cron:
             from sklearn.linear_model import LogisticRegression
             from threadpoolctl import threadpool_limits
         except ImportError:
-            raise MissingExtra("scikit-learn, the rival's model, is not installed", hint="pip install 'adaptd[demo]'") from None
+            raise MissingExtra("scikit-learn, the rival's model, is not installed",
+                               hint="pip install 'adaptd[demo]'") from None
         encoder = Transformers()
         encoder.load()
         began = time.monotonic()
@@ -62,7 +63,9 @@ class Cron:
 
     def answer(self, texts: Sequence[str]) -> list[str | None]:
         """Answer as of the last night."""
-        return [None] * len(texts) if self._model is None else [str(label) for label in self._model.predict(self._of(texts))]
+        if self._model is None:
+            return [None] * len(texts)
+        return [str(label) for label in self._model.predict(self._of(texts))]
 
     def _of(self, texts: Sequence[str]) -> np.ndarray:
         return self._vectors[[self._places[text] for text in texts]]

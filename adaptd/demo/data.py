@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Material:
         """
         rows = self.days[day]
         cuts = [len(rows) * i // BLOCKS for i in range(BLOCKS + 1)]
-        return [rows[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+        return [rows[a:b] for a, b in pairwise(cuts) if a < b]
 
     def rows(self) -> list[Row]:
         """Return all rows of the three parts."""
@@ -159,7 +160,9 @@ def _line(file: Path, number: int, raw: bytes) -> Row:
 def _parted(source: str, rows: Sequence[Row]) -> Material:
     """Of every label ask the 4th, 8th … text and spoil the 6th, 14th …; the rest is the stream."""
     seen: Counter[str] = Counter()
-    stream, asked, wrong = [], [], []
+    stream: list[Row] = []
+    asked: list[Row] = []
+    wrong: list[Row] = []
     for row in rows:
         seen[row.label] += 1
         part = asked if seen[row.label] % 4 == 0 else wrong if seen[row.label] % 8 == 6 else stream
@@ -168,5 +171,5 @@ def _parted(source: str, rows: Sequence[Row]) -> Material:
         raise BadPayload("no label has six different texts", field="label", hint="give a file with more rows per label")
     cuts = [len(stream) * day // DAYS for day in range(DAYS + 1)]
     every = -(-len(asked) // (ASKED_PER_TOPIC * len(CHAPTERS)))
-    days = [stream[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    days = [stream[a:b] for a, b in pairwise(cuts)]
     return Material(source=source, days=days, asked=asked[::every], wrong=wrong[:WRONG])

@@ -37,12 +37,14 @@ def daemon() -> Iterator[Client]:
         made = subprocess.run([sys.executable, "-P", "-m", "adaptd", "init", str(store)], env=environment, text=True,
                               capture_output=True)
         if made.returncode:
-            raise CannotStart(f"adaptd init: {made.stderr.strip()}", hint="set TMPDIR to a writable folder with a short path")
+            raise CannotStart(f"adaptd init: {made.stderr.strip()}",
+                              hint="set TMPDIR to a writable folder with a short path")
         _configure(store / CONFIG)
         with open(log, "wb") as output:
-            child = subprocess.Popen(  # a session of its own: ^C reaches the demonstration only, which stops it in order
+            child = subprocess.Popen(  # a session of its own: ^C reaches the demonstration only, which then stops it
                 [sys.executable, "-P", "-m", "adaptd", "run", "--config", str(store)], env=environment, cwd=folder,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, preexec_fn=_die_with_parent)
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                preexec_fn=_die_with_parent)
         try:
             client = Client(locate(store).socket)
             _wait(client, child, log)

@@ -11,6 +11,7 @@ from adaptd.demo.story import Mark, Record
 
 ADAPTD, CRON, BAD, GOOD, QUIET = "#0b6e99", "#b8860b", "#c0392b", "#2e8b57", "#6f6f6f"
 COLOURS = {"topic": QUIET, "adapt": "#6a3d9a", "rollback": BAD, "resume": GOOD}
+LONGEST = 30  # characters of a label
 CLOSE = 0.02  # of the width: two labels nearer than that would cover each other
 
 
@@ -57,7 +58,8 @@ def _lines(axes: Any, record: Record, low: float) -> None:
     axes.plot([point.event for point in fitted], [point.cron for point in fitted], color=CRON, linewidth=1.8,
               drawstyle="steps-post", label="nightly refit: same encoder, same labels, logistic regression")
     nights = [mark.event for mark in record.marks if mark.kind == "night"]
-    axes.plot(nights, [low] * len(nights), linestyle="", marker="^", markersize=9, color=CRON, clip_on=False, label="night: refit")
+    axes.plot(nights, [low] * len(nights), linestyle="", marker="^", markersize=9, color=CRON, clip_on=False,
+              label="night: refit")
     axes.plot([point.event for point in record.points], [point.adaptd for point in record.points], color=ADAPTD,
               linewidth=2.4, marker="o", markersize=3.5, label="adaptd")
 
@@ -69,7 +71,8 @@ def _bursts(axes: Any, record: Record, low: float) -> None:
         start, end = stretches[0]["from"], stretches[-1]["to"]
         axes.axvspan(start, end, color=BAD, alpha=0.07 if held else 0.18, linewidth=0)
         words = "wrong labels again:\nheld, not learned" if held else "wrong labels:\nlearned"
-        axes.text((start + end) / 2, low + 0.015, words, color=BAD, ha="center", va="bottom", fontsize=9)
+        height = 0.12 if held else 0.02
+        axes.text((start + end) / 2, low + height * (1 - low), words, color=BAD, ha="center", va="bottom", fontsize=9)
 
 
 def _marks(axes: Any, marks: list[Mark], last: int) -> None:
@@ -81,6 +84,7 @@ def _marks(axes: Any, marks: list[Mark], last: int) -> None:
         if kind == "topic" and event - written < CLOSE * last:
             continue
         written = event
-        words = ", ".join(mark.text for mark in found)
-        axes.text(event, 1.01, f"new: {words}" if kind == "topic" else words, color=COLOURS[kind], rotation=55, ha="left",
-                  va="bottom", fontsize=9, rotation_mode="anchor", transform=axes.get_xaxis_transform())
+        words = ("new: " if kind == "topic" else "") + ", ".join(mark.text for mark in found)
+        words = words if len(words) <= LONGEST else words[:LONGEST - 1] + "…"
+        axes.text(event, 1.01, words, color=COLOURS[kind], rotation=55, ha="left", va="bottom", fontsize=9,
+                  rotation_mode="anchor", parse_math=False, transform=axes.get_xaxis_transform())

@@ -111,7 +111,7 @@ class Story:
             if (day, number) == RESUMED_AT:
                 self._resume()
             self._day = day + (number + 1) / BLOCKS
-            if number % 2:
+            if number >= DELAY:  # this day's first labels have come
                 self._evaluate()
 
     def _ask(self, block: Sequence[Row]) -> None:
@@ -140,7 +140,10 @@ class Story:
         self._board.now("night: the rival is refitted on all labels")
         took = self._cron.night()
         self._mark("night", f"refit in {took:.1f} s")
-        self._evaluate("morning after" if day == SPOILT_AFTER else "")
+        if day == SPOILT_AFTER:
+            self._evaluate("morning after")
+        elif self.record.points:
+            self._keep(self.record.points[-1].adaptd, self._asked())  # only the rival has changed
 
     # -- adaptation -------------------------------------------------------------------------------------------
 
@@ -173,7 +176,8 @@ class Story:
             self._evaluate()
         self._later = rows[2 * len(rows) // 3:]
         before, after = self.record.accuracy("before the burst")[0], self.record.points[-1].adaptd
-        self._board.said(f"the intern labelled {self._event - began} texts wrongly: accuracy {before:.1%} → {after:.1%}")
+        self._board.said(f"the intern labelled {self._event - began} texts wrongly: "
+                         f"accuracy {before:.1%} → {after:.1%}")
 
     def _send_wrong(self, rows: Sequence[Row]) -> None:
         if not rows:
@@ -196,8 +200,9 @@ class Story:
         self._mark("rollback", f"rollback to version {answer['version']}")
         self._evaluate("after rollback")
         self.record.rollback = {**answer, "seconds": round(took, 3), "rows_struck_from_cron": struck}
-        self._board.said(f"rolled back to version {answer['version']} in {took:.2f} s, accuracy "
-                         f"{self.record.accuracy('after rollback')[0]:.1%}; what was live is kept as version {answer['saved']}")
+        accuracy, _ = self.record.accuracy("after rollback")
+        self._board.said(f"rolled back to version {answer['version']} in {took:.2f} s, accuracy {accuracy:.1%}; "
+                         f"what was live is kept as version {answer['saved']}")
 
     def _resume(self) -> None:
         """Go on without the intern, who sends once more: journalled, not learned."""
@@ -214,7 +219,7 @@ class Story:
 
     def _evaluate(self, when: str = "") -> None:
         """Ask both the held-back texts of the topics that were labelled so far."""
-        rows = [row for row in self._material.asked if row.label in self._known]
+        rows = self._asked()
         if not rows:
             return
         answers: list[Any] = []
@@ -222,18 +227,20 @@ class Story:
             inputs = [{"text": row.text, "source": QUIZ} for row in rows[start:start + BATCH]]
             answer = self._call("predict", {"inputs": inputs})
             answers += [p["label"] for p in answer["predictions"]]
-        share = self._share(answers, rows)
-        point = Point(event=self._event, day=round(self._day, 2), topics=len(self._known), texts=len(rows), adaptd=share,
-                      cron=self._share(self._cron.answer([row.text for row in rows]), rows), when=when)
-        self.record.points.append(point)
-        self._board.figures({
-            "day": f"{min(int(self._day) + 1, DAYS)} of {DAYS}", "events": str(self._event), "topics": str(point.topics),
-            "accuracy of adaptd": f"{point.adaptd:.1%}", "accuracy of the nightly refit": f"{point.cron:.1%}",
-            "version": str(answer["version"])})
+        self._board.figures({"version": str(answer["version"])})
+        self._keep(_share(answers, rows), rows, when)
 
-    @staticmethod
-    def _share(answers: Sequence[Any], rows: Sequence[Row]) -> float:
-        return round(sum(a == row.label for a, row in zip(answers, rows, strict=True)) / len(rows), 4)
+    def _asked(self) -> list[Row]:
+        return [row for row in self._material.asked if row.label in self._known]
+
+    def _keep(self, adaptd: float, rows: Sequence[Row], when: str = "") -> None:
+        """Keep a point, with the rival's answers as they are now."""
+        cron = _share(self._cron.answer([row.text for row in rows]), rows)
+        self.record.points.append(Point(event=self._event, day=round(self._day, 2), topics=len(self._known),
+                                        texts=len(rows), adaptd=adaptd, cron=cron, when=when))
+        self._board.figures({"day": f"{min(int(self._day) + 1, DAYS)} of {DAYS}", "events": str(self._event),
+                             "topics": str(len(self._known)), "accuracy of adaptd": f"{adaptd:.1%}",
+                             "accuracy of the nightly refit": f"{cron:.1%}"})
 
     def _mark(self, kind: str, text: str) -> None:
         self.record.marks.append(Mark(event=self._event, kind=kind, text=text))
@@ -247,3 +254,7 @@ class Story:
             error = answer["rejected"][0]["error"]
             raise BadPayload(error["message"], field=error.get("field"), hint=error["hint"])
         return answer
+
+
+def _share(answers: Sequence[Any], rows: Sequence[Row]) -> float:
+    return round(sum(int(a == row.label) for a, row in zip(answers, rows, strict=True)) / len(rows), 4)

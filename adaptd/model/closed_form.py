@@ -197,7 +197,8 @@ class Ridge:
         if not len(self._u):
             return self._base.clone()
         capacity = torch.eye(len(self._u)) + self._u @ self._z.T
-        return self._base - self._z.T @ torch.linalg.solve(capacity, self._u @ self._base)
+        corrected: Tensor = self._base - self._z.T @ torch.linalg.solve(capacity, self._u @ self._base)
+        return corrected
 
     def renumber(self, place: Tensor, classes: int) -> None:
         """Give class i the number place[i]; the next solution is factorised anew."""

@@ -99,7 +99,7 @@ def pool_opinions(head: HeadSnapshot, ridge: Tensor, cosines: Tensor, similarity
     experts = torch.stack([ridge_opinion(ridge, known), attend(weight, neighbour, classes), attend(newest, neighbour, classes)])
     open_ = gates(experts, head.rates, ridge.shape[1] > 0)
     plain = pool(experts, open_, head.trust, known)
-    ruled = young_rule(plain, cosines, head.counts)
+    ruled = young_rule(plain, cosines, unsolved_as_young(head.counts, ridge.shape[1]))
     pooled = plain if ruled is plain else torch.logaddexp(ruled + math.log(head.rule), plain + math.log(1 - head.rule))
     return Opinions(experts=experts, gates=open_, plain=plain, ruled=ruled, pooled=pooled, similarity=similarity, slots=slots,
                     weight=weight)
@@ -128,6 +128,15 @@ def pool(experts: Tensor, open_: Tensor, trust: Tensor, known: Tensor) -> Tensor
     share = torch.einsum("nc,ec->en", stake, trust) * open_
     share = share / share.sum(0).clamp(min=1e-9)
     return (POOL * (share[:, :, None] * (experts + FLOOR).log()).sum(0)).masked_fill(~known, -50.0).log_softmax(1)
+
+
+def unsolved_as_young(counts: Tensor, solved: int) -> Tensor:
+    """Count classes that the solved ridge lacks as young, however many rows came since: it would veto them.
+
+    >>> unsolved_as_young(torch.tensor([50, 3, 30]), 2).tolist()
+    [50, 3, 19]
+    """
+    return torch.cat([counts[:solved], counts[solved:].clamp(max=YOUNG - 1)]) if solved else counts
 
 
 def young_rule(pooled: Tensor, cosines: Tensor, counts: Tensor) -> Tensor:

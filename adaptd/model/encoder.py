@@ -151,7 +151,7 @@ def batches(lengths: Sequence[int]) -> Iterable[list[int]]:
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and lengths[index] * (len(batch) + 1) > BATCH_TOKENS or (
+        if (batch and lengths[index] * (len(batch) + 1) > BATCH_TOKENS) or (
                 batch and lengths[index] > 2 * lengths[batch[0]] + 8):
             yield batch
             batch = []

@@ -51,7 +51,7 @@ def parse_adapter(data: bytes, name: str, dim: int | None = None) -> Adapter:
     """Read an adapter and check its shape."""
     tensors, facts = parse(data, name)
     projection = tensors["projection"].float() if "projection" in tensors else None
-    if projection is not None and (projection.ndim != 2 or dim is not None and projection.shape[0] != dim):
+    if projection is not None and (projection.ndim != 2 or (dim is not None and projection.shape[0] != dim)):
         raise CorruptFile(f"{name}: projection has shape {tuple(projection.shape)}, wanted [{dim}, rank]")
     values = dict(zip(facts["labels"], tensors["log_value"].tolist(), strict=True))
     return Adapter(projection, float(facts["scale"]), values)

@@ -30,7 +30,8 @@ class Centres:
     def scores(self, vectors: Tensor, adapter: Adapter) -> Tensor:
         """Return cosines [n, C] of vectors [n, dim] to the class means, both seen through the adapter."""
         z = _project(vectors.float() - self.centre, adapter)
-        return z @ self.directions.T / z.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        cosines: Tensor = z @ self.directions.T / z.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        return cosines
 
 
 class ClassMeans:
@@ -51,7 +52,7 @@ class ClassMeans:
     def renumber(self, place: Tensor, classes: int) -> None:
         """Give class i the number place[i]."""
         sums, counts = torch.zeros(classes, self.sums.shape[1], dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
-        sums[place[:len(self.counts)]], counts[place[:len(self.counts)]] = self.sums, self.counts
+        sums[place[: len(self.counts)]], counts[place[: len(self.counts)]] = self.sums, self.counts
         self.sums, self.counts = sums, counts
 
     def centres(self, adapter: Adapter, classes: int) -> Centres:
@@ -62,7 +63,9 @@ class ClassMeans:
         sqrt(rho) that is shrunk to the pooled one (James and Stein, 1961).
         """
         short = classes - len(self.counts)
-        return centres(pad(self.sums, (0, 0, 0, max(0, short)))[:classes], pad(self.counts, (0, max(0, short)))[:classes], adapter)
+        return centres(
+            pad(self.sums, (0, 0, 0, max(0, short)))[:classes], pad(self.counts, (0, max(0, short)))[:classes], adapter
+        )
 
 
 def centres(sums: Tensor, counts: Tensor, adapter: Adapter) -> Centres:

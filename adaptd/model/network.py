@@ -19,7 +19,7 @@ from torch import Tensor
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.closed_form import BALANCE, RandomFeatures, Ridge
-from adaptd.model.decoder import Fold, Opinions
+from adaptd.model.decoder import Fold
 from adaptd.model.means import Centres, ClassMeans
 from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap
 
@@ -142,7 +142,7 @@ class Head:
     @property
     def stale(self) -> int:
         """Count the rows that the solved ridge holds and should not, or should and does not."""
-        return int((self.memory.summed[:self.memory.size] != self.memory.alive[:self.memory.size]).sum())
+        return int((self.memory.summed[: self.memory.size] != self.memory.alive[: self.memory.size]).sum())
 
     def sync(self, limit: int | None = None) -> int:
         """Bring the ridge's sums to the alive rows, exactly, whatever rows they held; return how many still differ."""
@@ -159,14 +159,14 @@ class Head:
     def solve(self) -> None:
         """Solve the ridge over the alive rows."""
         self.sync()
-        if self.memory.alive[:self.memory.size].any():
-            self._b = self.ridge.solve(self._young())[:, :len(self.labels)].clone()
+        if self.memory.alive[: self.memory.size].any():
+            self._b = self.ridge.solve(self._young())[:, : len(self.labels)].clone()
         else:
             self._b = torch.zeros(self.options.features, 0)
 
     def _young(self) -> tuple[Tensor, Tensor]:
         """Return features and classes of the alive rows of classes with few rows."""
-        slots = np.flatnonzero(self.memory.alive[:self.memory.size])
+        slots = np.flatnonzero(self.memory.alive[: self.memory.size])
         few = (self.ridge.counts < BALANCE).numpy()
         slots = slots[few[self.memory.targets[slots]]]
         return self.features(self.memory.vectors[slots]), self._targets(slots)
@@ -177,13 +177,13 @@ class Head:
         """Append the keys of rows not indexed yet; between two batches only (the inference thread searches)."""
         done = len(self.keys)
         if done < self.memory.size:
-            self.keys.add(self.adapter.keys(self.memory.vectors[done:self.memory.size]))
+            self.keys.add(self.adapter.keys(self.memory.vectors[done : self.memory.size]))
 
     def rebuilt(self, adapter: Adapter) -> Keys:
         """Return a fresh index of all rows under an adapter; may run while the old one answers."""
         keys = Keys(adapter.rank(self.options.dim))
         for start in range(0, self.memory.size, 4096):
-            keys.add(adapter.keys(self.memory.vectors[start:min(start + 4096, self.memory.size)]))
+            keys.add(adapter.keys(self.memory.vectors[start : min(start + 4096, self.memory.size)]))
         return keys
 
     def adopt(self, adapter: Adapter, keys: Keys | None = None) -> None:
@@ -219,21 +219,39 @@ class Head:
         memory = self.memory
         classes = len(self.labels)
         counts = torch.zeros(classes, dtype=torch.int64)
-        counts[:len(self.means.counts)] = self.means.counts[:classes]
+        counts[: len(self.means.counts)] = self.means.counts[:classes]
         return HeadSnapshot(
-            labels=tuple(self.labels), classes={label: place for place, label in enumerate(self.labels)}, counts=counts, features=self.features, ridge=self._b,
-            centres=self.means.centres(self.adapter, classes), adapter=self.adapter, log_value=self.adapter.values(self.labels),
-            rates=self._rates(classes), trust=self.fold.trusted(self.learned), rule=self.fold.rule, temperature=self.fold.temperature, keys=self.keys,
-            alive=bitmap(memory.alive[:memory.size]), neighbours=self.options.neighbours,
-            targets=torch.from_numpy(memory.targets.astype(np.int64)), order=torch.from_numpy(memory.order.copy()),
-            learned=self.learned, rows=memory.ids, events=memory.events, sources=memory.sources,
-            abstain_below=self.options.abstain_below)
+            labels=tuple(self.labels),
+            classes={label: place for place, label in enumerate(self.labels)},
+            counts=counts,
+            features=self.features,
+            ridge=self._b,
+            centres=self.means.centres(self.adapter, classes),
+            adapter=self.adapter,
+            log_value=self.adapter.values(self.labels),
+            rates=self._rates(classes),
+            trust=self.fold.trusted(self.learned),
+            rule=self.fold.rule,
+            temperature=self.fold.temperature,
+            keys=self.keys,
+            alive=bitmap(memory.alive[: memory.size]),
+            neighbours=self.options.neighbours,
+            targets=torch.from_numpy(memory.targets.astype(np.int64)),
+            order=torch.from_numpy(memory.order.copy()),
+            learned=self.learned,
+            rows=memory.ids,
+            events=memory.events,
+            sources=memory.sources,
+            abstain_below=self.options.abstain_below,
+        )
 
     def _rates(self, classes: int) -> Tensor:
         """Return how much of each class comes now against how much there is, both smoothed by half a row."""
         memory = self.memory
-        slots = np.flatnonzero(memory.alive[:memory.size])
-        recent = np.bincount(memory.targets[slots], 0.5 ** ((self.learned - memory.order[slots]) / RATE_HALF_LIFE), classes)[:classes]
+        slots = np.flatnonzero(memory.alive[: memory.size])
+        recent = np.bincount(memory.targets[slots], 0.5 ** ((self.learned - memory.order[slots]) / RATE_HALF_LIFE), classes)[
+            :classes
+        ]
         total = np.bincount(memory.targets[slots], minlength=classes)[:classes]
         share = (total + 0.5) / max(len(slots), 1)
         return torch.from_numpy((recent + 0.5) / max(recent.sum(), 1e-9) / share).float()
@@ -264,8 +282,9 @@ class Head:
         every = list(dict.fromkeys([*labels, *before]))
         place = np.array([every.index(label) for label in before], dtype=np.int32)
         if not np.array_equal(place, np.arange(len(place))):
-            self.memory.targets = np.where(np.arange(len(self.memory.targets)) < self.memory.size,
-                                           place[self.memory.targets], 0).astype(np.int32)
+            self.memory.targets = np.where(
+                np.arange(len(self.memory.targets)) < self.memory.size, place[self.memory.targets], 0
+            ).astype(np.int32)
             self.means.renumber(torch.from_numpy(place.astype(np.int64)), len(every))
             self.ridge.renumber(torch.from_numpy(place.astype(np.int64)), len(every))
         self.labels = list(labels)
@@ -276,10 +295,15 @@ class Head:
         """Return (statistics, index) as files: derived state that spares the next start its work."""
         memory = self.memory
         size = memory.size
-        tensors = {"ids": torch.from_numpy(memory.ids[:size]), "order": torch.from_numpy(memory.order[:size]),
-                   "alive": torch.from_numpy(memory.alive[:size]), "summed": torch.from_numpy(memory.summed[:size]),
-                   "means": self.means.sums, "means_counts": self.means.counts,
-                   **{f"ridge.{name}": tensor for name, tensor in self.ridge.state().items()}}
+        tensors = {
+            "ids": torch.from_numpy(memory.ids[:size]),
+            "order": torch.from_numpy(memory.order[:size]),
+            "alive": torch.from_numpy(memory.alive[:size]),
+            "summed": torch.from_numpy(memory.summed[:size]),
+            "means": self.means.sums,
+            "means_counts": self.means.counts,
+            **{f"ridge.{name}": tensor for name, tensor in self.ridge.state().items()},
+        }
         return files.dump(tensors, {"labels": list(self._class_of)}), self.keys.dump()
 
     def restore(self, rows: NewRows, statistics: tuple[dict[str, Tensor], dict[str, Any]] | None, index: bytes | None) -> None:
@@ -297,11 +321,11 @@ class Head:
 
     def _from_checkpoint(self, rows: NewRows, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bool:
         ids, alive = tensors["ids"].numpy(), tensors["alive"].numpy()
-        if facts["labels"] != list(self._class_of)[:len(facts["labels"])] or set(ids[alive].tolist()) != set(rows.ids):
+        if facts["labels"] != list(self._class_of)[: len(facts["labels"])] or set(ids[alive].tolist()) != set(rows.ids):
             return False
         self.memory = Memory.of(self.options.dim, ids, alive, rows)
-        self.memory.order[:len(ids)] = tensors["order"].numpy()
-        self.memory.summed[:len(ids)] = tensors["summed"].numpy()
+        self.memory.order[: len(ids)] = tensors["order"].numpy()
+        self.memory.summed[: len(ids)] = tensors["summed"].numpy()
         self.means.sums, self.means.counts = tensors["means"], tensors["means_counts"]
         sums = {name.removeprefix("ridge."): tensor for name, tensor in tensors.items() if name.startswith("ridge.")}
         self.ridge.load(sums)
@@ -311,4 +335,4 @@ class Head:
 
 
 def _blocks(slots: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    return [slots[start:start + 256] for start in range(0, len(slots), 256)]
+    return [slots[start : start + 256] for start in range(0, len(slots), 256)]

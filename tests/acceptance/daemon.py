@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from adaptd.cli.init import create
+from adaptd.newstore import create
 from adaptd.client import Client
 from adaptd.errors import NotRunning
 from adaptd.paths import CONFIG, Paths

@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 
 from adaptd import config, errors, offline, plugins
 from adaptd.cli import COMMANDS, main
-from adaptd.cli.init import TEMPLATE
+from adaptd.newstore import TEMPLATE
 from adaptd.cli.show import plain
 from adaptd.client import Client, rebuilt
 

@@ -1,0 +1,82 @@
+"""What the daemon needs of its host: the token, the TCP socket, a folder it may write, a log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import stat
+from pathlib import Path
+
+from adaptd.config import Log
+from adaptd.errors import BadConfig, CannotStart
+
+
+def read_token(path: Path) -> str:
+    """Return the token that guards TCP; make one where there is none.
+
+    Raises
+    ------
+    BadConfig
+        Others can read it.
+    """
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise BadConfig(f"{path} can be read by others", hint=f"chmod 600 {path}")
+    return path.read_text().strip()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a bound TCP socket; port 0 picks one.
+
+    Raises
+    ------
+    CannotStart
+        The port is in use.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror}", field="http.port",
+                          hint="stop what listens there, or set [http] port = 0 to pick a free one") from None
+    bound.setblocking(False)
+    return bound
+
+
+def check_folder(state: Path) -> None:
+    """Refuse a state folder that cannot be written or that others can write."""
+    if not os.access(state, os.W_OK | os.X_OK):
+        raise CannotStart(f"the state folder {state} is not writable", hint="chown it to this user, or mount it read-write")
+    if state.stat().st_mode & stat.S_IWOTH:
+        raise CannotStart(f"anybody can write to the state folder {state}", hint=f"chmod 700 {state}")
+
+
+def log_to_stderr(settings: Log) -> None:
+    """Log to standard error, as text or as one JSON object a line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonFormatter() if settings.format == "json" else
+                         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
+    for noisy in ("alembic", "apscheduler", "httpx", "uvicorn", "faiss"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        body = {"at": record.created, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        body |= {key: getattr(record, key) for key in ("action", "domain", "feed", "version") if hasattr(record, key)}
+        if record.exc_info:
+            body["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(body)
+

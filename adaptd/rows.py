@@ -1,0 +1,92 @@
+"""Learned rows in a lineage: which are alive at a seq, which were born, what the journal taught after it.
+
+Where: under the journal, which writes them, and under every reader of memory. A version's state is a branch and a
+seq; a branch is a seq interval grown on its parent's state, so that a rollback is O(1) writes and history is never
+rewritten. Queries only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, exists, or_, select
+
+from adaptd import tables as t
+from adaptd.records import Learned, Row
+
+Interval = tuple[int, int]  # births in (low, high]
+FOREVER = 1 << 62
+
+
+def lineage(connection: Connection, branch: int, seq: int = FOREVER) -> list[Interval]:
+    """Return the seq intervals that make up the state of a branch at `seq`, oldest first."""
+    intervals: list[Interval] = []
+    current: int | None = branch
+    while current is not None:
+        row = connection.execute(select(t.branch).where(t.branch.c.id == current)).one()
+        if seq > row.start:
+            intervals.append((row.start, seq))
+        current, seq = row.parent, min(seq, row.fork)
+    return intervals[::-1]
+
+
+def _within(column: Any, intervals: Sequence[Interval]) -> Any:
+    return or_(False, *(and_(column > low, column <= high) for low, high in intervals))
+
+
+def alive(domain: int, intervals: Sequence[Interval]) -> Any:
+    """Return the select of the rows that are alive in a lineage, in the order of their birth.
+
+    alive = born inside the lineage and no death inside it.
+    """
+    dead = exists().where(t.death.c.row == t.learned.c.id, _within(t.death.c.seq, intervals))
+    return (
+        select(t.learned.c.id, t.learned.c.event, t.learned.c.part, t.learned.c.head, t.learned.c.target,
+               t.learned.c.source, t.learned.c.born, t.learned.c.holdout, t.event.c.content)
+        .join(t.event, t.event.c.seq == t.learned.c.event)
+        .where(t.learned.c.domain == domain, _within(t.learned.c.born, intervals), ~dead)
+        .order_by(t.learned.c.born, t.learned.c.id))
+
+
+def rows(result: Iterable[Any]) -> Iterator[Row]:
+    """Make records of what `alive` selects."""
+    for r in result:
+        yield Row(id=r.id, event=r.event, part=r.part, head=r.head, target=r.target, born=r.born, source=r.source,
+                  content=r.content, holdout=bool(r.holdout))
+
+
+def births(connection: Connection, domain: int, intervals: Sequence[Interval]) -> list[Any]:
+    """Return (id, head, target) of every row born in a lineage, dead ones too, in order: classes and ages follow it."""
+    return list(connection.execute(
+        select(t.learned.c.id, t.learned.c.head, t.learned.c.target)
+        .where(t.learned.c.domain == domain, _within(t.learned.c.born, intervals))
+        .order_by(t.learned.c.born, t.learned.c.id)))
+
+
+def replay(connection: Connection, domain: int, intervals: Sequence[Interval], after: int) -> list[Learned]:
+    """Return what the journal taught in a lineage after `after`, entry by entry, as it was delivered then."""
+    born = (select(t.learned, t.event.c.content).join(t.event, t.event.c.seq == t.learned.c.event)
+            .where(t.learned.c.domain == domain, t.learned.c.born > after, _within(t.learned.c.born, intervals))
+            .order_by(t.learned.c.born, t.learned.c.id))
+    died = (select(t.death.c.row, t.death.c.seq).join(t.learned, t.learned.c.id == t.death.c.row)
+            .where(t.learned.c.domain == domain, t.death.c.seq > after, _within(t.death.c.seq, intervals)))
+    taught: dict[int, tuple[list[Row], list[int]]] = {}
+    for r, row in zip(fetched := list(connection.execute(born)), rows(fetched), strict=True):
+        taught.setdefault(r.born, ([], []))[0].append(row)
+    for r in connection.execute(died):
+        taught.setdefault(r.seq, ([], []))[1].append(r.row)
+    return [Learned(seq=seq, domain=domain, born=taught[seq][0], died=taught[seq][1]) for seq in sorted(taught)]
+
+
+@dataclass(frozen=True)
+class HoldoutRule:
+    """Which rows are kept for judging: a share by content, once their class has enough learned examples."""
+
+    share: float
+    after: int
+
+    def chooses(self, content: bytes, earlier: int) -> bool:
+        """Say whether a row is held out; `content` is an HMAC, so no client can pick."""
+        return earlier >= self.after and int.from_bytes(content[:8], "big") < self.share * 2.0**64
