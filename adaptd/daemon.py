@@ -282,10 +282,10 @@ class Daemon:
 
     def _repair(self, domain: int, number: int, live: registry.Live) -> None:
         """Point to the newest sound version; the rows learned since are kept."""
-        with self.engine.begin() as connection:
-            registry.point(
-                connection, domain, number, live.branch, "repair", "adaptd", f"version {live.version} does not match its digest"
-            )
+        reason = f"version {live.version} does not match its digest"
+        self.writer.submit(
+            lambda connection: registry.point(connection, domain, number, live.branch, "repair", "adaptd", reason)
+        ).result()
 
     def _adaptation_held(self, domain: int) -> bool:
         with self.reader.connect() as connection:
@@ -344,8 +344,9 @@ class Daemon:
             )
 
     async def _probe(self) -> None:
-        """Let every champion answer once before the daemon calls itself ready."""
+        """Let every champion learn the journal's tail and answer once before the daemon calls itself ready."""
         for name, served in self.domains.items():
+            await asyncio.wrap_future(served.learner.when(self.writer.last_seq))
             await asyncio.wrap_future(self.inference.predict(name, served.encoder, [Example(text="ready?")]))
 
     # -- main loop --------------------------------------------------------------------------------------------

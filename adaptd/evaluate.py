@@ -66,7 +66,7 @@ def _ridge_scores(tensors: dict[str, Tensor], facts: dict[str, Any], held: Tenso
     features = RandomFeatures(tensors["vectors"].shape[1], facts["features"], facts["seed"])
     y, classes = tensors["targets"], len(facts["labels"])
     h = torch.cat([features(tensors["vectors"][i:i + 1024]).to(torch.int8) for i in range(0, len(y), 1024)])
-    return leave_out(h, y, weights(torch.bincount(y, minlength=classes), y), tensors["content"], classes, held)
+    return leave_out(h, y, weights(torch.bincount(y, minlength=classes))[y], tensors["content"], classes, held)
 
 
 def _answer(head: HeadSnapshot, tensors: dict[str, Tensor], held: Tensor, ridge: Tensor) -> Tensor:

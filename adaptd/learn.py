@@ -104,8 +104,8 @@ class Learner:
 
     @property
     def unsolved(self) -> int:
-        """Rows that the solved ridge does not hold yet."""
-        return sum(head.stale for head in self.state.heads.values())
+        """Rows that the answering ridge does not hold yet; at least 1 until it is solved and swapped in."""
+        return max(sum(head.stale for head in self.state.heads.values()), int(self._dirty_since is not None))
 
     def when(self, seq: int) -> Future[None]:
         """Return a future that is done when everything up to `seq` is in the serving snapshot."""
@@ -253,11 +253,10 @@ class Learner:
     def solve(self) -> None:
         """Solve the ridges of all heads and serve them."""
         for head in self.state.heads.values():
-            if head.stale:
-                head.solve()
+            head.solve()  # also when nothing is stale: a restore brings the sums to the rows and leaves the rest to this
             head.compact()
-        self._dirty_since = None
         self.publish()
+        self._dirty_since = None
 
     def publish(self) -> None:
         """Swap in a snapshot of the state, between two batches."""

@@ -20,8 +20,9 @@ from adaptd import tables as t
 from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.journal import last_seq
 from adaptd.paths import Paths
+from adaptd.rows import lineage, replay
 
-ADAPTER = ".adapter"  # a version's files that are trained end so; everything else is made again from the rows
+ADAPTER, HEAD = ".adapter", ".head"  # how a version's files end: what is trained, and what answers as it was solved
 
 
 def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str) -> dict[str, int]:
@@ -88,35 +89,40 @@ def _wanted_schema(connection: Connection) -> None:
 
 
 def _save(connection: Connection, paths: Paths, domain: str, target: registry.Version, actor: str) -> int:
-    """Name the live state as a version: its adapters are copied, its heads are made again from rows by the daemon."""
+    """Name the live state as a version: adapters and solved heads are copied; a head that is not there is made anew."""
     pointer = registry.live(connection, target.domain)
     current = registry.version(connection, pointer.version)
     number = registry.next_number(connection)
+    folder, manifest = _checkpoint(paths.checkpoints / domain, pointer)
     files = {name: digest for name, digest in current.files.items() if name.endswith(ADAPTER)}
     try:
-        if files:
-            found = registry.read(paths.versions / str(current.number), files)
+        found = registry.read(paths.versions / str(current.number), files)
+        if manifest and not replay(connection, target.domain, lineage(connection, pointer.branch), manifest["facts"]["seq"]):
+            found |= registry.read(folder, {name: d for name, d in manifest["files"].items() if name.endswith(HEAD)})
+        if found:
             files = registry.publish(paths.versions / str(number), found)
     except CorruptFile:
         pass  # one rolls back to get away from it; the saved version keeps the digests, so it is refused as unsound
+    folds = manifest["facts"]["folds"] if manifest else current.metrics.get("folds")
     registry.add(connection, registry.Version(
         number=number, domain=target.domain, kind="saved", parent=current.number, branch=pointer.branch,
         seq=last_seq(connection), encoder=current.encoder, config=current.config, files=files,
-        metrics=_metrics(paths.checkpoints / domain, pointer, current), verdict=None, actor=actor,
+        metrics={"folds": folds} if folds else {}, verdict=None, actor=actor,
         reason=f"before rollback to {target.number}", created=time.time()))
     return number
 
 
-def _metrics(checkpoints: Path, pointer: registry.Live, current: registry.Version) -> dict[str, Any]:
-    """Return the folds over the journal (accuracy, drift): of this state's last checkpoint, else its version."""
+def _checkpoint(checkpoints: Path, pointer: registry.Live) -> tuple[Path, dict[str, Any]]:
+    """Return the newest checkpoint of the live state and its manifest, which is empty when there is none."""
     for folder in sorted(checkpoints.glob("[0-9]*"), key=lambda p: -int(p.name)):
         try:
-            facts = json.loads((folder / "manifest.json").read_text())["facts"]
-            if (facts["branch"], facts["version"]) == (pointer.branch, pointer.version):
-                return {"folds": facts["folds"]}
+            manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+            facts = manifest["facts"]
+            if (facts["branch"], facts["version"]) == (pointer.branch, pointer.version) and facts["folds"] and manifest["files"]:
+                return folder, manifest
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # damaged: an older one, or the version's own, will do
-    return {"folds": current.metrics["folds"]} if "folds" in current.metrics else {}
+            continue  # damaged: an older one, or the version's own figures, will do
+    return checkpoints, {}
 
 
 def _hold(connection: Connection, domain: int, reason: str) -> None:

@@ -32,6 +32,7 @@ from adaptd.vectors import Vectors
 
 log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
+HEAD = ".head"  # how the files end that hold folds; sums and keys can be made again, these only by the journal's tail
 Report = Callable[[str, str, str], None]  # code, message, hint
 
 
@@ -68,10 +69,12 @@ def find_base(connection: Connection, live: registry.Live, version: Version, fol
             manifest = json.loads((candidate / "manifest.json").read_text())
             facts = manifest["facts"]
             if (facts["branch"], facts["encoder"], facts["version"]) == (live.branch, encoder, version.number):
+                registry.read(candidate, {name: d for name, d in manifest["files"].items() if name.endswith(HEAD)})
                 return Base(version=version, intervals=lineage(connection, live.branch, facts["seq"]), seq=facts["seq"],
                             folder=candidate, facts=facts, digests=manifest["files"])
-        except (OSError, ValueError, KeyError, TypeError):
-            report("corrupt_checkpoint", f"checkpoint {candidate.name} was refused and its state made again from the journal", "")
+        except (OSError, ValueError, KeyError, TypeError, CorruptFile):
+            report("corrupt_checkpoint", f"checkpoint {candidate.name} was refused and its state made again from the journal",
+                   "nothing was lost")
     seq = version.seq if version.branch == live.branch else \
         int(connection.execute(select(t.branch.c.start).where(t.branch.c.id == live.branch)).scalar_one())
     return Base(version=version, intervals=lineage(connection, live.branch, seq), seq=seq)
@@ -95,9 +98,8 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
         statistics = files.parse(stored[f"{name}.sums"], name) if f"{name}.sums" in stored else None
         head.restore(rows, statistics, stored.get(f"{name}.keys"))
         head.learned = len(mine)
-        if statistics is None:
-            rank = {r.id: place for place, r in enumerate(mine)}
-            head.memory.order[:head.memory.size] = [rank[row] for row in head.memory.ids[:head.memory.size].tolist()]
+        rank = {r.id: place for place, r in enumerate(mine)}  # dead rows of other lineages have none
+        head.memory.order[:head.memory.size] = [rank.get(row, 0) for row in head.memory.ids[:head.memory.size].tolist()]
     folds = (base.facts or base.version.metrics).get("folds")
     if folds:
         load_folds(state, folds)
@@ -159,5 +161,6 @@ def write_checkpoint(folder: Path, domain: int, branch: int, encoder: str, state
         contents[f"{name}.head"] = head.dump()["head"]
     facts = {"branch": branch, "seq": state.seq, "encoder": encoder, "version": state.version, "folds": folds(state)}
     registry.publish(folder / str(state.seq), contents, facts)
-    for old in sorted(folder.glob("[0-9]*"), key=lambda p: -int(p.name))[KEPT:]:
+    others = [path for path in folder.glob("[0-9]*") if path.name != str(state.seq)]  # a rollback goes back in seq
+    for old in sorted(others, key=lambda p: -int(p.name))[KEPT - 1:]:
         shutil.rmtree(old, ignore_errors=True)

@@ -22,7 +22,7 @@ class Text(Domain):
         if text is None:
             raise BadPayload("an event needs a text", field="text", hint='send {"text": "…"}')
         if not isinstance(text, str):
-            raise BadPayload(f"text must be a string, not {type(text).__name__}", field="text")
+            raise BadPayload(f"text must be a string, not {type(text).__name__}", field="text", hint='send {"text": "…"}')
         if not any(character.isprintable() and not character.isspace() for character in text):
             raise BadPayload("the text is empty", field="text", hint="send at least one visible character")
         return Example(text=text)

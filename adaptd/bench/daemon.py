@@ -24,9 +24,9 @@ from typing import Any, Self
 import numpy as np
 
 from adaptd.bench.streams import Bools
-from adaptd.newstore import create
 from adaptd.client import UnixConnection, rebuilt
 from adaptd.errors import AdaptdError, Busy, CannotStart
+from adaptd.newstore import create
 
 Json = dict[str, Any]
 INPUTS = 64  # predictions asked for in one request

@@ -13,7 +13,7 @@ BUDGET = 2.5
 UNIT = "× its features at 16 bits"
 EXEMPLARS = ("vector", "learned")  # the tables that hold them; the journal's own are told apart
 PAGES = """SELECT coalesce(sum(s.pgsize), 0) FROM dbstat s JOIN sqlite_master m ON m.name = s.name
-    WHERE s.aggregate AND m.tbl_name IN ({names})"""
+    WHERE s.aggregate = 1 AND m.tbl_name IN ({names})"""
 
 
 def resident_mb(pid: int) -> float:
@@ -31,7 +31,7 @@ def measure(daemon: Daemon, fresh_mb: float) -> list[dict[str, Any]]:
     with closing(sqlite3.connect(f"file:{daemon.store / 'adaptd.db'}?mode=ro", uri=True)) as db:
         features = db.execute("SELECT avg(length(data)) FROM vector").fetchone()[0]
         on_disk = db.execute(PAGES.format(names=",".join("?" * len(EXEMPLARS))), EXEMPLARS).fetchone()[0]
-        whole = db.execute("SELECT sum(pgsize) FROM dbstat WHERE aggregate").fetchone()[0]
+        whole = db.execute("SELECT sum(pgsize) FROM dbstat WHERE aggregate = 1").fetchone()[0]
     index = sum(file.stat().st_size for file in (daemon.store / "checkpoints").rglob("*index*") if file.is_file())
     disk, arrays = (on_disk + index) / count, sum(head["bytes"] for head in heads) / count
     grown = (resident_mb(daemon.pid) - fresh_mb) * 2**20 / count

@@ -34,16 +34,16 @@ stream pauses while one runs. `cron` refits after each experience, so its final 
 ## A new class
 
 All but the last experience's classes are learned in full; then n random examples of each of the last experience's
-classes come together. new: accuracy on them among all classes; old: on the others; old lost: against before. Between the
-rounds the daemon is rolled back and learning resumed.
+classes come together. new: accuracy on them among all classes; old: on the others; old lost: against before. Between
+the rounds the daemon is rolled back and learning resumed.
 """,
     "prequential": """\
 ## Prequential
 
 Each block of events is answered, then its labels come back as feedback. commit_stream: in the order of time, blocks
 of 20. clinc150: the training split in random order, blocks of 10, and half-way the labels of ten classes are shifted
-cyclically. `cron` refits every 500 events; `no-change` repeats the label before. The stream pauses while an adaptation
-runs: the real ones take years.
+cyclically. `cron` refits every 500 events (each twentieth of a short stream); `no-change` repeats the label before.
+The stream pauses while an adaptation runs: the real ones take years.
 """,
     "speed": """\
 ## Speed and size

@@ -20,7 +20,7 @@ from adaptd.errors import MissingExtra
 
 Floats = npt.NDArray[np.float32]
 UNKNOWN = -1  # the answer of a peer that has learned nothing
-REFIT_EVERY = 500  # events between two runs of cron
+REFIT_EVERY = 500  # events between two runs of cron; a twentieth of a stream that is short
 HALF_LIFE = 2000  # events after which a remembered neighbour counts half
 
 
@@ -231,14 +231,12 @@ STILL: Makers = {  # where data stands still and experiences end: cron's last re
     "streaming-lda": StreamingLda,
     "naive-bayes": NaiveBayes,
 }
-MOVING: Makers = {  # where time goes on
-    "cron": lambda: Cron(every=REFIT_EVERY, strength=10.0),
-    "nearest-mean": NearestMean,
-    "nearest-neighbours": lambda: Neighbours(50, half_life=HALF_LIFE),
-    "streaming-lda": StreamingLda,
-    "naive-bayes": NaiveBayes,
-}
-NAMES = tuple(MOVING)
+
+
+def moving(events: int) -> Makers:
+    """Return the peers for a stream of so many events, where time goes on."""
+    return {**STILL, "nearest-neighbours": lambda: Neighbours(50, half_life=HALF_LIFE),
+            "cron": lambda: Cron(every=max(20, min(REFIT_EVERY, events // 20)), strength=10.0)}
 
 
 @dataclass

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from adaptd.bench.daemon import Daemon
-from adaptd.bench.peers import MOVING, Timed
+from adaptd.bench.peers import Timed
+from adaptd.bench.peers import moving as moving_peers
 from adaptd.bench.plan import QUICK_EVENTS, Run, Tools, estimate_s
 from adaptd.bench.sets import Rows
 from adaptd.bench.streams import Bools, Ints, blocks, class_incremental, label_swap, moving, no_change, over_time
@@ -85,10 +86,10 @@ def _peers(run: Run, tools: Tools, stream: Stream) -> tuple[dict[str, Bools], di
     truth: Ints = np.unique(np.asarray(stream.labels), return_inverse=True)[1].astype(np.int64)
     with tools.task(f"{run.name}: encoding for the peers", len(truth)) as advance:
         inputs = tools.encoded.inputs(stream.texts, advance)
-    right, cpu_s = {}, {}
+    makers, right, cpu_s = moving_peers(len(truth)), {}, {}
     with tools.task(f"{run.name}: peers", len(names) * len(truth)) as advance:
         for name in names:
-            peer, right[name] = Timed(MOVING[name]()), np.zeros(len(truth), dtype=bool)
+            peer, right[name] = Timed(makers[name]()), np.zeros(len(truth), dtype=bool)
             for block in blocks(np.arange(len(truth)), stream.block):
                 rows = inputs.take(block)
                 right[name][block] = peer.predict(rows) == truth[block]

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -105,23 +106,32 @@ def _learn(daemon: Daemon, train: Rows, count: int) -> None:
 
 def _one_at_a_time(daemon: Daemon, encoder: Transformers, test: Rows, calls: int) -> list[dict[str, Any]]:
     """Alternate blocks of calls: the same texts, one at a time, bare and over HTTP."""
-    bare: list[float] = []
     served: list[float] = []
-    for start in range(0, calls + BLOCK, BLOCK):
-        texts = [test.texts[i % len(test)] for i in range(start, start + BLOCK)]
-        ours = [_ms(partial(daemon.main.predict, [text])) for text in texts]
-        base = [_ms(partial(encoder.encode, [Example(text=text)])) for text in texts]
-        if start:  # the first block warms both up
-            bare, served = bare + base, served + ours
-    medians, tails = (np.median(served), np.median(bare)), (np.percentile(served, 99), np.percentile(bare, 99))
+    bare: list[list[float]] = []
+    for run_in in PLACES:
+        bare.append([])
+        for start in range(0, calls // 2 + BLOCK, BLOCK):
+            texts = [test.texts[i % len(test)] for i in range(start, start + BLOCK)]
+            ours = [_ms(partial(daemon.main.predict, [text])) for text in texts]
+            base = run_in(partial(_bare, encoder, texts))
+            if start:  # the first block warms both up
+                served, bare[-1] = served + ours, bare[-1] + base
+    best = min(bare, key=np.median)
+    medians, tails = (np.median(served), np.median(best)), (np.percentile(served, 99), np.percentile(best, 99))
     return [_row("predict one", medians[0] / medians[1], served_ms=medians[0], bare_ms=medians[1], calls=len(served)),
             _row("predict one, p99", tails[0] / tails[1], served_ms=tails[0], bare_ms=tails[1])]
+
+
+def _bare(encoder: Transformers, texts: Sequence[str]) -> list[float]:
+    """Encode texts one at a time; return the milliseconds of each."""
+    return [_ms(partial(encoder.encode, [Example(text=text)])) for text in texts]
 
 
 def _many_clients(daemon: Daemon, encoder: Transformers, test: Rows, count: int) -> list[dict[str, Any]]:
     """Compare throughput with the encoder's best over batch sizes. The clients' own work runs on the same cores."""
     texts = [test.texts[i % len(test)] for i in range(count)]
-    best = max(_per_second(count, partial(_encode, encoder, texts, size)) for size in (32, 64, 256, count))
+    best = max(_per_second(count, partial(run_in, partial(_encode, encoder, texts, size)))
+               for run_in in PLACES for size in (32, 64, 256))
     rows = []
     for clients, inputs in ((32, 1), (4, 64)):
         done = _per_second(count, partial(_crowd, daemon, texts, clients, inputs))
@@ -166,9 +176,9 @@ def _while_adapting(daemon: Daemon, test: Rows, calls: int) -> list[dict[str, An
     while not busy or daemon.state()["adapting"] is not None:
         busy += [_ms(partial(daemon.main.predict, [test.texts[i % len(test)]])) for i in range(BLOCK)]
     tails = np.percentile(busy, 99), np.percentile(idle, 99)
-    verdict = (daemon.state()["last_verdict"] or {}).get("verdict")
+    verdict = daemon.state()["last_verdict"] or {}
     return [_row("p99 while adapting", tails[0] / tails[1], adapting_ms=tails[0], idle_ms=tails[1], calls=len(busy),
-                 verdict=verdict)]
+                 verdict=verdict.get("verdict"), reasons=verdict.get("reasons"))]
 
 
 # -- rollback, starts --------------------------------------------------------------------------------------------
@@ -246,9 +256,24 @@ def _learning(run: Run, tools: Tools, train: Rows, encode_ms: float, size: Sizes
 
 
 def _encode_ms(encoder: Transformers, texts: Sequence[str]) -> float:
-    """Return the cost of encoding one example in batches of 64, the median of five rounds."""
+    """Return the cost of encoding one example in batches of 64, the median of three rounds."""
     texts = texts[:512]
-    return float(np.median([_ms(lambda: _encode(encoder, texts, 64)) for _ in range(5)])) / len(texts)
+    call = partial(_encode, encoder, texts, 64)
+    return min(float(np.median([_ms(partial(run_in, call)) for _ in range(3)])) for run_in in PLACES) / len(texts)
+
+
+def _here(call: Callable[[], Any]) -> Any:
+    return call()
+
+
+def _aside(call: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as side:
+        return side.submit(call).result()
+
+
+# OpenMP's threads spin where the main thread calls, and sleep where the process has more pools than cores, as the
+# daemon has. Which is faster depends on what else runs: the bare encoder is measured both ways, the better one counts.
+PLACES: Sequence[Callable[[Callable[[], Any]], Any]] = (_here, _aside)
 
 
 def _ms(call: Callable[[], Any]) -> float:

@@ -44,7 +44,7 @@ def class_incremental(train: Sequence[str], test: Sequence[str], *, per: int, se
 
     >>> stream = class_incremental(["a", "b", "c", "a"], ["c"], per=1, seed=0)
     >>> stream.classes, [e.tolist() for e in stream.experiences]
-    (('c', 'b', 'a'), [[2], [1], [0, 3]])
+    (('c', 'b', 'a'), [[2], [1], [3, 0]])
     """
     names = sorted(set(train))
     order = np.random.RandomState(seed).permutation(len(names))

@@ -23,8 +23,8 @@ DAYS = 14
 BLOCKS = 4  # of a day: what is asked together, and labelled together later
 DAY_EVENTS = 120
 FIRST_TOPICS = 3  # one more joins each day
-ASKED_PER_TOPIC = 40
-WRONG = 240
+ASKED_PER_TOPIC = 30
+WRONG = 360
 LEAST_ROWS, LEAST_LABELS, MOST_ROWS = 60, 3, 3000
 CHAPTERS = {  # of ICD-10-CM, in the order they join
     "9": "heart", "11": "digestion", "5": "mind", "2": "tumours", "19": "injuries", "15": "pregnancy", "7": "eye",

@@ -29,7 +29,7 @@ def draw(record: Record, source: str, file: Path) -> None:
     _lines(axes, record, low)
     _bursts(axes, record, low)
     _marks(axes, record.marks, last)
-    axes.set_title(f"adaptd beside a nightly refit\n{source}", loc="left", fontsize=12, pad=115)
+    axes.set_title(f"adaptd beside a nightly refit\n{source}", loc="left", fontsize=12, pad=130)
     axes.legend(loc="lower left", frameon=True)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
@@ -70,9 +70,10 @@ def _bursts(axes: Any, record: Record, low: float) -> None:
         stretches = list(found)
         start, end = stretches[0]["from"], stretches[-1]["to"]
         axes.axvspan(start, end, color=BAD, alpha=0.07 if held else 0.18, linewidth=0)
-        words = "wrong labels again:\nheld, not learned" if held else "wrong labels:\nlearned"
+        words = " wrong labels again:\n held, not learned" if held else "wrong labels:\nlearned"
         height = 0.12 if held else 0.02
-        axes.text((start + end) / 2, low + height * (1 - low), words, color=BAD, ha="center", va="bottom", fontsize=9)
+        axes.text(start if held else (start + end) / 2, low + height * (1 - low), words, color=BAD, fontsize=9,
+                  va="bottom", ha="left" if held else "center")
 
 
 def _marks(axes: Any, marks: list[Mark], last: int) -> None:

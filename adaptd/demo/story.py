@@ -160,7 +160,8 @@ class Story:
         self.record.adaptations.append(found)
         self._mark("adapt", f"adapt: {found['verdict']}")
         self._board.said(f"adaptation: {found['verdict']}: {found['reasons'][0]}")
-        self._evaluate("after adaptation")
+        if found["verdict"] == "promote":
+            self._evaluate()
 
     # -- the bad source and the way back ----------------------------------------------------------------------
 

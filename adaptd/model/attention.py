@@ -17,6 +17,7 @@ from torch.nn.functional import normalize, one_hot
 
 SCALE = 40.0  # before adaptation
 UNTRAINED, TRAINED = (0.75, 0.20, 0.05), (0.34, 0.33, 0.33)  # prior trust in ridge, attention, attention to the newest
+BALANCE, BALANCE_MOST = 100.0, 20.0
 NEWER = 4.0  # newer neighbours that halve a neighbour's weight, for the attention that prefers the newest
 
 
@@ -60,6 +61,11 @@ class Adapter:
     def values(self, labels: Sequence[str]) -> Tensor:
         """Return the logarithm of W_V's diagonal for these labels; a label it never saw counts 1."""
         return torch.tensor([self.log_value.get(label, 0.0) for label in labels])
+
+
+def balance(counts: Tensor) -> Tensor:
+    """Return the logarithm of what a row of each class [C] counts: 100/n in a class of n < 100 rows, 20 at most."""
+    return (BALANCE / counts.clamp(min=1).float()).clamp(1.0, BALANCE_MOST).log()
 
 
 def newest_first(born: Tensor) -> Tensor:

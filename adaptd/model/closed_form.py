@@ -12,6 +12,7 @@ it solves the dual (Saunders et al., 1998) and needs no Gram matrix at all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ GRID = 4096.0  # steps per unit of x
 STEP = 0.125  # of h
 LEVELS = 31  # the largest integer that h takes
 PENDING = 1024  # rows that the Woodbury correction carries before the next factorisation
-BALANCE = 50  # a class with n < 50 rows counts 50/n times a row, so that young classes are not drowned
+BALANCE = 100.0  # what a small class's rows count for together, if the average class has that many
 PENALTY, PENALTY_TRACE = 10.0, 0.01  # lam = 10 + 0.01 trace(G)/M: fits from a handful of rows to 100,000
 
 
@@ -50,9 +51,15 @@ def penalty(trace: float, features: int) -> float:
     return (PENALTY + PENALTY_TRACE * trace * STEP**2 / features) / STEP**2
 
 
-def weights(counts: Tensor, y: Tensor) -> Tensor:
-    """Return the weight of each row: 50/n for the rows of a class with n < 50 rows, else 1."""
-    return (BALANCE / counts[y].clamp(min=1).float()).clamp(min=1.0)
+def weights(counts: Tensor) -> Tensor:
+    """Return the weight of a row of each class [C]: a small class is not drowned.
+
+    A class with fewer rows than half the reference counts for the reference, which is the average class, 100 at most.
+    Where classes are of like size all rows count 1.
+    """
+    reference = min(BALANCE, float(counts[counts > 0].float().mean())) if bool((counts > 0).any()) else 0.0
+    small = counts < reference / 2
+    return torch.where(small, reference / counts.clamp(min=1).float(), torch.ones(len(counts)))
 
 
 def dual(h: Tensor, y: Tensor, weight: Tensor, classes: int) -> Tensor:
@@ -74,6 +81,8 @@ def leave_out(features: Tensor, y: Tensor, weight: Tensor, group: Tensor, classe
 
     Parameters are integer features [n, M], classes [n], weights [n], content groups [n], and the rows to score.
     """
+    if not len(held):  # no class has enough rows yet for one to be held out
+        return torch.zeros(0, classes)
     root = weight.sqrt()[:, None]
     matrix = torch.zeros(features.shape[1], features.shape[1])
     moment = torch.zeros(features.shape[1], classes)
@@ -152,11 +161,11 @@ class Ridge:
         if self.gram is not None:
             _add_gram(self.gram, h, sign)
 
-    def solve(self, young: tuple[Tensor, Tensor]) -> Tensor:
-        """Return B [M, C], float32, over all rows; `young` are the features and classes of rows to be weighted up.
+    def solve(self, small: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+        """Return B [M, C], float32, over all rows; `small` gives the features and classes of rows to be weighted up.
 
-        Rows of classes with fewer than `BALANCE` rows are given by the caller, who has them; the sums hold every
-        row once.
+        Rows of the classes whose `weights` are above 1 are given by the caller, who has them; the sums hold every row
+        once.
         """
         if self.gram is None and int(self.counts.sum()) > PENDING:
             self.gram = torch.zeros(self.features, self.features, dtype=torch.int32)
@@ -166,16 +175,16 @@ class Ridge:
         if self.gram is None:
             self._new = []
             h, y = torch.cat([a for a, _ in self._few]).float(), torch.cat([b for _, b in self._few])
-            return dual(h, y, weights(self.counts, y), len(self.counts))
+            return dual(h, y, weights(self.counts)[y], len(self.counts))
         if self._factor is None or len(self._u) + self.pending > PENDING:
-            self._refactor(*young)
+            self._refactor(*small())
         return self._corrected()
 
     def _refactor(self, h: Tensor, y: Tensor) -> None:
         """Factorise the weighted sums anew; they hold every row from here on."""
         assert self.gram is not None
         self._new, self._u, self._z = [], self._u[:0], self._z[:0]
-        extra = weights(self.counts, y) - 1.0
+        extra = weights(self.counts)[y] - 1.0
         matrix, moment = self.gram.float(), self.moment.float()
         trace = float(matrix.diagonal().double().sum())
         matrix.addmm_((h * extra[:, None]).T, h)
@@ -188,7 +197,7 @@ class Ridge:
         """Take the new rows into the correction and return ``(A + U U')^-1 Q`` by Woodbury's identity."""
         assert self._factor is not None
         for h, y in self._new:
-            root = weights(self.counts, y).sqrt()[:, None]
+            root = weights(self.counts)[y].sqrt()[:, None]
             u = h * root
             z = torch.cholesky_solve(u.T, self._factor).T
             self._base.index_add_(1, y, (z * root).T.contiguous())

@@ -2,7 +2,7 @@
 
 Experts: ridge over everything, attention over memory, and attention that prefers the newest of its neighbours.
 Their probabilities are pooled log-linearly (Genest and Zidek, 1986), ``log p = 2 sum_e a_e log(p_e + 0.01)``; the
-exponents a_e are learned per expert and class by fixed share (Herbster and Warmuth, 1998). Classes with fewer than
+exponents a_e are learned per expert and class by fixed share (Herbster and Warmuth, 1998). Classes with at most
 20 rows are decided by the nearest mean, as far as that rule has earned it. One temperature, learned online
 (AdaGrad; Duchi et al., 2011), makes the result a probability (Guo et al., 2017).
 
@@ -34,7 +34,7 @@ EXPERTS = ("ridge", "attention", "attention-newest")
 RIDGE_SCALE = 10.0  # turns ridge scores (targets 0 and 1) into log-odds
 FLOOR = 0.01  # added to every probability before its logarithm: bounds what one expert can veto
 POOL = 2.0
-YOUNG = 20  # a class with fewer rows is young
+YOUNG, VETO = 20, 0.3  # a class with at most so many rows is young; the pool's share in what is said about it
 MEAN_SCALE = 30.0
 BURST = 1.5  # power of a class's rate in gates and evidence
 TRUST_RATE, TRUST_SHARE = 1.0, 0.05
@@ -140,21 +140,22 @@ def unsolved_as_young(counts: Tensor, solved: int) -> Tensor:
 
 
 def young_rule(pooled: Tensor, cosines: Tensor, counts: Tensor) -> Tensor:
-    """Let the nearest mean decide about classes with fewer than 20 rows.
+    """Let the nearest mean decide about classes with at most 20 rows, with a veto of the pool.
 
-    ``g`` = probability of "a young class" by ``softmax(30 cos)`` over all classes;
-    ``p = g p_mean(. | young) + (1 - g) p_pooled(. | old)``.
+    ``m = softmax(0.7 log softmax(30 cos) + 0.3 log p_pooled)``, ``g = m(young classes)``; a young class gets m, the
+    old ones share ``1 - g`` as the pool has it.
     """
-    young, known = (counts > 0) & (counts < YOUNG), counts > 0
+    known = counts > 0
+    young = known & (counts <= YOUNG)
     if not bool(young.any()):
         return pooled
-    near = (MEAN_SCALE * cosines.masked_fill(~known, -1e4)).softmax(1)
+    near = (MEAN_SCALE * cosines).masked_fill(~known, -1e4).log_softmax(1)
+    mean = ((1 - VETO) * near + VETO * pooled).masked_fill(~known, -1e4).softmax(1)
     if not bool((known & ~young).any()):
-        return (0.5 * (pooled + near.clamp(min=1e-9).log())).log_softmax(1)
-    gate = near[:, young].sum(1, keepdim=True)
+        return mean.clamp(min=1e-9).log()
     old = pooled.exp() * ~young
-    mixed = (1 - gate) * old / old.sum(1, keepdim=True).clamp(min=1e-9)
-    mixed[:, young] = near[:, young]
+    mixed = (1 - mean[:, young].sum(1, keepdim=True)) * old / old.sum(1, keepdim=True).clamp(min=1e-9)
+    mixed[:, young] = mean[:, young]
     return mixed.clamp(min=1e-9).log()
 
 

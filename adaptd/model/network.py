@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from adaptd.model import files
-from adaptd.model.attention import Adapter
-from adaptd.model.closed_form import BALANCE, RandomFeatures, Ridge
+from adaptd.model.attention import Adapter, balance
+from adaptd.model.closed_form import RandomFeatures, Ridge, weights
 from adaptd.model.decoder import Fold
 from adaptd.model.means import Centres, ClassMeans
 from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap
@@ -160,14 +160,14 @@ class Head:
         """Solve the ridge over the alive rows."""
         self.sync()
         if self.memory.alive[: self.memory.size].any():
-            self._b = self.ridge.solve(self._young())[:, : len(self.labels)].clone()
+            self._b = self.ridge.solve(self._small)[:, : len(self.labels)].clone()
         else:
             self._b = torch.zeros(self.options.features, 0)
 
-    def _young(self) -> tuple[Tensor, Tensor]:
-        """Return features and classes of the alive rows of classes with few rows."""
+    def _small(self) -> tuple[Tensor, Tensor]:
+        """Return features and classes of the alive rows of small classes."""
         slots = np.flatnonzero(self.memory.alive[: self.memory.size])
-        few = (self.ridge.counts < BALANCE).numpy()
+        few = (weights(self.ridge.counts) > 1.0).numpy()
         slots = slots[few[self.memory.targets[slots]]]
         return self.features(self.memory.vectors[slots]), self._targets(slots)
 
@@ -228,7 +228,7 @@ class Head:
             ridge=self._b,
             centres=self.means.centres(self.adapter, classes),
             adapter=self.adapter,
-            log_value=self.adapter.values(self.labels),
+            log_value=self.adapter.values(self.labels) + balance(counts),
             rates=self._rates(classes),
             trust=self.fold.trusted(self.learned),
             rule=self.fold.rule,

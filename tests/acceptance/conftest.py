@@ -9,6 +9,7 @@ import pytest
 
 from tests.acceptance.daemon import Daemon
 
+NUMBER = 20  # domains of the shared daemon: as many as a file has tests that take one
 CONFIG = """
 [adapt]
 every_labels = 0
@@ -20,14 +21,14 @@ port = 0
 @pytest.fixture(scope="session")
 def shared() -> Iterator[Daemon]:
     """Return a running daemon for tests that neither stop it nor look at what others learn: each its own domain."""
-    domains = "".join(f'[domains.d{number}]\nkind = "text"\n' for number in range(24))
+    domains = "".join(f'[domains.d{number}]\nkind = "text"\n' for number in range(NUMBER))
     with Daemon(CONFIG + domains) as daemon:
         yield daemon.start()
 
 
 @pytest.fixture(scope="session")
 def _numbers() -> Iterator[int]:
-    return iter(range(24))
+    return iter(range(NUMBER))
 
 
 @pytest.fixture

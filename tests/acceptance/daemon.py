@@ -18,9 +18,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from adaptd.newstore import create
 from adaptd.client import Client
 from adaptd.errors import NotRunning
+from adaptd.newstore import create
 from adaptd.paths import CONFIG, Paths
 
 Json = dict[str, Any]

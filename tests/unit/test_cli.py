@@ -22,9 +22,9 @@ from click.testing import CliRunner, Result
 
 from adaptd import config, errors, offline, plugins
 from adaptd.cli import COMMANDS, main
-from adaptd.newstore import TEMPLATE
 from adaptd.cli.show import plain
 from adaptd.client import Client, rebuilt
+from adaptd.newstore import TEMPLATE
 
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 Adaptd = Callable[..., Result]

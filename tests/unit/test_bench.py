@@ -1,0 +1,141 @@
+"""The benchmark's protocols, as BASELINES defines them, and what is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adaptd.bench import sets, streams
+from adaptd.bench.page import page
+from adaptd.bench.peers import Cron, Inputs, Makers, NearestMean, Neighbours, StreamingLda, moving
+from adaptd.bench.report import table
+
+LABELS = [f"label {i % 6}" for i in range(120)]
+
+
+def test_experiences_hold_each_row_once_in_the_protocols_order() -> None:
+    stream = streams.class_incremental(LABELS, LABELS[:30], per=2, seed=3)
+    names = sorted(set(LABELS))
+    assert stream.classes == tuple(names[c] for c in np.random.RandomState(3).permutation(6))
+    assert sorted(np.concatenate(stream.experiences).tolist()) == list(range(120))
+    for e, rows in enumerate(stream.experiences):
+        mine = np.flatnonzero(np.isin(LABELS, stream.classes[2 * e:2 * e + 2]))
+        assert rows.tolist() == mine[np.random.RandomState(3000 + e).permutation(40)].tolist()
+
+
+def test_tests_are_restricted_to_the_classes_seen() -> None:
+    stream = streams.class_incremental(LABELS, [*LABELS[:30], "never trained"], per=2, seed=0)
+    assert [len(stream.tests_until(e)) for e in range(3)] == [10, 20, 30]
+    assert len(stream.tests(1)) == 10
+
+
+def test_leftover_classes_belong_to_no_experience() -> None:
+    stream = streams.class_incremental(LABELS, LABELS, per=4, seed=0)
+    assert len(stream.experiences) == 1 and len(stream.tests_until(0)) == 80
+
+
+def test_few_shots_are_of_the_last_experience_alone() -> None:
+    stream = streams.class_incremental(LABELS, [], per=2, seed=1)
+    few = streams.few_shots(stream, 1)
+    assert {n: len(rows) for n, rows in few.items()} == {1: 2, 5: 10, 20: 40}
+    assert {LABELS[row] for rows in few.values() for row in rows} == set(stream.classes[4:])
+
+
+def test_accuracy_and_forgetting() -> None:
+    accuracies = streams.Accuracies([2, 2])
+    accuracies.record(0, 0, np.array([True, True]))
+    accuracies.record(1, 0, np.array([True, False]))
+    accuracies.record(1, 1, np.array([True, True]))
+    assert accuracies.figures() == {"final": 75.0, "average": 87.5, "forgetting": 50.0}
+
+
+def test_what_was_not_measured_is_not_guessed() -> None:
+    accuracies = streams.Accuracies([1, 1, 1])
+    accuracies.record(0, 0, np.array([True]))
+    for j in range(3):
+        accuracies.record(2, j, np.array([j > 0]))
+    figures = accuracies.figures()
+    assert figures["final"] == pytest.approx(200 / 3) and np.isnan(figures["average"]) and figures["forgetting"] == 100.0
+
+
+def test_the_swap_moves_ten_labels_from_the_middle_on() -> None:
+    labels = [f"{i % 20:02}" for i in range(400)]
+    stream = streams.class_incremental(labels, [], per=5, seed=0)
+    swap = streams.label_swap(stream, 0, 400)
+    true = stream.train[swap.rows]
+    assert swap.middle == 200 and (swap.labels[:200] == true[:200]).all()
+    late, moved = swap.labels[200:], true[200:] < 10
+    assert (late[moved] == (true[200:][moved] + 1) % 10).all() and (late[~moved] == true[200:][~moved]).all()
+    assert swap.figures(np.ones(400, dtype=bool))["swapped 0-1k"] == 100.0
+
+
+def test_no_change_repeats_the_label_before() -> None:
+    assert streams.no_change(["a", "a", "b", "b"]).tolist() == [False, True, False, True]
+
+
+def test_quarters() -> None:
+    assert streams.over_time(np.array([True, True, False, True]))["quarter 3"] == 0.0
+
+
+@pytest.mark.parametrize("peer", ["cron", "nearest-mean", "nearest-neighbours", "streaming-lda"])
+def test_peers_learn_what_is_easy(peer: str) -> None:
+    random = np.random.RandomState(0)
+    classes = np.repeat(np.arange(3), 40)
+    vectors = (np.eye(8)[classes] + 0.1 * random.randn(120, 8)).astype(np.float32)
+    inputs = Inputs(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), [""] * 120)
+    makers: Makers = {"cron": lambda: Cron(every=20, strength=10.0), "nearest-mean": NearestMean,
+                      "nearest-neighbours": lambda: Neighbours(5, half_life=100.0), "streaming-lda": StreamingLda}
+    one = makers[peer]()
+    assert (one.predict(inputs) == -1).all()
+    for rows in streams.blocks(random.permutation(120), 15):
+        one.learn(inputs.take(rows), classes[rows])
+    assert (one.predict(inputs) == classes).mean() > 0.95
+    assert set(moving(1000)) >= {peer}
+
+
+def test_neighbours_with_recency_prefer_the_newer_label() -> None:
+    inputs = Inputs(np.ones((1, 4), dtype=np.float32) / 2, [""])
+    peer = Neighbours(50, half_life=2.0)
+    for label in (0, 0, 0, 1, 1):
+        peer.learn(inputs, np.array([label]))
+    assert peer.predict(inputs).tolist() == [1]
+
+
+@pytest.mark.parametrize("name, text", [
+    ("a.csv", "time,text,label\n2024-02-01,b,y\n2024-01-01,a,x\n"),
+    ("a.jsonl", '{"ts": 20, "text": "b", "label": "y"}\n\n{"ts": 3, "text": "a", "label": "x"}\n'),
+])
+def test_a_users_file_is_read_in_the_order_of_time(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    rows = sets.read_file(tmp_path / name).in_time()
+    assert (rows.texts, rows.labels) == (["a", "b"], ["x", "y"])
+
+
+@pytest.mark.parametrize("name, text, words", [
+    ("a.csv", "text,topic\na,b\n", "label"), ("a.jsonl", "{\n", "a.jsonl:1"), ("a.jsonl", "3\n", "not a JSON object"),
+    ("a.csv", "text,label\n", "no rows"), ("a.xls", "", ".xls"),
+])
+def test_a_file_that_is_none_is_told(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(sets.BadData, match=words):
+        sets.read_file(tmp_path / name)
+
+
+def test_a_set_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no set 'nope'"):
+        sets.load("nope", tmp_path)
+    with pytest.raises(Exception, match="no data sets"):
+        sets.data_folder(tmp_path / "missing")
+
+
+def test_the_page_has_means_over_seeds() -> None:
+    result = {"part": "class-incremental", "set": "s", "adapt": False, "quick": False,
+              "machine": {"cpu": "c", "cores": 2}, "versions": {"python": "3"}}
+    results = [{**result, "seed": seed, "rows": [{"method": "adaptd", "final": final, "note": None}]}
+               for seed, final in ((0, 95.0), (1, 96.0))]
+    text = page(json.loads(json.dumps(results)), table, ["benchmarks/class-incremental-s-seed0-no-adapt.png"])
+    assert "| adaptd | 95.50 | - |" in text and "mean of seeds 0, 1" in text and "no-adapt.png" in text
+    assert "Not run yet: `adaptd bench speed`" in text
