@@ -27,8 +27,9 @@ PARTS: Mapping[str, str] = {
 Classes sorted by name, permuted by the seed; an experience is the next 15 (CLINC150, in scope only) or 11 (Banking77)
 of them, its examples in random order, sent once, 15 at a time, with no task id. After each experience the set's own
 test split, restricted to the classes seen so far, is asked over HTTP. final: after the last experience; average: over
-experiences; forgetting: mean over earlier experiences of (best accuracy ever - last accuracy). With adaptation the
-stream pauses while one runs. `cron` refits after each experience, so its final figure is the joint linear probe.
+experiences; forgetting: mean over earlier experiences of (best accuracy ever - last accuracy), of the first alone
+where only that was tested. With adaptation the stream pauses while one runs. `cron` refits
+after each experience, so its final figure is the joint linear probe.
 """,
     "new-classes": """\
 ## A new class
@@ -65,8 +66,8 @@ def page(results: Sequence[Json], table: Table, pictures: Sequence[str]) -> str:
             text.append(f"Not run yet: `adaptd bench {part}`.\n")
         for group in _groups(mine):
             text.append(f"### {_title(group)}\n\n{_markdown(*table(_mean(group)))}\n")
-            mine_too = [file for file in pictures if file.rpartition("/")[2].startswith(_prefix(group[0]))]
-            text += [f"![{file}]({file})\n" for file in mine_too]
+            names = {group[0]["name"] + kind for kind in (".png", "-forgetting.png")}
+            text += [f"![{file}]({file})\n" for file in pictures if file.rpartition("/")[2] in names]
     return "\n".join(text)
 
 
@@ -78,9 +79,9 @@ def _machines(results: Iterable[Json]) -> list[str]:
 
 def _groups(results: Iterable[Json]) -> list[list[Json]]:
     """Group results that differ in the seed alone."""
-    groups: dict[tuple[str, bool], list[Json]] = {}
+    groups: dict[tuple[str, bool, bool], list[Json]] = {}
     for result in results:
-        groups.setdefault((result["set"], result["adapt"]), []).append(result)
+        groups.setdefault((result["set"], result["adapt"], result["last_only"]), []).append(result)
     return list(groups.values())
 
 
@@ -88,11 +89,8 @@ def _title(group: Sequence[Json]) -> str:
     first = group[0]
     seeds = ", ".join(str(result["seed"]) for result in group)
     adapt = "" if first["part"] == "speed" else ", adaptation " + ("on" if first["adapt"] else "off")
-    return f"{first['set']}{adapt}, " + (f"mean of seeds {seeds}" if len(group) > 1 else f"seed {seeds}")
-
-
-def _prefix(result: Json) -> str:
-    return f"{result['part']}-{result['set']}-seed{result['seed']}-{'adapt' if result['adapt'] else 'no-adapt'}"
+    tested = ", tested after the first and the last experience only" if first["last_only"] else ""
+    return f"{first['set']}{adapt}{tested}, " + (f"mean of seeds {seeds}" if len(group) > 1 else f"seed {seeds}")
 
 
 def _mean(group: Sequence[Json]) -> Json:

@@ -46,7 +46,8 @@ class Run:
     def name(self) -> str:
         """The result's file name."""
         adapt = "adapt" if self.adapt else "no-adapt"
-        return f"{self.part}-{self.set}-seed{self.seed}-{adapt}" + ("-quick" if self.quick else "")
+        kind = ("-last-only" if self.last_only else "") + ("-quick" if self.quick else "")
+        return f"{self.part}-{self.set}-seed{self.seed}-{adapt}{kind}"
 
     def load(self) -> sets.DataSet:
         """Read the data."""

@@ -26,6 +26,7 @@ PACKAGES = ("adaptd", "torch", "transformers", "faiss-cpu", "numpy", "scikit-lea
 def write(out: Path, run: Run, command: str, began: float, measured: Mapping[str, Any]) -> Json:
     """Write one result to its file and return it."""
     result = {"part": run.part, "set": run.set, "seed": run.seed, "adapt": run.adapt, "quick": run.quick,
+              "last_only": run.last_only, "name": run.name,
               "command": command, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
               "took_s": round(time.time() - began, 1),
               "machine": machine(), "versions": versions(), **measured}
@@ -71,7 +72,7 @@ def versions() -> dict[str, str]:
 def load(folder: Path) -> list[Json]:
     """Read all results of a folder, in the order of the parts."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    return sorted(found, key=lambda r: (PARTS.index(r["part"]), r["set"], r["adapt"], r["seed"]))
+    return sorted(found, key=lambda r: (PARTS.index(r["part"]), r["set"], r["adapt"], r["last_only"], r["seed"]))
 
 
 def table(result: Json) -> tuple[list[str], list[list[Any]]]:
@@ -100,11 +101,6 @@ def pictures(results: Iterable[Json], folder: Path) -> list[Path]:
     return files
 
 
-def stem(result: Json) -> str:
-    """Return the start of a result's picture names."""
-    return f"{result['part']}-{result['set']}-seed{result['seed']}-{'adapt' if result['adapt'] else 'no-adapt'}"
-
-
 def _curves(result: Json, folder: Path) -> Path:
     from matplotlib import pyplot
 
@@ -115,10 +111,10 @@ def _curves(result: Json, folder: Path) -> Path:
                   zorder=3 if name == "adaptd" else 2)
     if result.get("mark") is not None:
         axes.axvline(result["mark"], color="grey", linestyle=":", label="labels swapped")
-    axes.set(xlabel=result["axis"], ylabel="accuracy, %", title=stem(result))
+    axes.set(xlabel=result["axis"], ylabel="accuracy, %", title=result["name"])
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    return _saved(figure, folder / f"{stem(result)}.png")
+    return _saved(figure, folder / f"{result['name']}.png")
 
 
 def _forgetting(result: Json, folder: Path) -> Path:
@@ -133,9 +129,11 @@ def _forgetting(result: Json, folder: Path) -> Path:
         known = np.where(np.isnan(matrix), -np.inf, matrix)
         lost = np.where(np.isnan(matrix), np.nan, np.maximum.accumulate(known, axis=0) - matrix)
         shown_as = axes.imshow(lost, cmap="magma_r", vmin=0, vmax=15, origin="lower")
-        axes.set(title=name, xlabel="classes of experience", ylabel="after experience")
+        ticks = range(0, len(matrix), max(1, len(matrix) // 5))
+        axes.set(title=name, xlabel="classes of experience", ylabel="after experience", xticks=ticks, yticks=ticks,
+                 xticklabels=[tick + 1 for tick in ticks], yticklabels=[tick + 1 for tick in ticks])
     figure.colorbar(shown_as, ax=all_axes, label="points forgotten")
-    return _saved(figure, folder / f"{stem(result)}-forgetting.png")
+    return _saved(figure, folder / f"{result['name']}-forgetting.png")
 
 
 def _saved(figure: Any, file: Path) -> Path:

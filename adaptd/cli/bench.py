@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -50,6 +51,7 @@ def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | Non
     """
     from adaptd.bench import run
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no daemon is left behind
     chosen = list(_runs(what, name, seeds, adapt))
     filled = [_filled(one, quick, last_only, against, memories, data_dir) for one in chosen]
     results = run(filled, out, shlex.join(["adaptd", *sys.argv[1:]]), show.say)
@@ -80,14 +82,14 @@ def _filled(run: Run, quick: bool, last_only: bool, against: Sequence[str], memo
     return replace(run, quick=quick, last_only=last_only, peers=against, memories=memories, data=data)
 
 
-def _report(results: Sequence[dict[str, object]], out: Path, as_json: bool) -> None:
+def _report(results: Sequence[dict[str, Any]], out: Path, as_json: bool) -> None:
     from adaptd.bench import report
 
     if as_json:
         show.data(results)
     for result in () if as_json else results:
         show.line("")
-        show.line(report.stem(result) + (" (quick: not to be quoted)" if result["quick"] else ""))
+        show.line(result["name"] + (" (not to be quoted)" if result["quick"] else ""))
         show.table(*report.table(result))
     drawn = report.pictures(results, out)
     show.say(f"results{' and pictures' if drawn else ''} in {out}")

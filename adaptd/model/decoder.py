@@ -99,7 +99,7 @@ def pool_opinions(head: HeadSnapshot, ridge: Tensor, cosines: Tensor, similarity
     experts = torch.stack([ridge_opinion(ridge, known), attend(weight, neighbour, classes), attend(newest, neighbour, classes)])
     open_ = gates(experts, head.rates, ridge.shape[1] > 0)
     plain = pool(experts, open_, head.trust, known)
-    ruled = young_rule(plain, cosines, unsolved_as_young(head.counts, ridge.shape[1]))
+    ruled = young_rule(plain, cosines, unsolved_as_young(head.counts, head.solved))
     pooled = plain if ruled is plain else torch.logaddexp(ruled + math.log(head.rule), plain + math.log(1 - head.rule))
     return Opinions(experts=experts, gates=open_, plain=plain, ruled=ruled, pooled=pooled, similarity=similarity, slots=slots,
                     weight=weight)
@@ -130,13 +130,18 @@ def pool(experts: Tensor, open_: Tensor, trust: Tensor, known: Tensor) -> Tensor
     return (POOL * (share[:, :, None] * (experts + FLOOR).log()).sum(0)).masked_fill(~known, -50.0).log_softmax(1)
 
 
-def unsolved_as_young(counts: Tensor, solved: int) -> Tensor:
-    """Count classes that the solved ridge lacks as young, however many rows came since: it would veto them.
+def unsolved_as_young(counts: Tensor, solved: Tensor) -> Tensor:
+    """Count classes of which the solved ridge has few rows as young, however many came since: it would veto them.
 
-    >>> unsolved_as_young(torch.tensor([50, 3, 30]), 2).tolist()
-    [50, 3, 19]
+    `counts` are alive rows [C], `solved` those that the ridge was solved with [C'], C' <= C.
+
+    >>> unsolved_as_young(torch.tensor([50, 30, 3, 30]), torch.tensor([50, 5, 3])).tolist()
+    [50, 20, 3, 20]
     """
-    return torch.cat([counts[:solved], counts[solved:].clamp(max=YOUNG - 1)]) if solved else counts
+    if not len(solved):
+        return counts
+    few = pad(solved, (0, len(counts) - len(solved))) <= YOUNG
+    return torch.where(few, counts.clamp(max=YOUNG), counts)
 
 
 def young_rule(pooled: Tensor, cosines: Tensor, counts: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class HeadSnapshot:
     counts: Tensor  # alive rows per label
     features: RandomFeatures
     ridge: Tensor  # B [M, C']
+    solved: Tensor  # rows per label that B was solved with [C']
     centres: Centres
     adapter: Adapter
     log_value: Tensor  # [C]
@@ -103,7 +104,7 @@ class Head:
         self._other: tuple[Adapter, Keys] | None = None  # the adapter before this one, for a quick way back
         self.learned = 0  # rows ever learned in this lineage, for ages
         self._class_of: dict[str, int] = {}
-        self._b = torch.zeros(self.options.features, 0)
+        self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
 
     def class_of(self, label: str) -> int:
         """Return a label's class, making one when it is new to this lineage."""
@@ -161,8 +162,9 @@ class Head:
         self.sync()
         if self.memory.alive[: self.memory.size].any():
             self._b = self.ridge.solve(self._small)[:, : len(self.labels)].clone()
+            self._solved = self.ridge.counts[: len(self.labels)].clone()
         else:
-            self._b = torch.zeros(self.options.features, 0)
+            self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
 
     def _small(self) -> tuple[Tensor, Tensor]:
         """Return features and classes of the alive rows of small classes."""
@@ -202,7 +204,7 @@ class Head:
 
     def clear_answers(self) -> None:
         """Forget the solved ridge, folds and label order; rows stay."""
-        self._b = torch.zeros(self.options.features, 0)
+        self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
         self.fold = Fold()
         self.fold.grow(len(self.labels))
 
@@ -226,6 +228,7 @@ class Head:
             counts=counts,
             features=self.features,
             ridge=self._b,
+            solved=self._solved,
             centres=self.means.centres(self.adapter, classes),
             adapter=self.adapter,
             log_value=self.adapter.values(self.labels) + balance(counts),
@@ -261,7 +264,7 @@ class Head:
     def dump(self) -> dict[str, bytes]:
         """Return the version files: the adapter, and the head as it answers."""
         facts = {"labels": self.labels, "learned": self.learned, **self.fold.facts()}
-        tensors = {"ridge": self._b, "trust": self.fold.trust, "trust_at": self.fold.at}
+        tensors = {"ridge": self._b, "solved": self._solved, "trust": self.fold.trust, "trust_at": self.fold.at}
         return {"adapter": files.dump_adapter(self.adapter), "head": files.dump(tensors, facts)}
 
     def load_head(self, data: bytes, name: str) -> None:
@@ -269,7 +272,7 @@ class Head:
         tensors, facts = files.parse(data, name)
         self.fold.load(tensors["trust"], tensors["trust_at"], facts)
         self.set_labels(facts["labels"])
-        self._b = tensors["ridge"]
+        self._b, self._solved = tensors["ridge"], tensors["solved"]
         self.learned = int(facts["learned"])
 
     def set_labels(self, labels: Sequence[str]) -> None:

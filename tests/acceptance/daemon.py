@@ -18,6 +18,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from adaptd.client import Client
 from adaptd.errors import NotRunning
 from adaptd.newstore import create
@@ -139,6 +141,15 @@ class Daemon:
             pass
         self.process.wait(STOP_S)
         self.process = None
+
+    def crash(self) -> None:
+        """Kill the daemon alone with SIGKILL; its children must end by themselves."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait(STOP_S)
+        _, alive = psutil.wait_procs(children, timeout=STOP_S)
+        assert not alive, f"outlived the daemon: {alive}"
 
     def restart(self) -> Daemon:
         """Stop it cleanly and start it again."""

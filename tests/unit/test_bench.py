@@ -132,9 +132,10 @@ def test_a_set_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_the_page_has_means_over_seeds() -> None:
-    result = {"part": "class-incremental", "set": "s", "adapt": False, "quick": False,
+    result = {"part": "class-incremental", "set": "s", "adapt": False, "quick": False, "last_only": False,
               "machine": {"cpu": "c", "cores": 2}, "versions": {"python": "3"}}
-    results = [{**result, "seed": seed, "rows": [{"method": "adaptd", "final": final, "note": None}]}
+    results = [{**result, "seed": seed, "name": f"class-incremental-s-seed{seed}-no-adapt",
+                "rows": [{"method": "adaptd", "final": final, "note": None}]}
                for seed, final in ((0, 95.0), (1, 96.0))]
     text = page(json.loads(json.dumps(results)), table, ["benchmarks/class-incremental-s-seed0-no-adapt.png"])
     assert "| adaptd | 95.50 | - |" in text and "mean of seeds 0, 1" in text and "no-adapt.png" in text

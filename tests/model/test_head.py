@@ -1,0 +1,270 @@
+"""One head: exact sums, exact leave-one-out, equal bits after a way back, files that give the same answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from adaptd.errors import CorruptFile
+from adaptd.model import closed_form, files
+from adaptd.model.attention import Adapter, principal
+from adaptd.model.closed_form import RandomFeatures, Ridge, leave_out, weights
+from adaptd.model.decoder import Fold, decode, opine
+from adaptd.model.memory import NewRows
+from adaptd.model.network import Head, HeadOptions
+
+DIM, FEATURES = 48, 256
+OPTIONS = HeadOptions(dim=DIM, features=FEATURES, neighbours=16, seed=1, abstain_below=0.0)
+
+
+def cloud(classes: int, each: int, seed: int = 0) -> tuple[Tensor, list[str]]:
+    """Return unit vectors around class centres, in turn, and their labels."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, DIM, generator=torch.Generator().manual_seed(99))
+    labels = [c for _ in range(each) for c in range(classes)]
+    x = centres[labels] + 0.7 * torch.randn(len(labels), DIM, generator=generator)
+    return torch.nn.functional.normalize(x, dim=1).half(), [f"class {c}" for c in labels]
+
+
+def fresh() -> Head:
+    return Head(OPTIONS, RandomFeatures(DIM, FEATURES, 1))
+
+
+def enter(head: Head, vectors: Tensor, labels: Sequence[str], first: int = 0) -> None:
+    ids = range(first, first + len(labels))
+    head.enter(NewRows(ids=ids, events=ids, born=ids, targets=[head.class_of(label) for label in labels],
+                       sources=["test"] * len(labels), contents=[bytes([i % 256]) for i in ids], holdout=[False] * len(labels),
+                       vectors=vectors))
+
+
+def ready(head: Head) -> Head:
+    head.solve()
+    head.index()
+    return head
+
+
+def answers(head: Head, vectors: Tensor) -> list[tuple[str | None, dict[str, float]]]:
+    head.index()
+    return [(one.label, one.scores) for one in decode(vectors, head.snapshot())]
+
+
+def test_features_are_the_same_integers_however_rows_are_batched() -> None:
+    x, _ = cloud(4, 50)
+    features = RandomFeatures(DIM, FEATURES, 1)
+
+    whole = features(x)
+
+    assert torch.equal(whole, torch.cat([features(x[i:i + 7]) for i in range(0, len(x), 7)]))
+    assert torch.equal(whole, whole.round()) and 0 <= float(whole.min()) and float(whole.max()) <= closed_form.LEVELS
+
+
+@pytest.mark.parametrize("pending", [16, 10_000])
+def test_a_removed_row_leaves_no_trace_in_sums_or_solution(monkeypatch: pytest.MonkeyPatch, pending: int) -> None:
+    monkeypatch.setattr(closed_form, "PENDING", pending)  # with and without a Gram matrix
+    x, labels = cloud(5, 20)
+    y = torch.tensor([int(label.split()[1]) for label in labels])
+    h = RandomFeatures(DIM, FEATURES, 1)(x)
+    never, once = Ridge(FEATURES), Ridge(FEATURES)
+    keep = torch.arange(len(y)) % 3 > 0
+
+    never.add(h[keep], y[keep], 5)
+    for rows in torch.randperm(len(y), generator=torch.Generator().manual_seed(3)).split(9):
+        once.add(h[rows], y[rows], 5)
+    once.remove(h[~keep], y[~keep])
+
+    def small(ridge: Ridge) -> tuple[Tensor, Tensor]:
+        rows = keep & (weights(ridge.counts)[y] > 1)
+        return h[rows], y[rows]
+
+    assert torch.equal(never.moment, once.moment) and torch.equal(never.counts, once.counts)
+    torch.testing.assert_close(once.solve(lambda: small(once)), never.solve(lambda: small(never)), atol=1e-5, rtol=1e-4)
+    if never.gram is not None and once.gram is not None:
+        assert torch.equal(never.gram, once.gram)
+
+
+def test_the_woodbury_correction_equals_a_new_factorisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed_form, "PENDING", 60)
+    x, labels = cloud(4, 40)
+    y = torch.tensor([int(label.split()[1]) for label in labels])
+    h = RandomFeatures(DIM, FEATURES, 1)(x)
+    ridge = Ridge(FEATURES)
+    nothing = (h[:0], y[:0])
+
+    ridge.add(h[:100], y[:100], 4)
+    ridge.solve(lambda: nothing)
+    penalty_then = closed_form.penalty(float((h[:100] ** 2).sum()), FEATURES)
+    ridge.add(h[100:130], y[100:130], 4)
+    corrected = ridge.solve(lambda: nothing)
+
+    rows = h[:130].double()
+    direct = torch.linalg.solve(rows.T @ rows + penalty_then * torch.eye(FEATURES, dtype=torch.float64),
+                                rows.T @ torch.nn.functional.one_hot(y[:130], 4).double())
+    torch.testing.assert_close(corrected.double(), direct, atol=1e-5, rtol=1e-3)
+
+
+def test_leave_one_out_equals_learning_without_the_row_and_its_copies() -> None:
+    x, labels = cloud(4, 10)
+    x[7] = x[3]  # the same content twice, with different labels
+    y = torch.tensor([int(label.split()[1]) for label in labels])
+    h = RandomFeatures(DIM, FEATURES, 1)(x)
+    group = torch.arange(len(y))
+    group[7] = group[3]
+    held = torch.tensor([3, 7, 20])
+    weight = torch.ones(len(y))
+    lam = closed_form.penalty(float((h * h).sum()), FEATURES)
+
+    scores = leave_out(h, y, weight, group, 4, held)
+
+    for place, row in enumerate(held.tolist()):
+        rest = group != group[row]
+        kernel = h[rest].double()
+        b = torch.linalg.solve(kernel.T @ kernel + lam * torch.eye(FEATURES, dtype=torch.float64),
+                               kernel.T @ torch.nn.functional.one_hot(y[rest], 4).double())
+        torch.testing.assert_close(scores[place].double(), h[row].double() @ b, atol=1e-4, rtol=1e-3)
+
+
+def test_the_next_answer_knows_a_label_that_was_never_seen_before() -> None:
+    head = fresh()
+    x, labels = cloud(4, 30)
+    enter(head, x, labels)
+    ready(head)
+    new, _ = cloud(5, 2, seed=7)
+
+    enter(head, new[4:5], ["brand new"], first=len(labels))
+
+    assert answers(head, new[9:10])[0][0] == "brand new"
+
+
+def test_the_way_back_gives_the_very_bits_that_answered_then_and_the_way_forth_too() -> None:
+    head = fresh()
+    x, labels = cloud(4, 30)
+    asked, _ = cloud(4, 5, seed=5)
+    enter(head, x, labels)
+    then = answers(ready(head), asked)
+    version = head.dump()
+    enter(head, x[:40], ["poison"] * 20 + ["other"] * 20, first=1000)
+    later = answers(ready(head), asked)
+    poisoned = head.dump()
+
+    for contents, alive, expected in ((version, range(120), then), (poisoned, [*range(120), *range(1000, 1040)], later),
+                                      (version, range(120), then)):
+        head.load_head(contents["head"], "version")
+        head.retire([slot for row, slot in head.memory.slot_of.items() if row not in set(alive)])
+        head.revive([head.memory.slot_of[row] for row in alive])
+        assert answers(head, asked) == expected
+        head.sync()
+        assert answers(head, asked) == expected
+
+
+def test_a_label_that_was_rolled_back_can_be_learned_again_in_another_order() -> None:
+    head = fresh()
+    x, labels = cloud(6, 30)
+    enter(head, x, [label if label < "class 4" else "class 0" for label in labels])
+    version = ready(head).dump()
+    enter(head, x[4::6], ["late a"] * 30, first=1000)
+    enter(head, x[5::6], ["late b"] * 30, first=2000)
+    ready(head)
+    head.load_head(version["head"], "version")
+    head.retire([slot for row, slot in head.memory.slot_of.items() if row >= 1000])
+
+    enter(head, x[5::6], ["late b"] * 30, first=3000)
+
+    twin = fresh()
+    enter(twin, x, [label if label < "class 4" else "class 0" for label in labels])
+    enter(twin, x[5::6], ["late b"] * 30, first=3000)
+    assert head.labels == twin.labels
+    asked, _ = cloud(6, 4, seed=11)
+    for (label, scores), (wanted, expected) in zip(answers(ready(head), asked), answers(ready(twin), asked), strict=True):
+        assert label == wanted
+        assert scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_checkpoint_brings_a_head_back_with_equal_answers() -> None:
+    head = fresh()
+    x, labels = cloud(4, 30)
+    asked, _ = cloud(4, 5, seed=5)
+    enter(head, x, labels)
+    head.retire([3, 9])
+    before = answers(ready(head), asked)
+    (statistics, index), contents = head.checkpoint(), head.dump()
+
+    back = fresh()
+    back.load_head(contents["head"], "checkpoint")
+    alive = [i for i in range(len(labels)) if i not in (3, 9)]
+    rows = NewRows(ids=alive, events=alive, born=alive, targets=[back.class_of(labels[i]) for i in alive],
+                   sources=["test"] * len(alive), contents=[b""] * len(alive), holdout=[False] * len(alive), vectors=x[alive])
+    back.restore(rows, files.parse(statistics, "statistics"), index)
+
+    assert answers(back, asked) == before
+    assert back.stale == 0 or back.ridge.gram is None
+
+
+def test_an_adapter_changes_the_space_and_the_way_back_is_exact() -> None:
+    head = fresh()
+    x, labels = cloud(4, 30)
+    asked, _ = cloud(4, 5, seed=5)
+    enter(head, x, labels)
+    before = answers(ready(head), asked)
+    trained = files.parse_adapter(files.dump_adapter(Adapter(principal(x, 16), 16.0, {"class 0": 0.1})), "candidate", DIM)
+
+    head.adopt(trained)
+    between = answers(head, asked)
+    head.adopt(Adapter())
+
+    assert between != before
+    assert [label for label, _ in answers(head, asked)] == [label for label, _ in before]
+    assert head.keys.dim == DIM
+
+
+def test_compaction_drops_the_dead_and_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaptd.model.network.COMPACT_FROM", 10)
+    head = fresh()
+    x, labels = cloud(4, 30)
+    asked, _ = cloud(4, 5, seed=5)
+    enter(head, x, labels)
+    head.retire(list(range(0, 60, 2)))
+    before = answers(ready(head), asked)
+
+    assert head.compact()
+
+    assert answers(head, asked) == before
+    assert head.memory.size == 90
+
+
+def test_trust_follows_the_expert_that_is_right_and_returns_to_the_prior_in_silence() -> None:
+    head = fresh()
+    x, labels = cloud(2, 40)
+    enter(head, x, labels)
+    snapshot = ready(head).snapshot()
+    said = opine(x[:2], snapshot)
+    said.experts[:, 0, 0] = torch.tensor([0.01, 0.99, 0.99])  # the ridge is wrong about class 0
+    fold = Fold()
+    fold.grow(2)
+
+    for _ in range(10):
+        fold.update(said, 0, 0, snapshot)
+
+    now = fold.trusted(snapshot.learned)
+    assert float(now[0, 0]) < float(fold.prior[0])
+    torch.testing.assert_close(fold.trusted(snapshot.learned + 100_000)[:, 0], fold.prior, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 40, b"\xff" * 8 + b"{}"])
+def test_a_file_that_is_not_ours_is_refused(damage: bytes) -> None:
+    with pytest.raises(CorruptFile):
+        files.parse(damage, "some file")
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    broken = files.dump_adapter(Adapter(torch.full((DIM, 4), float("nan")), 16.0, {}))
+
+    with pytest.raises(CorruptFile, match="not finite"):
+        files.parse_adapter(broken, "candidate", DIM)
+
+
+def test_an_adapter_of_another_shape_is_refused() -> None:
+    with pytest.raises(CorruptFile, match="shape"):
+        files.parse_adapter(files.dump_adapter(Adapter(torch.ones(7, 4), 16.0, {})), "candidate", DIM)
