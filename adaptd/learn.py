@@ -2,7 +2,7 @@
 
 For each block: vectors (stored ones, else encoded now, once), test-then-learn (trust, temperature, metrics), then
 memory and means, then a new snapshot is swapped in: from here on the label is used, and whoever waits for it goes
-on. The ridge is solved behind that, at most 256 rows or a second late. `barrier` waits for it.
+on. The ridge is solved behind that, a second late at most: however many rows that is, they share one solution. `barrier` waits for it.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Learner:
 
     def _due(self) -> bool:
         assert self._dirty_since is not None
-        return self.unsolved >= self._block or time.monotonic() - self._dirty_since >= self._solve_after_s
+        return time.monotonic() - self._dirty_since >= self._solve_after_s
 
     def _take(self) -> tuple[list[Learned], _Call | None, bool]:
         """Wait for work; return a block of entries, up to a call that stands behind them."""

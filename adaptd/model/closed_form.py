@@ -22,6 +22,7 @@ GRID = 4096.0  # steps per unit of x
 STEP = 0.125  # of h
 LEVELS = 31  # the largest integer that h takes
 PENDING = 1024  # rows that the Woodbury correction carries before the next factorisation
+AT_ONCE = 192  # new rows for which a correction costs as much as a factorisation
 BALANCE = 100.0  # what a small class's rows count for together, if the average class has that many
 PENALTY, PENALTY_TRACE = 10.0, 0.01  # lam = 10 + 0.01 trace(G)/M: fits from a handful of rows to 100,000
 
@@ -119,8 +120,7 @@ class Ridge:
         self._few: list[tuple[Tensor, Tensor]] = []  # (h as int8, y): all rows while there are few
         self._factor: Tensor | None = None  # Cholesky factor of the weighted sums at the last factorisation
         self._base = torch.zeros(features, 0)  # factored^-1 (weighted Q), rows since included
-        self._u = torch.zeros(0, features)  # rows since, times the root of their weight
-        self._z = torch.zeros(0, features)  # factored^-1 u
+        self._since = _Correction(features)
         self._new: list[tuple[Tensor, Tensor]] = []  # not in the solution yet
 
     @property
@@ -132,6 +132,8 @@ class Ridge:
         """Add rows: integer features [n, M] and class indices [n]."""
         self._sum(h, y, classes, 1)
         self._new.append((h, y))
+        if self.pending > AT_ONCE and self.gram is not None:  # more than a correction carries: the next solution is factorised anew
+            self._new, self._factor = [], None
         if self.gram is None:
             self._few.append((h.to(torch.int8), y))
 
@@ -176,14 +178,14 @@ class Ridge:
             self._new = []
             h, y = torch.cat([a for a, _ in self._few]).float(), torch.cat([b for _, b in self._few])
             return dual(h, y, weights(self.counts)[y], len(self.counts))
-        if self._factor is None or len(self._u) + self.pending > PENDING:
+        if self._factor is None or self.pending > AT_ONCE or self._since.rows + self.pending > PENDING:
             self._refactor(*small())
         return self._corrected()
 
     def _refactor(self, h: Tensor, y: Tensor) -> None:
         """Factorise the weighted sums anew; they hold every row from here on."""
         assert self.gram is not None
-        self._new, self._u, self._z = [], self._u[:0], self._z[:0]
+        self._new, self._since = [], _Correction(self.features)
         extra = weights(self.counts)[y] - 1.0
         matrix, moment = self.gram.float(), self.moment.float()
         trace = float(matrix.diagonal().double().sum())
@@ -198,16 +200,10 @@ class Ridge:
         assert self._factor is not None
         for h, y in self._new:
             root = weights(self.counts)[y].sqrt()[:, None]
-            u = h * root
-            z = torch.cholesky_solve(u.T, self._factor).T
+            z = self._since.add(h * root, self._factor)
             self._base.index_add_(1, y, (z * root).T.contiguous())
-            self._u, self._z = torch.cat([self._u, u]), torch.cat([self._z, z])
         self._new = []
-        if not len(self._u):
-            return self._base.clone()
-        capacity = torch.eye(len(self._u)) + self._u @ self._z.T
-        corrected: Tensor = self._base - self._z.T @ torch.linalg.solve(capacity, self._u @ self._base)
-        return corrected
+        return self._since.applied(self._base)
 
     def renumber(self, place: Tensor, classes: int) -> None:
         """Give class i the number place[i]; the next solution is factorised anew."""
@@ -217,7 +213,7 @@ class Ridge:
         moment[:, place], counts[place] = self.moment, self.counts
         self.moment, self.counts, self._base = moment, counts, torch.zeros(self.features, classes)
         self._few = [(h, place[y]) for h, y in self._few]
-        self._new, self._u, self._z, self._factor = [], self._u[:0], self._z[:0], None
+        self._new, self._since, self._factor = [], _Correction(self.features), None
 
     def state(self) -> dict[str, Tensor]:
         """Return the sums, to be stored; nothing while they are few enough to be made again from the rows."""
@@ -229,6 +225,47 @@ class Ridge:
             self.gram, self.moment, self.counts = state["gram"], state["moment"], state["counts"]
             self._base = torch.zeros(self.features, len(self.counts))
             self._factor = None
+
+
+class _Correction:
+    """Woodbury's identity for rows U added to a factorised A: ``(A + U'U)^-1 Q = B - Z'(I + U Z')^-1 U B``, Z' = A^-1 U'.
+
+    Buffers grow by doubling, and the capacity ``I + U Z'`` by its new rows only.
+    """
+
+    def __init__(self, features: int) -> None:
+        self.rows = 0
+        self._u, self._z = torch.empty(0, features), torch.empty(0, features)
+        self._capacity = torch.empty(0, 0)
+
+    def add(self, u: Tensor, factor: Tensor) -> Tensor:
+        """Take rows [n, M] in; return their z."""
+        z = torch.cholesky_solve(u.T, factor).T
+        old, new = self.rows, self.rows + len(u)
+        if new > len(self._u):
+            room = max(256, 2 * len(self._u), new)
+            self._u, self._z = _grown(self._u, old, room), _grown(self._z, old, room)
+        self._u[old:new], self._z[old:new] = u, z
+        capacity = torch.eye(new)
+        capacity[:old, :old] = self._capacity
+        capacity[:new, old:] += self._u[:new] @ z.T
+        capacity[old:, :old] = capacity[:old, old:].T
+        self._capacity, self.rows = capacity, new
+        return z
+
+    def applied(self, base: Tensor) -> Tensor:
+        """Return the corrected solution [M, C] of ``base = A^-1 Q``."""
+        if not self.rows:
+            return base.clone()
+        u, z = self._u[: self.rows], self._z[: self.rows]
+        corrected: Tensor = base - z.T @ torch.cholesky_solve(u @ base, torch.linalg.cholesky(self._capacity))
+        return corrected
+
+
+def _grown(rows: Tensor, used: int, room: int) -> Tensor:
+    grown = torch.empty(room, rows.shape[1])
+    grown[:used] = rows[:used]
+    return grown
 
 
 def _add_gram(gram: Tensor, h: Tensor, sign: int) -> None:

@@ -32,12 +32,14 @@ def test_the_plugin_of_the_readme_passes_the_contract() -> None:
 def test_the_five_commands_of_the_readme_run(tmp_path: Path) -> None:
     line = re.search(r'`(\{"text": "Where is my parcel\?".*?\})`', README)
     assert line
-    (tmp_path / "tickets.jsonl").write_text(line[1] + "\n" + json.dumps({"text": "I want my money back", "label": "refund", "id": "2"}) + "\n")
+    second = json.dumps({"text": "I want my money back", "label": "refund", "id": "2"})
+    (tmp_path / "tickets.jsonl").write_text(f"{line[1]}\n{second}\n")
     commands = [shlex.split(c.split("#")[0].removeprefix("$ ").strip()) for c in blocks("console")[0].splitlines()]
     assert [c[1] for c in commands] == ["init", "run", "ingest", "predict", "rollback"]
 
     def call(command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "adaptd", *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        return subprocess.run([sys.executable, "-m", "adaptd", *command[1:]], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=60)
 
     made = call(commands[0])
     assert made.returncode == 0, made.stderr
