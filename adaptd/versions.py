@@ -95,6 +95,8 @@ class Versions:
                     else registry.version(connection, to, self.domain)
                 )
                 contents = registry.read(self.folder / str(target.number), target.files)
+            if target.encoder != self._encoder:
+                contents = {}  # the rows come back; another encoder's adapter says nothing about these vectors
             held_before = "" in self._journal.holds(self.domain)
             self._journal.hold(self.domain, "learning", "", reason or "rollback", actor).result()
             try:

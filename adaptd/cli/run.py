@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from adaptd.cli import options
@@ -21,6 +23,7 @@ def run() -> int:
     from adaptd import config
 
     settings, paths = config.load(options.given())  # first: a bad configuration is told before torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of one pool must not spin in the way of the others
     from adaptd.daemon import run as serve
 
     return serve(settings, paths)
