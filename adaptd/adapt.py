@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from adaptd import config
-from adaptd.errors import Conflict, TrainingFailed
+from adaptd.errors import Conflict, Refused, TrainingFailed
 from adaptd.interfaces import Gate
 from adaptd.learn import Learner
 from adaptd.metrics import forgetting
@@ -110,7 +110,9 @@ class Adaptation:
 
     def trigger(self, reason: str) -> None:
         """Start unless one is running, or adaptation is on hold."""
-        if not self.held and not self._stopped:
+        if self._stopped:
+            return
+        with contextlib.suppress(Conflict):  # held: this is not the moment
             self.start(reason, "adaptd")
 
     def start(self, reason: str, actor: str) -> Future[Outcome]:
@@ -160,6 +162,7 @@ class Adaptation:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _adapt(self, folder: Path, reason: str, actor: str) -> Outcome:
+        branch = self._versions.branch()
         self.stage = {"stage": "preparing", "progress": 0.0, "since": time.time(), "reason": reason}
         jobs = self._learner.call(lambda: {name: self._rows(head) for name, head in self._learner.state.heads.items()}).result()
         judged: dict[str, tuple[Verdict, dict[str, Any], bytes]] = {}
@@ -176,7 +179,7 @@ class Adaptation:
                 ),
             )
         self._newest = max(facts["newest"] for _, facts, _ in jobs.values())
-        return self._decide(judged, reason, actor)
+        return self._decide(judged, branch, reason, actor)
 
     def _rows(self, head: Head) -> tuple[dict[str, Tensor], dict[str, Any], Adapter]:
         """Copy what a job needs; in the learner's thread, with the ridge solved."""
@@ -258,7 +261,9 @@ class Adaptation:
             "classes": classes,
         }
 
-    def _decide(self, judged: Mapping[str, tuple[Verdict, dict[str, Any], bytes]], reason: str, actor: str) -> Outcome:
+    def _decide(
+        self, judged: Mapping[str, tuple[Verdict, dict[str, Any], bytes]], branch: int, reason: str, actor: str
+    ) -> Outcome:
         """Enter the candidate and, if every head's verdict says so, promote it."""
         self.stage = {**(self.stage or {}), "stage": "deciding", "progress": 1.0}
         verdicts = [verdict for verdict, _, _ in judged.values()]
@@ -271,7 +276,13 @@ class Adaptation:
         body = {"decision": verdict.decision, "reasons": reasons, "evidence": verdict.evidence}
         number = self._versions.enter_candidate(contents, body, metrics, f"{self._settings.strategy}: {reason}", actor)
         if verdict.decision == "promote":
-            self._versions.promote(number, False, "; ".join(reasons), actor, verdict.evidence)
+            try:
+                if self.held:
+                    raise Refused("adaptation was put on hold while this candidate was trained", hint=f"adaptd promote {number}")
+                self._versions.promote(number, False, "; ".join(reasons), actor, verdict.evidence, branch)
+            except Refused as refusal:
+                return Outcome(version=number, verdict=Verdict(decision="undecided", evidence=verdict.evidence,
+                                                               reasons=[*reasons, f"not promoted: {refusal.message}"]))
         return Outcome(verdict=verdict, version=number)
 
     def forgetting(self) -> float | None:

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
@@ -224,7 +225,7 @@ class Daemon:
             state,
             self.inference,
             vectors,
-            lambda events: answered_before(self.reader, events),
+            lambda born: answered_before(self.reader, born),
             block=settings.learn.block,
             solve_after_s=settings.learn.solve_after_s,
         )
@@ -269,8 +270,8 @@ class Daemon:
         learner.on_learned = self._after_learning(name, adaptation, settings.learn.checkpoint_labels)
         learner.start()
         learner.deliver(tail)
-        solved = all(f"{head}.head" in contents for head in heads) or base.folder is not None
-        learner.call(lambda: learner.settle(solved=solved and not tail and version.number == live.version))
+        solved = all(head.is_solved() for head in heads.values()) and not tail and version.number == live.version
+        learner.call(lambda: learner.settle(solved=solved))
 
     def _check_encoder(self, name: str, number: int, encoder: Encoder) -> None:
         with self.reader.connect() as connection:
@@ -318,9 +319,14 @@ class Daemon:
             since += rows
             if since >= every:
                 since = 0
-                self.domains[name].learner.call(lambda: self._checkpoint(name))
+                done = self.domains[name].learner.call(lambda: self._checkpoint(name))
+                done.add_done_callback(self._checkpoint_failed)
 
         return learned
+
+    def _checkpoint_failed(self, done: Future[None]) -> None:
+        if (error := done.exception()) is not None:
+            self._report("checkpoint_failed", f"a checkpoint could not be written: {error}", "nothing is lost; free some space")
 
     def _open_feeds(self) -> None:
         self.followers: dict[str, Follower] = {}
@@ -375,6 +381,7 @@ class Daemon:
             await asyncio.sleep(pause)
             now = time.monotonic()
             loops = {"writer": self.writer.beat, "inference": self.inference.beat}
+            loops |= {f"learner of {name}": served.learner.beat for name, served in self.domains.items()}
             stuck = [name for name, beat in loops.items() if now - beat > STALL_S]
             if stuck:
                 self._report(

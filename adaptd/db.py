@@ -31,6 +31,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from adaptd.errors import Busy, CannotStart, SchemaMismatch, StoreFailed, StoreLocked
+from adaptd.futures import fail, settle
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -118,11 +119,11 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
 
 def quick_check(engine: Engine) -> None:
     """Refuse a damaged database file."""
-    with engine.connect() as connection:
-        try:
-            found = connection.execute(text("PRAGMA quick_check(5)")).scalars().all()
-        except SQLAlchemyError as error:
-            found = [str(error.__cause__ or error)]
+    try:
+        with engine.connect() as connection:
+            found = list(connection.execute(text("PRAGMA quick_check(5)")).scalars())
+    except SQLAlchemyError as error:
+        found = [str(error.__cause__ or error)]
     if found != ["ok"]:
         raise CannotStart(f"the database is damaged: {'; '.join(found)}",
                           hint="restore the newest backup; keep the damaged file for a look")
@@ -218,6 +219,15 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._write()
+        except BaseException as error:  # a writer that is gone must not look as if it were there
+            self.failed = error
+            log.critical("the writer ended: %s", error, exc_info=error, extra={"action": "writer_failed"})
+            self._drain()
+            self.on_failure(error)
+
+    def _write(self) -> None:
         with self._engine.connect() as connection:
             while True:
                 self.beat = time.monotonic()
@@ -260,19 +270,17 @@ class Writer:
             self.failed = error
             log.critical("the journal could not be written: %s", error, extra={"action": "commit_failed"})
             for operation in group:
-                operation.done.set_exception(StoreFailed(f"the journal could not be written: {error}"))
+                fail(operation.done, StoreFailed(f"the journal could not be written: {error}"))
             self._drain()
             self.on_failure(error)
             return
         with self._count:
             self._waiting -= sum(operation.events for operation in group)
+        for operation, value, failure in results:  # all of the group's, before anybody hears of it
+            if failure is None and operation.after is not None:
+                operation.after(value)
         for operation, value, failure in results:
-            if failure is not None:
-                operation.done.set_exception(failure)
-            else:
-                if operation.after is not None:
-                    operation.after(value)
-                operation.done.set_result(value)
+            settle(operation.done, value) if failure is None else fail(operation.done, failure)
         self._commits += 1
         if self._commits % 1000 == 0:
             self._checkpoint(connection)
@@ -293,7 +301,7 @@ class Writer:
     def _drain(self) -> None:
         while not self._queue.empty():
             if (operation := self._queue.get_nowait()) is not None:
-                operation.done.set_exception(StoreFailed())
+                fail(operation.done, StoreFailed())
 
     def _checkpoint(self, connection: Connection) -> None:
         """Move the WAL into the database while idle; truncate it when it has grown."""

@@ -94,6 +94,7 @@ class Follower:
                     if not self._go.is_set():
                         break
                 await self._go.wait()
+                await asyncio.sleep(PAUSE_S)  # a feed that came to its end is looked at again, not in a busy loop
             except StoreFailed:
                 raise
             except Exception as error:  # whatever a feed raises: it is tried again, later and later

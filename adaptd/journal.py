@@ -8,6 +8,7 @@ label, which is why "exactly once, in journal order" needs no further proof than
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from collections import Counter
@@ -20,9 +21,13 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select
 
 from adaptd import tables as t
 from adaptd.db import Writer
-from adaptd.errors import Conflict, NotFound
+from adaptd.errors import AdaptdError, Conflict, NotFound
 from adaptd.records import MISSING, Feedback, Item, Learned, Receipt, Row, canonical
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
+
+log = logging.getLogger(__name__)
+CHUNK = 256  # held labels that are learned in one operation
+LEARNED, WAITING, REFUSED = 0, 1, 2  # label.held
 
 
 class Targets(Protocol):
@@ -136,38 +141,44 @@ class Journal:
             connection.execute(insert(t.hold).values(**key, since=time.time(), reason=reason))
             act(connection, self._writer.last_seq, domain, f"hold-{what}", actor, reason, detail={"source": source})
 
-        def after(_: None) -> None:
-            if what == "learning":
+            if what == "learning":  # here, not after the commit: the next operation of this group must see it
                 self._live[domain].holds.add(source)
 
-        return self._writer.submit(run, after=after)
+        return self._writer.submit(run)
 
-    def resume(self, domain: int, what: str, source: str, reason: str, actor: str) -> Future[int]:
-        """Lift a hold and learn what waited, except what other holds still keep; return how many labels."""
+    def resume(self, domain: int, what: str, source: str, reason: str, actor: str) -> int:
+        """Lift a hold and learn what waited, except what other holds still keep; return how many labels.
 
-        def run(connection: Connection) -> Outcome:
-            connection.execute(delete(t.hold).where(t.hold.c.domain == domain, t.hold.c.what == what, t.hold.c.source == source))
-            act(connection, self._writer.last_seq, domain, f"resume-{what}", actor, reason, detail={"source": source})
-            if what != "learning":
-                return Outcome([], [], self._writer.last_seq)
-            still = self._live[domain].holds - {source}
-            learned = [] if "" in still else self._learn_waiting(connection, domain, still)
-            return Outcome([], learned, self._writer.last_seq)
+        In chunks, so that answers need not wait for it; the hold goes with the last one. Blocks until then.
+        """
+        learned = 0
+        while True:
+            outcome, last = self._writer.submit(
+                lambda c: self._resume_some(c, domain, what, source, reason, actor), after=lambda done: self._deliver(done[0])
+            ).result()
+            learned += len(outcome.learned)
+            if last:
+                return learned
 
-        def after(outcome: Outcome) -> None:
-            if what == "learning":
-                self._live[domain].holds.discard(source)
-            self._deliver(outcome)
-
-        done: Future[int] = Future()
-        inner = self._writer.submit(run, after=after)
-        inner.add_done_callback(
-            lambda f: done.set_exception(e) if (e := f.exception()) else done.set_result(len(f.result().learned))
-        )
-        return done
+    def _resume_some(
+        self, connection: Connection, domain: int, what: str, source: str, reason: str, actor: str
+    ) -> tuple[Outcome, bool]:
+        """Learn a chunk of what waits; with the last one lift the hold."""
+        learned: list[Learned] = []
+        seen = 0
+        still = self._live[domain].holds - {source}
+        if what == "learning" and "" not in still:
+            learned, seen = self._learn_waiting(connection, domain, still)
+        if seen == CHUNK:
+            return Outcome([], learned, self._writer.last_seq), False
+        connection.execute(delete(t.hold).where(t.hold.c.domain == domain, t.hold.c.what == what, t.hold.c.source == source))
+        act(connection, self._writer.last_seq, domain, f"resume-{what}", actor, reason, detail={"source": source})
+        if what == "learning":
+            self._live[domain].holds.discard(source)
+        return Outcome([], learned, self._writer.last_seq), True
 
     def adopt(self, domain: int, intervals: list[Interval], *, hold: bool) -> None:
-        """Follow a moved pointer; runs in the writer, after the commit that moved it."""
+        """Follow a moved pointer; runs in the writer, in the operation that moves it."""
         live = self._live.setdefault(domain, _Live([]))
         live.intervals = intervals
         if hold:
@@ -302,7 +313,7 @@ class Journal:
             refused = Conflict("this event has another label already", field="label", hint="correct it with POST …/feedback")
             return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=refused.body()), []
         current = {(r.head, r.target) for r in self._alive_of(connection, domain, event.seq)}
-        waits = bool(earlier and earlier[0].held)
+        waits = bool(earlier and earlier[0].held == WAITING)
         if (waits and earlier[0].label == text) or (not waits and set(given.targets.items()) <= current and current):
             return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
         seq, held = self._writer.next_seq(), self._is_held(domain, given.teacher)
@@ -327,32 +338,29 @@ class Journal:
         self._insert_rows(connection, [birth])
         return Learned(seq=seq, domain=birth.domain, born=birth.born, died=died)
 
-    def _learn_waiting(self, connection: Connection, domain: int, still: set[str]) -> list[Learned]:
+    def _learn_waiting(self, connection: Connection, domain: int, still: set[str]) -> tuple[list[Learned], int]:
+        """Teach a chunk of the labels that wait, oldest first; return what was taught and how many were looked at."""
         query = (
             select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.event.c.content)
             .join(t.event, t.event.c.seq == t.label.c.event)
-            .where(t.event.c.domain == domain, t.label.c.held == 1, t.label.c.source.not_in(still))
+            .where(t.event.c.domain == domain, t.label.c.held == WAITING, t.label.c.source.not_in(still))
             .order_by(t.label.c.seq)
+            .limit(CHUNK)
         )
-        learned = []
-        waiting = connection.execute(query).all()
-        for r in waiting:
-            learned.append(
-                self._teach(
-                    connection,
-                    domain,
-                    self._writer.next_seq(),
-                    r.event,
-                    self._targets(domain, json.loads(r.label)),
-                    r.source,
-                    r.content,
-                )
-            )
-        if waiting:
-            connection.execute(
-                update(t.label).where(t.label.c.seq == bindparam("s")).values(held=0), [{"s": r.seq} for r in waiting]
-            )
-        return learned
+        learned, states = [], []
+        for r in connection.execute(query).all():
+            try:
+                targets = self._targets(domain, json.loads(r.label))
+            except AdaptdError as error:  # the domain takes other labels now: this one stays in the journal, unlearned
+                log.warning("held label %s: %s", r.seq, error, extra={"action": "held_label_refused"})
+                states.append({"s": r.seq, "h": REFUSED})
+                continue
+            seq = self._writer.next_seq()
+            learned.append(self._teach(connection, domain, seq, r.event, targets, r.source, r.content))
+            states.append({"s": r.seq, "h": LEARNED})
+        if states:
+            connection.execute(update(t.label).where(t.label.c.seq == bindparam("s")).values(held=bindparam("h")), states)
+        return learned, len(states)
 
     def _is_held(self, domain: int, source: str) -> bool:
         return bool(self._live[domain].holds & {"", source})

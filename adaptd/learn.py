@@ -2,11 +2,13 @@
 
 For each block: vectors (stored ones, else encoded now, once), test-then-learn (trust, temperature, metrics), then
 memory and means, then a new snapshot is swapped in: from here on the label is used, and whoever waits for it goes
-on. The ridge is solved behind that, a second late at most: however many rows that is, they share one solution. `barrier` waits for it.
+on. The ridge is solved behind that, a second late at most; however many rows that is, they share one solution.
+`Learner.call` waits for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -19,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from adaptd.futures import fail, settle
 from adaptd.metrics import Outcomes
 from adaptd.model.decoder import opine
 from adaptd.model.memory import NewRows
@@ -29,7 +32,7 @@ from adaptd.records import Learned, Row
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored or freshly encoded vectors
-Answers = Callable[[Sequence[int]], dict[int, dict[str, str | None]]]  # event seqs -> what was answered, per head
+Answers = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # {event: its label's seq} -> the answer before
 
 
 SEARCH = 1_000_000_000  # multiplications that testing a block may spend on retrieval: bulk loads test a sample
@@ -128,6 +131,8 @@ class Learner:
         """Run something in the learner's thread, after what is queued now, with the ridge solved: the barrier."""
         call = _Call(run)
         self._queue.put(call)
+        if self.failed is not None:
+            self._refuse_calls(self.failed)
         return call.done
 
     # -- in the learner's thread ------------------------------------------------------------------------------
@@ -142,23 +147,31 @@ class Learner:
                 self.failed = error
                 waiters, self._waiters = self._waiters, []
             for _, done in waiters:
-                done.set_exception(error)
+                fail(done, error)
+            self._refuse_calls(error)
             self.on_failure(error)
+
+    def _refuse_calls(self, error: BaseException) -> None:
+        """Fail what is queued: nobody will run it any more."""
+        while not self._queue.empty():
+            with contextlib.suppress(queue.Empty):
+                if isinstance(item := self._queue.get_nowait(), _Call):
+                    fail(item.done, error)
 
     def _step(self) -> bool:
         self.beat = time.monotonic()
         entries, call, end = self._take()
         if entries:
             self._learn(entries)
-        if self._behind:
+        if self._behind and (call is None or self._dirty_since is not None):
             self._catch_up(wholly=call is not None or end)
         if self._dirty_since is not None and not self._behind and (call is not None or end or self._due()):
             self.solve()
         if call is not None:
             try:
-                call.done.set_result(call.run())
+                settle(call.done, call.run())
             except Exception as error:  # belongs to whoever called
-                call.done.set_exception(error)
+                fail(call.done, error)
         return not end
 
     def _due(self) -> bool:
@@ -200,7 +213,7 @@ class Learner:
             ready = [done for seq, done in self._waiters if first is None or first > seq]
             self._waiters = [(seq, done) for seq, done in self._waiters if first is not None and first <= seq]
         for done in ready:
-            done.set_result(None)
+            settle(done, None)
 
     def apply(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
         """Teach memory and means, in order; a correction retires rows before its own are entered."""
@@ -229,7 +242,7 @@ class Learner:
     def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
         """Fold outcomes: first what was answered at the time, then what would have been answered now."""
         rows = [row for entry in entries if not entry.died for row in entry.born]
-        given = self._answers(sorted({row.event for row in rows}))
+        given = self._answers({row.event: row.born for row in rows})
         for row in rows:
             if row.event in given and row.head in given[row.event]:
                 right = given[row.event][row.head] == row.target

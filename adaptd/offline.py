@@ -42,6 +42,7 @@ def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str)
             raise UnknownDomain(f"the store has no domain {domain!r}", hint="adaptd status lists them")
         target = (registry.rollback_target(connection, number) if to is None
                   else registry.version(connection, to, number))
+        registry.check_restorable(target)
         registry.read(paths.versions / str(target.number), target.files)
         saved = _save(connection, paths, domain, target, actor)
         branch = registry.fork(connection, target)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from adaptd.errors import Busy
+from adaptd.futures import fail, settle
 from adaptd.interfaces import Encoder
 from adaptd.model.decoder import Decoded, decode
 from adaptd.model.network import Snapshot
@@ -139,7 +140,7 @@ class Inference:
             self._round += 1
             while self._swaps:
                 make, done = self._swaps.popleft()
-                _settle(done, make)
+                _apply(done, make)
             if self._predictions and not (self._encodings and self._round % 4 == 0):
                 self._answer_round()
             elif self._encodings:
@@ -158,8 +159,7 @@ class Inference:
             except Exception as error:  # one bad batch is its callers' failure, not the thread's end
                 log.exception("prediction failed", extra={"action": "predict_failed"})
                 for request in group:
-                    if not request.done.done():
-                        request.done.set_exception(error)
+                    fail(request.done, error)
 
     def _answer(self, encoder: str, group: list[_Request]) -> None:
         start = time.monotonic()
@@ -171,7 +171,7 @@ class Inference:
             snapshot = self._snapshots[request.domain]
             heads = {name: decode(vectors[rows], head, evidence=request.evidence) for name, head in snapshot.heads.items()}
             now = time.monotonic()
-            request.done.set_result([
+            settle(request.done, [
                 Answered(heads={name: decoded[i] for name, decoded in heads.items()}, vector=vectors[rows][i],
                          truncated=truncated[rows][i], version=snapshot.version, seq=snapshot.seq, batch=len(vectors),
                          wait_ms=1e3 * (start - request.born), work_ms=1e3 * (now - start))
@@ -185,17 +185,17 @@ class Inference:
                 parts.append(self.encoders[request.encoder].encode(request.examples[start:start + CHUNK]))
                 while self._swaps:
                     make, done = self._swaps.popleft()
-                    _settle(done, make)
+                    _apply(done, make)
                 if self._predictions:
                     self._answer_round()
             vectors = torch.cat([vector for vector, _ in parts])
-            request.done.set_result((vectors, [flag for _, flags in parts for flag in flags]))
+            settle(request.done, (vectors, [flag for _, flags in parts for flag in flags]))
         except Exception as error:  # the learner reports it
-            request.done.set_exception(error)
+            fail(request.done, error)
 
 
-def _settle(done: Future[Any], make: Callable[[], Any]) -> None:
+def _apply(done: Future[Any], make: Callable[[], Any]) -> None:
     try:
-        done.set_result(make())
+        settle(done, make())
     except Exception as error:  # belongs to whoever asked for the swap
-        done.set_exception(error)
+        fail(done, error)

@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import Connection, Insert, func, insert, select, update
 
 from adaptd import tables as t
-from adaptd.errors import CorruptFile, NotFound
+from adaptd.errors import CorruptFile, NotFound, Refused
 from adaptd.journal import act, last_seq
 from adaptd.records import canonical
 
@@ -152,12 +152,26 @@ def rollback_target(connection: Connection, domain: int) -> Version:
     pointer = live(connection, domain)
     current = version(connection, pointer.version)
     start = connection.execute(select(t.branch.c.start).where(t.branch.c.id == pointer.branch)).scalar_one()
-    since = max(current.seq, start) if pointer.branch != current.branch else current.seq
+    since = max(current.seq, start)  # rows born between the fork and the branch's start were discarded, not learned
     if connection.scalar(select(func.count()).where(t.learned.c.domain == domain, t.learned.c.born > since)):
         return current
     if current.parent is None:
         raise NotFound("there is nothing to roll back to", field="to", hint="adaptd history lists the versions")
     return version(connection, current.parent)
+
+
+def check_restorable(target: Version) -> None:
+    """Refuse to roll back to a candidate that was never live: that would go around its gate.
+
+    Raises
+    ------
+    Refused
+        It was never live.
+    """
+    if target.kind == "candidate" and not any(name.endswith(".head") for name in target.files):
+        decision = (target.verdict or {}).get("decision")
+        raise Refused(f"version {target.number} is a candidate that was never live (its gate said {decision})", field="to",
+                      hint="adaptd promote N --force --reason … makes it live over the present memory")
 
 
 def publish(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, Any] | None = None) -> dict[str, str]:

@@ -87,7 +87,8 @@ class Served:
             if items
             else Outcome([], [], self.learner.state.seq)
         )
-        await self._until_learned(outcome)
+        if any(item.label is not MISSING for _, item in items):
+            await self._until_learned(outcome)
         return self._accepted(len(raw), [index for index, _ in items], outcome, rejected)
 
     async def feedback(self, raw: Sequence[Any], *, source: str) -> dict[str, Any]:
@@ -172,8 +173,8 @@ class Served:
             raise Busy("too many labels wait to be learned")
 
     async def _until_learned(self, outcome: Outcome) -> None:
-        if outcome.learned:
-            await asyncio.wrap_future(self.learner.when(outcome.learned[-1].seq))
+        """Wait for all labels up to here, those of an earlier delivery of the same events too."""
+        await asyncio.wrap_future(self.learner.when(outcome.seq))
 
     def _accepted(self, asked: int, indices: Sequence[int], outcome: Outcome, rejected: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the 202's body: counts, what was rejected by index, an event id per index."""
@@ -258,15 +259,19 @@ class Served:
         return {**body, **self.domain.render(prediction)}
 
 
-def answered_before(reader: Engine, events: Sequence[int]) -> dict[int, dict[str, str | None]]:
-    """Return what events were answered with at the time: the newest answer before their label is learned."""
+def answered_before(reader: Engine, born: Mapping[int, int]) -> dict[int, dict[str, str | None]]:
+    """Return what events were answered with at the time: the newest answer that did not know their label.
+
+    `born` gives, per event, the seq at which its label was learned.
+    """
     found: dict[int, dict[str, str | None]] = {}
+    events = sorted(born)
     with reader.connect() as connection:
         for start in range(0, len(events), 500):
-            query = select(t.prediction.c.event, t.prediction.c.labels).where(
-                t.prediction.c.event.in_(events[start : start + 500])
-            )
-            found.update({r.event: json.loads(r.labels) for r in connection.execute(query.order_by(t.prediction.c.id))})
+            query = select(t.prediction).where(t.prediction.c.event.in_(events[start : start + 500]))
+            for r in connection.execute(query.order_by(t.prediction.c.id)):
+                if r.learned < born[r.event]:
+                    found[r.event] = json.loads(r.labels)
     return found
 
 

@@ -140,7 +140,7 @@ class Service:
         running = served.adaptation.start("on demand", actor)
         if not wait:
             return {"verdict": None, "version": served.learner.state.version, "reasons": ["the adaptation has started"]}
-        outcome = await asyncio.wrap_future(running)
+        outcome = await asyncio.shield(asyncio.wrap_future(running))  # who stops waiting does not stop the adaptation
         self.tell("verdict", domain, **outcome.body())
         return outcome.body()
 
@@ -201,7 +201,7 @@ class Service:
     async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         """Lift a hold and learn what waited."""
         served = self._served(domain)
-        learned = await asyncio.wrap_future(served.journal.resume(served.id, what, source, reason, actor))
+        learned = await asyncio.to_thread(served.versions.resume, what, source, reason, actor)
         if what == "adaptation":
             served.adaptation.held = False
         await asyncio.wrap_future(served.learner.when(self._writer.last_seq))

@@ -61,7 +61,7 @@ label = Table(  # with the event (same seq) or later (its own seq)
     Column("label", Text, nullable=False),  # JSON
     Column("source", Text, nullable=False),
     Column("received", Real, nullable=False),
-    Column("held", Int, nullable=False),  # 1: waits for `resume`
+    Column("held", Int, nullable=False),  # 1: waits for `resume`; 2: the domain refused it then
     **STRICT)
 
 learned = Table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from adaptd import tables as t
 from adaptd.interfaces import Domain
 from adaptd.journal import Journal
 from adaptd.predict import Inference
+from adaptd.records import Example
 
+log = logging.getLogger(__name__)
 CACHED = 20_000  # vectors in RAM that may not be committed yet
 
 
@@ -64,10 +67,18 @@ class Vectors:
             return connection.execute(query.where(t.event.c.seq.in_(events))).all()
 
     def _encode(self, payloads: dict[int, str]) -> dict[int, Tensor]:
-        examples = [self._domain.example(json.loads(payload)) for payload in payloads.values()]
+        examples = [self._example(payload) for payload in payloads.values()]
         vectors, _ = self._inference.encode(self._encoder, examples).result()
         fresh = dict(zip(payloads, vectors, strict=True))
         for event, vector in fresh.items():
             self.keep(event, vector)
         self._journal.record(self.encoder_id, [], [(event, 0, vector.numpy().tobytes()) for event, vector in fresh.items()])
         return fresh
+
+    def _example(self, payload: str) -> Example:
+        """Read a stored payload; one that the domain takes no more is read as it stands, and learning goes on."""
+        try:
+            return self._domain.example(json.loads(payload))
+        except Exception as error:  # a plugin's new version may raise anything on what its old one took
+            log.warning("a stored payload is read as it stands: %r", error, extra={"action": "payload_unread"})
+            return Example(text=payload)

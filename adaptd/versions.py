@@ -26,6 +26,7 @@ from adaptd.learn import Learner
 from adaptd.metrics import Outcomes
 from adaptd.model import files
 from adaptd.model.attention import Adapter
+from adaptd.model.memory import Keys, Memory
 from adaptd.model.network import Head
 from adaptd.records import canonical
 from adaptd.registry import Version
@@ -94,25 +95,45 @@ class Versions:
                     if to is None
                     else registry.version(connection, to, self.domain)
                 )
+                registry.check_restorable(target)
                 contents = registry.read(self.folder / str(target.number), target.files)
             if target.encoder != self._encoder:
                 contents = {}  # the rows come back; another encoder's adapter says nothing about these vectors
-            held_before = "" in self._journal.holds(self.domain)
+            held_before, moved = "" in self._journal.holds(self.domain), threading.Event()
             self._journal.hold(self.domain, "learning", "", reason or "rollback", actor).result()
             try:
-                return self._learner.call(lambda: self._rollback(target, contents, reason, actor)).result()
+                return self._learner.call(lambda: self._rollback(target, contents, reason, actor, moved)).result()
             except BaseException:
-                if not held_before:
+                if not held_before and not moved.is_set():
                     self._journal.resume(self.domain, "learning", "", "the rollback failed", actor)
                 raise
 
-    def promote(self, number: int, force: bool, reason: str, actor: str, evidence: Mapping[str, Any] | None = None) -> int:
-        """Make a candidate live: its adapter over the present memory.
+    def resume(self, what: str, source: str, reason: str, actor: str) -> int:
+        """Lift a hold, but never in the middle of a rollback; return how many labels had waited."""
+        with self._alone():
+            return self._journal.resume(self.domain, what, source, reason, actor)
+
+    def branch(self) -> int:
+        """Return the branch that grows now."""
+        return self._live().branch
+
+    def promote(
+        self,
+        number: int,
+        force: bool,
+        reason: str,
+        actor: str,
+        evidence: Mapping[str, Any] | None = None,
+        branch: int | None = None,
+    ) -> int:
+        """Make a candidate live: its adapter over the present memory. What was live is saved first.
+
+        `branch` is the one that the candidate was trained on: after a rollback in between it stays a candidate.
 
         Raises
         ------
         Refused
-            Its gate did not promote it, and `force` was not given.
+            Its gate did not promote it and `force` was not given, or the live state was rolled back meanwhile.
         """
         with self._alone():
             with self._reader.connect() as connection:
@@ -123,6 +144,8 @@ class Versions:
                 raise Conflict(
                     f"version {number} is not a candidate", field="to", hint="adaptd rollback --to moves to any other version"
                 )
+            if any(name.endswith(".head") for name in candidate.files):
+                raise Conflict(f"version {number} was live already", field="to", hint=f"adaptd rollback --to {number}")
             if decision != "promote" and not force:
                 raise Refused(
                     f"the gate said {decision} to version {number}: {'; '.join(candidate.verdict['reasons'])}"
@@ -136,8 +159,11 @@ class Versions:
                 if f"{name}.adapter" in contents
             }
             heads = self._learner.state.heads
-            keys = {name: heads[name].rebuilt(adapter) for name, adapter in adapters.items()}  # while the old one answers
-            return self._learner.call(lambda: self._promote(candidate, adapters, keys, reason, actor, evidence or {})).result()
+            # made here, while the old index answers
+            made = {name: (heads[name].memory, heads[name].rebuilt(adapter)) for name, adapter in adapters.items()}
+            return self._learner.call(
+                lambda: self._promote(candidate, adapters, made, reason, actor, evidence or {}, branch)
+            ).result()
 
     # -- in the learner's thread ------------------------------------------------------------------------------
 
@@ -198,21 +224,28 @@ class Versions:
         self._learner.publish()
         return new.number
 
-    def _rollback(self, target: Version, contents: Mapping[str, bytes], reason: str, actor: str) -> tuple[int, int]:
+    def _rollback(
+        self, target: Version, contents: Mapping[str, bytes], reason: str, actor: str, moved: threading.Event
+    ) -> tuple[int, int]:
         live = self._live()
         saved = self._save(self.numbers.take(), "saved", live, f"before rollback to {target.number}", actor)
         with self._reader.connect() as connection:
             intervals = lineage(connection, target.branch, target.seq)
         rows = restore.alive_ids(self._reader, self.domain, intervals)
 
-        def write(connection: Connection) -> list[tuple[int, int]]:
+        def write(connection: Connection) -> None:
             registry.add(connection, saved)
             branch = registry.fork(connection, target)
             registry.point(connection, self.domain, target.number, branch, "rollback", actor, reason, {"saved": saved.number})
-            return lineage(connection, branch, FOREVER)
+            self._journal.adopt(self.domain, lineage(connection, branch, FOREVER), hold=True)
 
-        self._writer.submit(write, after=lambda grown: self._journal.adopt(self.domain, grown, hold=True)).result()
-        self._become(target, contents, rows, intervals)
+        self._writer.submit(write).result()
+        moved.set()
+        try:
+            self._become(target, contents, rows, intervals)
+        except BaseException as error:  # the pointer has moved and memory is between two states: come up from the disk
+            self._learner.on_failure(error)
+            raise
         return target.number, saved.number
 
     def _become(self, target: Version, contents: Mapping[str, bytes], rows: set[int], intervals: list[tuple[int, int]]) -> None:
@@ -225,7 +258,7 @@ class Versions:
             restore.load_folds(state, folded)
         else:
             state.prequential, state.progressive, state.per_label = Outcomes(), Outcomes(), {}
-        self._learner.settle(solved=all(f"{name}.head" in contents for name in state.heads) or not rows)
+        self._learner.settle(solved=all(head.is_solved() for head in state.heads.values()))
         self._learner.publish()
 
     def _become_head(
@@ -261,20 +294,26 @@ class Versions:
             if f"{name}.adapter" in contents
             else Adapter()
         )
+        head.fold.expect(head.adapter.prior)
 
     def _promote(
         self,
         candidate: Version,
         adapters: Mapping[str, Adapter],
-        keys: Mapping[str, Any],
+        made: Mapping[str, tuple[Memory, Keys]],
         reason: str,
         actor: str,
         evidence: Mapping[str, Any],
+        branch: int | None,
     ) -> int:
         state, live = self._learner.state, self._live()
+        if branch is not None and branch != live.branch:
+            raise Refused("the live state was rolled back while this candidate was trained", hint="adapt again")
+        saved = self._save(self.numbers.take(), "saved", live, f"before promotion of {candidate.number}", actor)
         before = {name: (head.adapter, head.keys) for name, head in state.heads.items()}
         for name, adapter in adapters.items():
-            state.heads[name].adopt(adapter, keys[name])
+            memory, keys = made[name]
+            state.heads[name].adopt(adapter, keys if memory is state.heads[name].memory else None)  # compacted meanwhile: anew
         try:
             number = candidate.number
             contents = {f"{name}.{part}": data for name, head in state.heads.items() for part, data in head.dump().items()}
@@ -283,11 +322,12 @@ class Versions:
                 "files": canonical(digests),
                 "branch": live.branch,
                 "seq": state.seq,
-                "parent": live.version,
+                "parent": saved.number,
                 "metrics": canonical({**candidate.metrics, **self.metrics()}),
             }
 
             def write(connection: Connection) -> None:
+                registry.add(connection, saved)
                 connection.execute(t.version.update().where(t.version.c.number == number).values(**values))
                 registry.point(connection, self.domain, number, live.branch, "promote", actor, reason, evidence)
 
@@ -306,14 +346,14 @@ class Versions:
         """Enter what an adaptation produced, whatever its verdict; return its number."""
         number = self.numbers.take()
         digests = registry.publish(self.folder / str(number), contents)
-        live, state = self._live(), self._learner.state
+        live, seq = self._learner.call(lambda: (self._live(), self._learner.state.seq)).result()
         row = Version(
             number=number,
             domain=self.domain,
             kind="candidate",
             parent=live.version,
             branch=live.branch,
-            seq=state.seq,
+            seq=seq,
             encoder=self._encoder,
             config=self._config,
             files=digests,

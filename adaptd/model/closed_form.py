@@ -131,11 +131,20 @@ class Ridge:
     def add(self, h: Tensor, y: Tensor, classes: int) -> None:
         """Add rows: integer features [n, M] and class indices [n]."""
         self._sum(h, y, classes, 1)
-        self._new.append((h, y))
-        if self.pending > AT_ONCE and self.gram is not None:  # more than a correction carries: the next solution is factorised anew
-            self._new, self._factor = [], None
         if self.gram is None:
             self._few.append((h.to(torch.int8), y))
+            if int(self.counts.sum()) > PENDING:
+                self._make_gram()
+        elif self._factor is not None:
+            self._new.append((h, y))
+            if self.pending > AT_ONCE:  # the next solution is factorised anew
+                self._new, self._factor = [], None
+
+    def _make_gram(self) -> None:
+        self.gram = torch.zeros(self.features, self.features, dtype=torch.int32)
+        for h, _ in self._few:
+            _add_gram(self.gram, h.float(), 1)
+        self._few, self._new, self._factor = [], [], None
 
     def remove(self, h: Tensor, y: Tensor) -> None:
         """Remove rows that were added; the next solution is factorised anew from the exact sums."""
@@ -169,13 +178,7 @@ class Ridge:
         Rows of the classes whose `weights` are above 1 are given by the caller, who has them; the sums hold every row
         once.
         """
-        if self.gram is None and int(self.counts.sum()) > PENDING:
-            self.gram = torch.zeros(self.features, self.features, dtype=torch.int32)
-            for h, _ in self._few:
-                _add_gram(self.gram, h.float(), 1)
-            self._few = []
         if self.gram is None:
-            self._new = []
             h, y = torch.cat([a for a, _ in self._few]).float(), torch.cat([b for _, b in self._few])
             return dual(h, y, weights(self.counts)[y], len(self.counts))
         if self._factor is None or self.pending > AT_ONCE or self._since.rows + self.pending > PENDING:

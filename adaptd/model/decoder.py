@@ -217,6 +217,8 @@ class Fold:
     def expect(self, prior: Sequence[float]) -> None:
         """Change the prior; what was learned in relation to the old one stays (posterior = prior times evidence)."""
         new = torch.tensor(tuple(prior))
+        if torch.equal(new, self.prior):
+            return  # not a bit changes: a rollback gives back what answered
         self.trust = self.trust * (new / self.prior)[:, None]
         self.trust = self.trust / self.trust.sum(0).clamp(min=1e-9)
         self.prior = new

@@ -1,8 +1,7 @@
 """Memory: the learned rows of one head in this process, and FAISS over their keys.
 
 Arrays only grow, so that a snapshot can share them: a slot's row never changes, whether it is alive is a bitmap
-of the snapshot's own. Retrieval sits behind one call, `Keys.search`. FAISS gives slots sorted by similarity;
-equal similarities are put in the order of their slots. The index is a cache: any index is one projection away.
+of the snapshot's own. Retrieval sits behind one call, `Keys.search`. The index is a cache: any index is one projection away.
 """
 
 from __future__ import annotations
@@ -52,15 +51,13 @@ class Keys:
             self._index.add(np.ascontiguousarray(keys.float().numpy()))
 
     def search(self, queries: Tensor, k: int, alive: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """Return (similarities, slots) [n, k'], best first, of the slots whose bit is set; k' <= k."""
+        """Return (similarities, slots) [n, k'] of the slots whose bit is set, best first; k' <= k, -1 = none."""
         selector = self._faiss.IDSelectorBitmap(alive)
         parameters = self._faiss.SearchParameters(sel=selector)
         similar, slots = self._index.search(np.ascontiguousarray(queries.float().numpy()), k, params=parameters)
         keep = int((slots >= 0).sum(1).max()) if len(slots) else 0
         similar, slots = similar[:, :keep], slots[:, :keep]
-        order = np.lexsort((slots, -similar), axis=1)
-        return (torch.from_numpy(np.take_along_axis(similar, order, 1)),
-                torch.from_numpy(np.take_along_axis(slots, order, 1)))
+        return torch.from_numpy(similar), torch.from_numpy(slots)
 
     def dump(self) -> bytes:
         """Return the index as bytes."""

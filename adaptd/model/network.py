@@ -63,7 +63,9 @@ class HeadSnapshot:
 
     def retrieve(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return (similarities, slots) [n, k] of the nearest alive rows: retrieval behind one call."""
-        return self.keys.search(self.adapter.queries(vectors), self.neighbours, self.alive)
+        similarity, slots = self.keys.search(self.adapter.queries(vectors), self.neighbours, self.alive)
+        order = np.lexsort((self.rows[slots.numpy()], -similarity.numpy()), axis=1)  # equal similarity: the older row
+        return similarity.gather(1, torch.from_numpy(order)), slots.gather(1, torch.from_numpy(order))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +208,7 @@ class Head:
         """Forget the solved ridge, folds and label order; rows stay."""
         self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
         self.fold = Fold()
+        self.fold.expect(self.adapter.prior)
         self.fold.grow(len(self.labels))
 
     def compact(self) -> bool:
@@ -263,17 +266,28 @@ class Head:
 
     def dump(self) -> dict[str, bytes]:
         """Return the version files: the adapter, and the head as it answers."""
-        facts = {"labels": self.labels, "learned": self.learned, **self.fold.facts()}
+        facts = {"labels": self.labels, "learned": self.learned, "features": self._shape(), **self.fold.facts()}
         tensors = {"ridge": self._b, "solved": self._solved, "trust": self.fold.trust, "trust_at": self.fold.at}
         return {"adapter": files.dump_adapter(self.adapter), "head": files.dump(tensors, facts)}
 
+    def is_solved(self) -> bool:
+        """Say whether the ridge answers for the rows that are alive, or there are none."""
+        return bool(self._solved.sum() > 0) or not self.memory.alive[: self.memory.size].any()
+
     def load_head(self, data: bytes, name: str) -> None:
-        """Take over labels, the solved ridge and folds from a version's file."""
+        """Take over labels, folds and the solved ridge from a version's file; the ridge only if it is of our features."""
         tensors, facts = files.parse(data, name)
         self.fold.load(tensors["trust"], tensors["trust_at"], facts)
         self.set_labels(facts["labels"])
-        self._b, self._solved = tensors["ridge"], tensors["solved"]
+        if facts["features"] == self._shape():
+            self._b, self._solved = tensors["ridge"], tensors["solved"]
+        else:
+            self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
         self.learned = int(facts["learned"])
+
+    def _shape(self) -> list[int]:
+        """What statistics must agree in to be of the same random features."""
+        return [self.options.dim, self.options.features, self.options.seed]
 
     def set_labels(self, labels: Sequence[str]) -> None:
         """Answer with these labels, in this order. Others that dead rows have are hidden behind them.
@@ -307,7 +321,7 @@ class Head:
             "means_counts": self.means.counts,
             **{f"ridge.{name}": tensor for name, tensor in self.ridge.state().items()},
         }
-        return files.dump(tensors, {"labels": list(self._class_of)}), self.keys.dump()
+        return files.dump(tensors, {"labels": list(self._class_of), "features": self._shape()}), self.keys.dump()
 
     def restore(self, rows: NewRows, statistics: tuple[dict[str, Tensor], dict[str, Any]] | None, index: bytes | None) -> None:
         """Fill an empty head with alive rows; statistics and index are used as far as they are for these rows."""
@@ -324,6 +338,8 @@ class Head:
 
     def _from_checkpoint(self, rows: NewRows, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bool:
         ids, alive = tensors["ids"].numpy(), tensors["alive"].numpy()
+        if facts["features"] != self._shape():
+            return False
         if facts["labels"] != list(self._class_of)[: len(facts["labels"])] or set(ids[alive].tolist()) != set(rows.ids):
             return False
         self.memory = Memory.of(self.options.dim, ids, alive, rows)

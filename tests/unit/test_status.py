@@ -202,9 +202,9 @@ def test_rollback_without_a_number_discards_what_was_learned_since(store: Store)
     number = store.snapshot({"label.adapter": b"w", "label.head": b"h"})
     store.append(["b", "c"])
     store.engine.dispose()
-    facts = {"branch": 1, "version": number, "folds": {"seen": 3}}
-    registry.publish(store.paths.checkpoints / "text" / "3", {}, facts)
-    registry.publish(store.paths.checkpoints / "text" / "4", {}, {**facts, "branch": 9, "folds": {}})
+    facts = {"branch": 1, "version": number, "seq": 2, "folds": {"seen": 3}}  # a tail follows: its head is not the present one
+    registry.publish(store.paths.checkpoints / "text" / "2", {"label.head": b"old"}, facts)
+    registry.publish(store.paths.checkpoints / "text" / "4", {"label.head": b"other"}, {**facts, "branch": 9})
     assert offline.rollback(store.paths, "text", None, "poison", "me") == {"version": number, "saved": number + 1}
     domain = stopped_status(store.paths)["domains"]["text"]
     assert (domain["version"], domain["labels"], domain["events"], store.alive()) == (number, 1, 3, {"a"})
