@@ -52,8 +52,8 @@ def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str)
 
 
 def upgrade(paths: Paths) -> tuple[str | None, str]:
-    """Bring the schema of a stopped store to this adaptd's; return the revisions before and after."""
-    with _store(paths) as engine:
+    """Bring the schema of a stopped store to this adaptd's, also of one that never ran; return before and after."""
+    with _locked(paths) as engine:
         return db.upgrade(engine)
 
 
@@ -68,6 +68,12 @@ def revisions(paths: Paths) -> tuple[str | None, str]:
 @contextmanager
 def _store(paths: Paths) -> Iterator[Engine]:
     _must_exist(paths)
+    with _locked(paths) as engine:
+        yield engine
+
+
+@contextmanager
+def _locked(paths: Paths) -> Iterator[Engine]:
     with db.locked(paths.lock):
         engine = db.writing_engine(paths.database)
         try:
