@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -45,12 +46,14 @@ from adaptd.vectors import Vectors
 from adaptd.versions import Numbers, Versions
 
 log = logging.getLogger(__name__)
+SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
 STALL_S = 60.0  # a loop that has not turned for so long is hung
 
 
 def run(settings: Settings, paths: Paths) -> int:
     """Run the daemon until it is told to stop; return the exit code."""
     log_to_stderr(settings.log)
+    sys.setswitchinterval(SWITCH_S)
     faulthandler.enable()  # a stack dump when the watchdog aborts us
     paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
