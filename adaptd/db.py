@@ -292,7 +292,7 @@ class Writer:
             value = operation.run(connection)
             savepoint.commit()
             return operation, value, None
-        except Exception as error:
+        except Exception as error:  # an operation's own failure goes to its caller; the neighbours' writes stand
             if isinstance(error, OperationalError) or type(error) is DatabaseError:
                 raise  # disk full, I/O error: the whole group fails and nothing is acknowledged
             savepoint.rollback()

@@ -50,7 +50,7 @@ class Connection:
             error = rebuilt(status, document, retry_after)
             if not isinstance(error, Busy):
                 raise error
-            time.sleep(error.retry_after_s)
+            time.sleep(error.retry_after_s)  # as the daemon asked
 
     def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, Json, str | None]:
         headers = {"Content-Type": "application/json"} if data is not None else {}
@@ -111,7 +111,7 @@ class Daemon:
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > limit:
                 raise CannotStart(f"the daemon did not come up: {self._last_words()}")
-            time.sleep(0.1)
+            time.sleep(0.1)  # bounded by START_S
 
     def _ready(self) -> bool:
         try:
@@ -197,7 +197,7 @@ class Daemon:
         while self.adapt and self.state()["adapting"] is not None:
             if time.monotonic() > limit:
                 raise AdaptdError("an adaptation does not end", hint="look at the daemon's status")
-            time.sleep(0.2)
+            time.sleep(0.2)  # bounded by ADAPT_S
 
     def settle(self) -> None:
         """Wait until the ridge, which may trail by a second, holds all that was learned and no adaptation runs."""

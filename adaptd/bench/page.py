@@ -66,6 +66,7 @@ def page(results: Sequence[Json], table: Table, pictures: Sequence[str]) -> str:
             text.append(f"Not run yet: `adaptd bench {part}`.\n")
         for group in _groups(mine):
             text.append(f"### {_title(group)}\n\n{_markdown(*table(_mean(group)))}\n")
+            text += [f"{result['remark']}\n" for result in group if result.get("remark")]  # what a reader must know of this run
             names = {group[0]["name"] + kind for kind in (".png", "-forgetting.png")}
             text += [f"![{file}]({file})\n" for file in pictures if file.rpartition("/")[2] in names]
     return "\n".join(text)

@@ -69,7 +69,7 @@ class Sender:
             status, document, retry_after = self.client.exchange("POST", self.path, body, TIMEOUT_S)
             if status < 400 or not isinstance(error := rebuilt(status, document, retry_after), Busy):
                 return status, document
-            time.sleep(error.retry_after_s)
+            time.sleep(error.retry_after_s)  # as the daemon asked: back-pressure reaches the file
 
 
 @click.command()

@@ -75,7 +75,7 @@ def _wait(client: Client, child: subprocess.Popen[bytes], log: Path) -> None:
         if child.poll() is not None or time.monotonic() > deadline:
             words = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
             raise CannotStart(f"the daemon did not get ready:\n{words}", hint="see what its log says above")
-        time.sleep(0.1)
+        time.sleep(0.1)  # bounded by the deadline
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
