@@ -25,7 +25,7 @@ from adaptd.futures import fail, settle
 from adaptd.metrics import Outcomes
 from adaptd.model.decoder import opine
 from adaptd.model.memory import NewRows
-from adaptd.model.network import Head, Snapshot
+from adaptd.model.network import Head, HeadSnapshot, Snapshot
 from adaptd.predict import Inference
 from adaptd.records import Learned, Row
 
@@ -35,8 +35,7 @@ Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored o
 Answers = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # {event: its label's seq} -> the answer before
 
 
-SEARCH = 1_000_000_000  # multiplications that testing a block may spend on retrieval: bulk loads test a sample
-LEAST = 20  # rows of a block that are tested whatever they cost
+SEARCH = 1_000_000_000 / 256  # multiplications a row that testing may spend on retrieval: among many, a sample is tested
 
 
 @dataclass
@@ -74,6 +73,7 @@ class Learner:
         self._waiters: list[tuple[int, Future[None]]] = []
         self._pending: list[int] = []  # seqs queued or in work, ascending
         self._dirty_since: float | None = None
+        self._credit: dict[str, float] = {}  # rows that testing may still take, per head
         self._behind = False  # the sums follow a restore, in chunks
         self.on_learned: Callable[[int], None] = lambda rows: None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
@@ -255,13 +255,25 @@ class Learner:
             frozen = snapshot.heads[name]
             if not mine or not bool((frozen.counts > 0).any()):
                 continue
-            mine = _sample(mine, SEARCH // max(1, len(head.keys) * head.keys.dim))
+            mine = self._sample(mine, name, frozen)
+            if not mine:
+                continue
             said = opine(torch.stack([vectors[row.event] for row in mine]), frozen)
             for place, row in enumerate(mine):
                 known = frozen.index_of(row.target)
                 self.state.progressive.add(known is not None and int(said.pooled[place].argmax()) == known)
                 if known is not None:
                     head.fold.update(said, place, known, frozen)
+
+    def _sample(self, rows: list[Row], name: str, head: HeadSnapshot) -> list[Row]:
+        """Return the rows to test: all, or evenly spaced ones where retrieval among so many would cost more than it tells.
+
+        What a block leaves of its share is carried over, so small blocks are sampled like large ones.
+        """
+        self._credit[name] = self._credit.get(name, 0.0) + len(rows) * min(1.0, SEARCH / max(1, len(head.keys) * head.keys.dim))
+        count = min(len(rows), int(self._credit[name]))
+        self._credit[name] -= count
+        return [rows[i * len(rows) // count] for i in range(count)]
 
     def solve(self) -> None:
         """Solve the ridges of all heads and serve them."""
@@ -291,9 +303,3 @@ class Learner:
     def _catch_up(self, *, wholly: bool) -> None:
         left = sum(head.sync(None if wholly else self._block) for head in self.state.heads.values())
         self._behind = left > 0
-
-
-def _sample(rows: list[Row], affordable: int) -> list[Row]:
-    """Return the rows of a block to test: all, or evenly spaced ones when retrieval among so many would cost too much."""
-    count = max(LEAST, affordable)
-    return rows if len(rows) <= count else [rows[i * len(rows) // count] for i in range(count)]
