@@ -1,0 +1,322 @@
+"""Assembly: everything of a daemon built and joined, from the store on disk to domains that answer.
+
+`open_store` → `open_domains` → `open_feeds`, in this order; `adaptd.daemon` lives with what they leave.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from adaptd import __version__, adapt, db, plugins, registry, restore
+from adaptd import tables as t
+from adaptd.config import DomainSettings, Settings
+from adaptd.follow import Follower
+from adaptd.host import check_folder
+from adaptd.ingest import Door
+from adaptd.interfaces import Domain, Encoder, Feed, Gate
+from adaptd.journal import Journal, last_seq
+from adaptd.learn import Learner
+from adaptd.model.closed_form import RandomFeatures
+from adaptd.model.network import Head, HeadOptions
+from adaptd.paths import Paths
+from adaptd.predict import Inference
+from adaptd.restore import Report
+from adaptd.rows import HoldoutRule, lineage, replay
+from adaptd.served import Served, answered_before
+from adaptd.vectors import Vectors
+from adaptd.versions import Numbers, Versions
+
+log = logging.getLogger(__name__)
+
+
+class Assembly:
+    """The parts of one daemon. `report` hears of problems, `fatal` of a part that must not fail and did."""
+
+    def __init__(self, settings: Settings, paths: Paths, report: Report, fatal: Callable[[BaseException], None]) -> None:
+        self.settings = settings
+        self.paths = paths
+        self._report = report
+        self._fatal = fatal
+        self._features: dict[tuple[int, int, int], RandomFeatures] = {}
+        self._by_id: dict[int, Served] = {}
+        self.domains: dict[str, Served] = {}
+        self.followers: dict[str, Follower] = {}
+
+    def open_store(self) -> None:
+        """Open database, writer and journal; refuse what is damaged, too new, or not ours to read."""
+        check_folder(self.paths.state)
+        self.engine = db.writing_engine(self.paths.database)
+        if self.paths.database.exists():
+            db.quick_check(self.engine)
+        before, after = db.upgrade(self.engine)
+        if before != after:
+            log.info("schema %s -> %s", before, after, extra={"action": "db_upgrade"})
+        self.paths.database.chmod(0o600)
+        self.reader = db.reading_engine(self.paths.database)
+        self.writer = db.Writer(self.engine, self.settings.limits.queue)
+        self.writer.on_failure = self._fatal
+        self.journal = Journal(self.writer, self._targets, self._deliver)
+        for name in adapt.sweep(self.paths.jobs):
+            self._report(
+                "interrupted_adaptation",
+                f"adaptation {name} was interrupted and removed",
+                "nothing went live; the next one starts by itself",
+            )
+
+    def open_domains(self) -> None:
+        """Load plugins and encoders, enter new domains, bring each to its live state, start the threads."""
+        fast = plugins.load("adaptd", self.settings.plugins.allow)
+        slow = plugins.load("adaptd.learner", self.settings.plugins.allow)
+        self._feed_kinds = plugins.collect(fast, "register_feeds")
+        self._gate_kinds = plugins.collect(fast, "register_gates")
+        self.strategies = plugins.collect(slow, "register_strategies")
+        kinds = plugins.collect(fast, "register_domains")
+        served = self.settings.served()
+        built = {name: build_domain(kinds, name, settings) for name, settings in served.items()}
+        encoders = self._load_encoders(plugins.collect(slow, "register_encoders"), {s.encoder for s in served.values()})
+        with self.engine.begin() as connection:
+            key = _secret(connection)
+            ids, encoder_ids = self._enter(connection, served, encoders)
+            first = self._next_version(connection)
+        self.inference = Inference(encoders, self.settings.limits.queue)
+        self.journal.holdout = {ids[name]: HoldoutRule(s.holdout.share, s.holdout.after) for name, s in served.items()}
+        with self.reader.connect() as connection:
+            self.journal.open(connection)
+            self.writer.start(last_seq(connection))
+        self.inference.start()
+        self._numbers = Numbers(first)
+        for name, settings in served.items():
+            self._bring_up(name, ids[name], built[name], settings, encoder_ids[settings.encoder], key)
+
+    def _load_encoders(self, kinds: dict[str, type], wanted: set[str]) -> dict[str, Encoder]:
+        encoders = {}
+        for name in sorted(wanted):
+            settings = self.settings.encoders[name]
+            kind: type[Encoder] = plugins.pick(kinds, settings.kind, f"encoders.{name}.kind")
+            encoders[name] = encoder = plugins.build(kind, settings.options, f"encoders.{name}.options")
+            encoder.load()
+        return encoders
+
+    def _enter(
+        self, connection: Connection, served: dict[str, DomainSettings], encoders: dict[str, Encoder]
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """Enter domains and encoders that the store does not know; return all ids."""
+        ids, encoder_ids = {}, {}
+        for name, encoder in encoders.items():
+            known = connection.scalar(select(t.encoder.c.id).where(t.encoder.c.digest == encoder.digest))
+            encoder_ids[name] = known or registry.inserted(connection, insert(t.encoder).values(digest=encoder.digest))
+        for name, settings in served.items():
+            known = registry.domain_id(connection, name)
+            ids[name] = (
+                known
+                if known is not None
+                else registry.create_domain(connection, name, encoders[settings.encoder].digest, self.settings.digest())[0]
+            )
+        return ids, encoder_ids
+
+    def _next_version(self, connection: Connection) -> int:
+        """Return the next version number; remove folders that a crash left without a row."""
+        known = set(connection.execute(select(t.version.c.number)).scalars())
+        self.paths.versions.mkdir(mode=0o700, exist_ok=True)
+        for folder in self.paths.versions.iterdir():
+            if not folder.name.isdecimal() or int(folder.name) not in known:
+                shutil.rmtree(folder)
+                self._report(
+                    "orphan_version",
+                    f"versions/{folder.name} belongs to no version and was removed",
+                    "it was written before a crash and never went live",
+                )
+        return int(max(known)) + 1
+
+    def _bring_up(self, name: str, number: int, domain: Domain, settings: DomainSettings, encoder_id: int, key: bytes) -> None:
+        """Bring one domain to its live state and start its learner."""
+        door = Door(domain, self.settings.limits, key, time.time)
+        vectors = Vectors(domain, settings.encoder, encoder_id, self.inference, self.journal, self.reader)
+        encoder = self.inference.encoders[settings.encoder]
+        heads = {head: self._head(encoder.dim, settings) for head in domain.heads}
+        self._check_encoder(name, number, encoder)
+        with self.reader.connect() as connection:
+            live = registry.live(connection, number)
+            version, contents = restore.sound(connection, live.version, self.paths.versions, self._report)
+            base = restore.find_base(connection, live, version, self.paths.checkpoints / name, encoder.digest, self._report)
+            if version.encoder != encoder.digest:
+                contents = {}  # another encoder's adapter and head say nothing about these vectors
+            state = restore.load_state(connection, number, base, contents, heads, vectors, self._report)
+            tail = replay(connection, number, lineage(connection, live.branch), base.seq)
+        if version.number != live.version:
+            self._repair(number, version.number, live)
+        learner = Learner(
+            name,
+            state,
+            self.inference,
+            vectors,
+            lambda born: answered_before(self.reader, born),
+            block=settings.learn.block,
+            solve_after_s=settings.learn.solve_after_s,
+        )
+        versions = Versions(
+            number,
+            learner,
+            self.journal,
+            self.writer,
+            self.reader,
+            self.paths.versions,
+            self._numbers,
+            vectors,
+            encoder=encoder.digest,
+            config=self.settings.digest(),
+        )
+        gate: Gate = plugins.build(
+            plugins.pick(self._gate_kinds, settings.gate.kind, "gate.kind"), settings.gate.options, "gate.options"
+        )
+        plugins.build(
+            plugins.pick(self.strategies, settings.adapt.strategy, "adapt.strategy"), settings.adapt.options, "adapt.options"
+        )
+        adaptation = adapt.Adaptation(
+            name, learner, versions, gate, settings.adapt, self.paths.jobs, self.settings.plugins.allow, self._report
+        )
+        adaptation.held = self._adaptation_held(number)
+        self.domains[name] = self._by_id[number] = Served(
+            name=name,
+            id=number,
+            domain=domain,
+            encoder=settings.encoder,
+            door=door,
+            journal=self.journal,
+            inference=self.inference,
+            learner=learner,
+            versions=versions,
+            adaptation=adaptation,
+            vectors=vectors,
+            reader=self.reader,
+            queue=self.settings.limits.queue,
+        )
+        learner.on_failure = self._fatal
+        learner.on_learned = self._after_learning(name, adaptation, settings.learn.checkpoint_labels)
+        learner.start()
+        learner.deliver(tail)
+        solved = all(head.is_solved() for head in heads.values()) and not tail and version.number == live.version
+        learner.call(lambda: learner.settle(solved=solved))
+
+    def _check_encoder(self, name: str, number: int, encoder: Encoder) -> None:
+        with self.reader.connect() as connection:
+            version = registry.version(connection, registry.live(connection, number).version)
+        if version.encoder != encoder.digest:
+            self._report(
+                "encoder_changed",
+                f"{name}: the encoder is not the one that version {version.number} was made with",
+                "stored events are encoded anew; adapters of the old encoder are not used",
+            )
+
+    def _repair(self, domain: int, number: int, live: registry.Live) -> None:
+        """Point to the newest sound version; the rows learned since are kept."""
+        reason = f"version {live.version} does not match its digest"
+        self.writer.submit(
+            lambda connection: registry.point(connection, domain, number, live.branch, "repair", "adaptd", reason)
+        ).result()
+
+    def _adaptation_held(self, domain: int) -> bool:
+        with self.reader.connect() as connection:
+            return (
+                connection.scalar(select(t.hold.c.since).where(t.hold.c.domain == domain, t.hold.c.what == "adaptation"))
+                is not None
+            )
+
+    def _head(self, dim: int, settings: DomainSettings) -> Head:
+        learn = settings.learn
+        options = HeadOptions(
+            dim=dim,
+            features=learn.features,
+            neighbours=settings.memory.neighbours,
+            seed=learn.seed,
+            abstain_below=learn.abstain_below,
+        )
+        shared = self._features.setdefault((dim, learn.features, learn.seed), RandomFeatures(dim, learn.features, learn.seed))
+        return Head(options, shared)
+
+    def _after_learning(self, name: str, adaptation: adapt.Adaptation, every: int) -> Callable[[int], None]:
+        """Return what follows a learned block: count towards an adaptation, now and then a checkpoint."""
+        since = 0
+
+        def learned(rows: int) -> None:
+            nonlocal since
+            adaptation.count(rows)
+            since += rows
+            if since >= every:
+                since = 0
+                done = self.domains[name].learner.call(lambda: self.checkpoint(name))
+                done.add_done_callback(self._checkpoint_failed)
+
+        return learned
+
+    def _checkpoint_failed(self, done: Future[None]) -> None:
+        if (error := done.exception()) is not None:
+            self._report("checkpoint_failed", f"a checkpoint could not be written: {error}", "nothing is lost; free some space")
+
+    def open_feeds(self) -> None:
+        """Build the configured feeds; paths are relative to the folder of the configuration."""
+        for name, settings in self.settings.feeds.items():
+            kind: type[Feed] = plugins.pick(self._feed_kinds, settings.kind, f"feeds.{name}.kind")
+            options = {**settings.options}
+            if "path" in options:
+                options["path"] = str(self.paths.config.parent / options["path"])
+            feed = plugins.build(kind, options, f"feeds.{name}.options")
+            served = self.domains[settings.domain]
+            self.followers[name] = Follower(
+                name,
+                feed,
+                settings.source or name,
+                served.id,
+                served.door,
+                self.journal,
+                self.writer,
+                self.reader,
+                served.learner,
+                self.settings.limits.queue,
+                self._report,
+            )
+
+    def _targets(self, domain: int, label: Any) -> dict[str, str]:
+        return self._by_id[domain].door.targets(label)
+
+    def _deliver(self, learned: Any) -> None:
+        """Hand journal entries to their domain's learner; in the writer's thread, in order."""
+        self._by_id[learned[0].domain].learner.deliver(learned)
+
+    def checkpoint(self, name: str) -> None:
+        """Write a domain's checkpoint; in its learner's thread, with the ridge solved."""
+        served = self.domains[name]
+        with self.reader.connect() as connection:
+            live = registry.live(connection, served.id)
+        restore.write_checkpoint(
+            self.paths.checkpoints / name,
+            served.id,
+            live.branch,
+            self.inference.encoders[served.encoder].digest,
+            served.learner.state,
+        )
+
+
+def build_domain(kinds: dict[str, type], name: str, settings: DomainSettings) -> Domain:
+    """Make a domain: its own class if there is one of that name, else the one its `kind` names."""
+    kind = settings.kind or (name if name in kinds else "text")
+    built: Domain = plugins.build(plugins.pick(kinds, kind, f"domains.{name}.kind"), settings.options, f"domains.{name}.options")
+    return built
+
+
+def _secret(connection: Connection) -> bytes:
+    """Return the store's HMAC key, made once."""
+    known = connection.scalar(select(t.store.c.value).where(t.store.c.key == "hmac"))
+    if known is None:
+        known = secrets.token_hex(32)
+        connection.execute(insert(t.store).values(key="hmac", value=known))
+        connection.execute(insert(t.store).values(key="created_by", value=__version__))
+    return bytes.fromhex(known)
