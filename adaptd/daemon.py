@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -42,7 +43,17 @@ def run(settings: Settings, paths: Paths) -> int:
     paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(db.locked(paths.lock))
-        return asyncio.run(Daemon(settings, paths).live())
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(Daemon(settings, paths).live())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's where the `fast` extra is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 class Daemon:

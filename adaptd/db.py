@@ -26,7 +26,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Transaction, create_engine, event, text
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -263,9 +263,12 @@ class Writer:
     def _commit(self, connection: Connection, group: list[_Operation]) -> None:
         results: list[tuple[_Operation, Any, BaseException | None]] = []
         try:
-            with connection.begin():
+            with connection.begin() as transaction:
                 for operation in group:
-                    results.append(self._one(connection, operation))
+                    savepoint = connection.begin_nested() if len(group) > 1 else None  # alone it needs none
+                    results.append(self._one(connection, operation, savepoint or transaction))
+                    if savepoint is not None and savepoint.is_active:
+                        savepoint.commit()
         except BaseException as error:  # the first failed commit is fatal, whatever it was
             self.failed = error
             log.critical("the journal could not be written: %s", error, extra={"action": "commit_failed"})
@@ -285,17 +288,15 @@ class Writer:
         if self._commits % 1000 == 0:
             self._checkpoint(connection)
 
-    def _one(self, connection: Connection, operation: _Operation) -> tuple[_Operation, Any, BaseException | None]:
-        """Run one operation in a savepoint of its own: its failure is its caller's, not its neighbours'."""
-        savepoint = connection.begin_nested()
+    def _one(self, connection: Connection, operation: _Operation,
+             undo: Transaction) -> tuple[_Operation, Any, BaseException | None]:
+        """Run one operation; its failure is its caller's, not its neighbours': what it wrote is undone."""
         try:
-            value = operation.run(connection)
-            savepoint.commit()
-            return operation, value, None
+            return operation, operation.run(connection), None
         except Exception as error:  # an operation's own failure goes to its caller; the neighbours' writes stand
             if isinstance(error, OperationalError) or type(error) is DatabaseError:
                 raise  # disk full, I/O error: the whole group fails and nothing is acknowledged
-            savepoint.rollback()
+            undo.rollback()
             return operation, None, error
 
     def _drain(self) -> None:

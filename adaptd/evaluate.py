@@ -72,16 +72,16 @@ def _ridge_scores(tensors: dict[str, Tensor], facts: dict[str, Any], held: Tenso
 def _answer(head: HeadSnapshot, tensors: dict[str, Tensor], held: Tensor, ridge: Tensor) -> Tensor:
     vectors, group = tensors["vectors"][held], tensors["content"]
     similarity, slots = head.retrieve(vectors)
-    own = group[slots.clamp(min=0)] == group[held][:, None]
-    slots = torch.where(own, torch.full_like(slots, -1), slots)
-    return pool_opinions(head, ridge, _cosines(head, tensors, held), similarity, slots).pooled.argmax(1)
+    own = (group[np.maximum(slots, 0)] == group[held][:, None]).numpy()
+    said = pool_opinions(head, ridge.numpy(), _cosines(head, tensors, held).numpy(), similarity, np.where(own, -1, slots))
+    return torch.from_numpy(said.pooled.argmax(1))
 
 
 def _cosines(head: HeadSnapshot, tensors: dict[str, Tensor], held: Tensor) -> Tensor:
     """Nearest-mean scores with each row taken out of its own class's mean."""
     vectors, y = tensors["vectors"][held], tensors["targets"][held]
     scores = head.centres.scores(vectors, head.adapter)
-    n = head.counts[y].float()[:, None]
+    n = torch.from_numpy(head.counts)[y].float()[:, None]
     z = vectors.float() - head.centres.centre
     z = z if head.adapter.projection is None else z @ head.adapter.projection
     mean = head.centres.directions[y] * head.centres.lengths[y][:, None]

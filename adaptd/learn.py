@@ -253,7 +253,7 @@ class Learner:
         for name, head in self.state.heads.items():
             mine = [row for row in rows if row.head == name]
             frozen = snapshot.heads[name]
-            if not mine or not bool((frozen.counts > 0).any()):
+            if not mine or not frozen.known.any():
                 continue
             mine = self._sample(mine, name, frozen)
             if not mine:

@@ -162,20 +162,25 @@ class Inference:
                     fail(request.done, error)
 
     def _answer(self, encoder: str, group: list[_Request]) -> None:
+        """Encode all of a group's examples together, and decode together what one snapshot answers."""
         start = time.monotonic()
         vectors, truncated = self.encoders[encoder].encode([e for request in group for e in request.examples])
+        alike: dict[tuple[str, int], list[tuple[_Request, range]]] = {}
         at = 0
         for request in group:
-            rows = slice(at, at + len(request.examples))
+            rows = range(at, at + len(request.examples))
             at = rows.stop
-            snapshot = self._snapshots[request.domain]
-            heads = {name: decode(vectors[rows], head, evidence=request.evidence) for name, head in snapshot.heads.items()}
+            alike.setdefault((request.domain, request.evidence), []).append((request, rows))
+        for (domain, evidence), requests in alike.items():
+            snapshot = self._snapshots[domain]
+            mine = vectors[[row for _, rows in requests for row in rows]]
+            heads = {name: iter(decode(mine, head, evidence=evidence)) for name, head in snapshot.heads.items()}
             now = time.monotonic()
-            settle(request.done, [
-                Answered(heads={name: decoded[i] for name, decoded in heads.items()}, vector=vectors[rows][i],
-                         truncated=truncated[rows][i], version=snapshot.version, seq=snapshot.seq, batch=len(vectors),
-                         wait_ms=1e3 * (start - request.born), work_ms=1e3 * (now - start))
-                for i in range(len(request.examples))])
+            for request, rows in requests:
+                settle(request.done, [
+                    Answered(heads={name: next(decoded) for name, decoded in heads.items()}, vector=vectors[row],
+                             truncated=truncated[row], version=snapshot.version, seq=snapshot.seq, batch=len(vectors),
+                             wait_ms=1e3 * (start - request.born), work_ms=1e3 * (now - start)) for row in rows])
 
     def _encode_chunk(self) -> None:
         request = self._encodings.popleft()

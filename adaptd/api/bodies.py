@@ -114,7 +114,7 @@ def _media_type(request: Request, accepted: tuple[str, ...]) -> str:
     if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
         raise UnsupportedMedia(f"content-encoding {coding[:40]!a} is not read", hint="send the body as it is")
     given = request.headers.get("content-type")
-    if given is None:
+    if given in (None, JSON):
         return JSON
     header = Message()
     header["content-type"] = given

@@ -3,7 +3,7 @@
 RanPAC (McDonnell et al., 2023): ``h = relu(x W)``, ``B = (G + lam I)^-1 Q`` with ``G = sum h h'``, ``Q = sum h y'``.
 Here x is put on a grid of 1/4096, W has entries of +-1 and h is rounded to five bits, so every product and sum is
 an integer that float32 holds exactly: sums do not depend on order, block size or thread count, and removing a row
-gives back the very sums that never had it.
+gives back the very sums that never had it. W and x's two halves fit into 8 bits: a quarter of the memory to go through.
 
 `Ridge` keeps one Gram matrix over all alive rows and, between two factorisations, follows new rows exactly by the
 Woodbury identity, so that a label costs two triangular solves and no factorisation of its own. While rows are few
@@ -21,6 +21,7 @@ from torch import Tensor
 GRID = 4096.0  # steps per unit of x
 STEP = 0.125  # of h
 LEVELS = 31  # the largest integer that h takes
+HALF, LARGEST = 128.0, 3.0  # x = (HALF high + low) / GRID; vectors have unit length, their components are below 1
 PENDING = 1024  # rows that the Woodbury correction carries before the next factorisation
 AT_ONCE = 192  # new rows for which a correction costs as much as a factorisation
 BALANCE = 100.0  # what a small class's rows count for together, if the average class has that many
@@ -38,12 +39,17 @@ class RandomFeatures:
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.seed)
         signs = torch.randint(0, 2, (self.dim, self.count), generator=generator).mul_(2).sub_(1)
-        object.__setattr__(self, "signs", signs.float())
+        columns = signs.to(torch.int8).T.contiguous().T  # column by column: how an integer product reads it
+        object.__setattr__(self, "signs", columns)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return integer features [n, count] (as float32) of vectors [n, dim]."""
+        """Return integer features [n, count] (as float32) of vectors [n, dim], components within +-`LARGEST`."""
         signs: Tensor = self.signs  # type: ignore[attr-defined]
-        z = (x.float() * GRID).round_() @ signs  # exact: |z| < 2^24
+        steps = (x.float() * GRID).round_().clamp_(-LARGEST * GRID, LARGEST * GRID)
+        high = (steps / HALF).round_()  # steps = HALF high + low, both in 8 bits
+        low = steps - HALF * high
+        both: Tensor = torch._int_mm(torch.cat([high, low]).to(torch.int8), signs)
+        z = both[: len(x)].mul_(int(HALF)).add_(both[len(x) :]).float()  # exact: |z| < 2^24
         return z.mul_(1.0 / (GRID * STEP)).round_().clamp_(0, LEVELS)
 
 

@@ -19,17 +19,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from adaptd.model.attention import UNTRAINED, attend, newest_first, weigh
+from adaptd.model.attention import UNTRAINED, Bools, Floats, Ints, attend, log_softmax, newest_first, softmax, weigh
 
 if TYPE_CHECKING:
     from adaptd.model.network import HeadSnapshot
 
-Array = npt.NDArray[np.float32]
 EXPERTS = ("ridge", "attention", "attention-newest")
 RIDGE_SCALE = 10.0  # turns ridge scores (targets 0 and 1) into log-odds
 FLOOR = 0.01  # added to every probability before its logarithm: bounds what one expert can veto
@@ -72,105 +69,117 @@ class Decoded:
 class Opinions:
     """What every expert says of n examples, and what they say together."""
 
-    experts: Tensor  # [E, n, C] probabilities
-    gates: Tensor  # [E, n] 0 to 1: how far each may speak
-    plain: Tensor  # [n, C] pooled log-probabilities
-    ruled: Tensor  # [n, C] the same under the rule for young classes
-    pooled: Tensor  # [n, C] what is answered, before the temperature
-    similarity: Tensor  # [n, k]
-    slots: Tensor  # [n, k], -1 = none
-    weight: Tensor  # [n, k] attention
+    experts: Floats  # [E, n, C] probabilities
+    gates: Floats  # [E, n] 0 to 1: how far each may speak
+    plain: Floats  # [n, C] pooled log-probabilities
+    ruled: Floats  # [n, C] the same under the rule for young classes
+    pooled: Floats  # [n, C] what is answered, before the temperature
+    similarity: Floats  # [n, k]
+    slots: Ints  # [n, k], -1 = none
+    weight: Floats  # [n, k] attention
 
 
 def opine(vectors: Tensor, head: HeadSnapshot) -> Opinions:
     """Ask every expert about vectors [n, dim]."""
     similarity, slots = head.retrieve(vectors)
     ridge = head.features(vectors) @ head.ridge
-    return pool_opinions(head, ridge, head.centres.scores(vectors, head.adapter), similarity, slots)
+    return pool_opinions(head, ridge.numpy(), head.centres.scores(vectors, head.adapter).numpy(), similarity, slots)
 
 
-def pool_opinions(head: HeadSnapshot, ridge: Tensor, cosines: Tensor, similarity: Tensor, slots: Tensor) -> Opinions:
+def pool_opinions(head: HeadSnapshot, ridge: Floats, cosines: Floats, similarity: Floats, slots: Ints) -> Opinions:
     """Pool what the experts found: ridge scores [n, C'], cosines to class means [n, C], neighbours [n, k] (-1 = none)."""
-    classes, known = len(head.labels), head.counts > 0
-    neighbour, missing = head.targets[slots.clamp(min=0)], slots < 0
-    weight = weigh(similarity, neighbour, head.adapter.scale, head.log_value, missing)
-    born = torch.where(missing, -1, head.order[slots.clamp(min=0)])
-    newest = weigh(similarity, neighbour, head.adapter.scale, head.log_value, missing, newest_first(born))
-    experts = torch.stack([ridge_opinion(ridge, known), attend(weight, neighbour, classes), attend(newest, neighbour, classes)])
+    classes, missing, slot = len(head.labels), slots < 0, np.maximum(slots, 0)
+    neighbour = head.targets[slot]
+    score = similarity * np.float32(head.adapter.scale) + head.log_value[neighbour]
+    weight = weigh(score, missing)
+    newest = weigh(score, missing, newest_first(np.where(missing, -1, head.order[slot])))
+    experts = np.stack([ridge_opinion(ridge, head.known), attend(weight, neighbour, classes), attend(newest, neighbour, classes)])
     open_ = gates(experts, head.rates, ridge.shape[1] > 0)
-    plain = pool(experts, open_, head.trust, known)
-    ruled = young_rule(plain, cosines, unsolved_as_young(head.counts, head.solved))
-    pooled = plain if ruled is plain else torch.logaddexp(ruled + math.log(head.rule), plain + math.log(1 - head.rule))
+    plain = pool(experts, open_, head.trust, head.known)
+    ruled = pooled = plain
+    if head.young is not None:
+        ruled = young_rule(plain, cosines, head.young)
+        pooled = np.logaddexp(ruled + np.float32(math.log(head.rule)), plain + np.float32(math.log(1 - head.rule)))
     return Opinions(experts=experts, gates=open_, plain=plain, ruled=ruled, pooled=pooled, similarity=similarity, slots=slots,
                     weight=weight)
 
 
-def gates(experts: Tensor, rates: Tensor, solved: bool) -> Tensor:
+def gates(experts: Floats, rates: Floats, solved: bool) -> Floats:
     """Return how far each expert may speak [E, n]: the ridge once it is solved; the newest by the class's rate.
 
     A class's rate is its share of recent labels over its share of all; it is taken of the class that ridge and
     attention name.
     """
-    named = (experts[0] * solved + experts[1]).argmax(1)
-    newest = rates[named].clamp(max=1.0) ** BURST
-    return torch.stack([torch.full_like(newest, float(solved)), torch.ones_like(newest), newest])
+    named = (experts[0] * np.float32(solved) + experts[1]).argmax(1)
+    newest: Floats = np.minimum(rates[named], np.float32(1.0)) ** np.float32(BURST)
+    return np.stack([np.full_like(newest, solved), np.ones_like(newest), newest])
 
 
-def ridge_opinion(scores: Tensor, known: Tensor) -> Tensor:
+def ridge_opinion(scores: Floats, known: Bools) -> Floats:
     """Turn ridge scores [n, C'] into probabilities over the known classes [n, C]; C' <= C."""
-    padded = pad(scores, (0, len(known) - scores.shape[1]), value=0.0)
-    return (RIDGE_SCALE * padded).masked_fill(~known, -1e4).softmax(1)
+    padded = np.pad(scores, ((0, 0), (0, len(known) - scores.shape[1]))) if scores.shape[1] < len(known) else scores
+    return softmax(np.where(known, np.float32(RIDGE_SCALE) * padded, np.float32(-1e4)))
 
 
-def pool(experts: Tensor, open_: Tensor, trust: Tensor, known: Tensor) -> Tensor:
+def pool(experts: Floats, open_: Floats, trust: Floats, known: Bools) -> Floats:
     """Pool probabilities [E, n, C] by the trust [E, C] in the classes at stake; return log-probabilities [n, C]."""
-    stake = (experts * open_[:, :, None]).sum(0) / open_.sum(0)[:, None]
-    share = torch.einsum("nc,ec->en", stake, trust) * open_
-    share = share / share.sum(0).clamp(min=1e-9)
-    return (POOL * (share[:, :, None] * (experts + FLOOR).log()).sum(0)).masked_fill(~known, -50.0).log_softmax(1)
+    stake = np.einsum("enc,en->nc", experts, open_) / open_.sum(0)[:, None]
+    share = (trust @ stake.T) * open_
+    share = share / np.maximum(share.sum(0), np.float32(1e-9))
+    mixed = np.float32(POOL) * np.einsum("en,enc->nc", share, np.log(experts + np.float32(FLOOR)))
+    return log_softmax(np.where(known, mixed, np.float32(-50.0)))
 
 
-def unsolved_as_young(counts: Tensor, solved: Tensor) -> Tensor:
-    """Count classes of which the solved ridge has few rows as young, however many came since: it would veto them.
+@dataclass(frozen=True)
+class Young:
+    """Which classes have rows, and which of them few [C]."""
 
-    `counts` are alive rows [C], `solved` those that the ridge was solved with [C'], C' <= C.
+    known: Bools
+    few: Bools
+    others: bool  # there are classes that are not young
 
-    >>> unsolved_as_young(torch.tensor([50, 30, 3, 30]), torch.tensor([50, 5, 3])).tolist()
-    [50, 20, 3, 20]
+
+def young_among(counts: Ints, solved: Ints) -> Young | None:
+    """Return the young classes: at most 20 rows, alive [C] or in the solved ridge [C'], C' <= C; None without any.
+
+    A class of which the solved ridge has few rows is young however many came since: the ridge would veto them.
+
+    >>> young_among(np.array([50, 30, 3, 30]), np.array([50, 5, 3])).few.tolist()
+    [False, True, True, True]
     """
-    if not len(solved):
-        return counts
-    few = pad(solved, (0, len(counts) - len(solved))) <= YOUNG
-    return torch.where(few, counts.clamp(max=YOUNG), counts)
+    few = counts <= YOUNG
+    if len(solved):
+        few = few | (np.pad(solved, (0, len(counts) - len(solved))) <= YOUNG)
+    known = counts > 0
+    few = few & known
+    return Young(known, few, bool((known & ~few).any())) if few.any() else None
 
 
-def young_rule(pooled: Tensor, cosines: Tensor, counts: Tensor) -> Tensor:
-    """Let the nearest mean decide about classes with at most 20 rows, with a veto of the pool.
+def young_rule(pooled: Floats, cosines: Floats, young: Young) -> Floats:
+    """Let the nearest mean decide about young classes, with a veto of the pool.
 
     ``m = softmax(0.7 log softmax(30 cos) + 0.3 log p_pooled)``, ``g = m(young classes)``; a young class gets m, the
     old ones share ``1 - g`` as the pool has it.
     """
-    known = counts > 0
-    young = known & (counts <= YOUNG)
-    if not bool(young.any()):
-        return pooled
-    near = (MEAN_SCALE * cosines).masked_fill(~known, -1e4).log_softmax(1)
-    mean = ((1 - VETO) * near + VETO * pooled).masked_fill(~known, -1e4).softmax(1)
-    if not bool((known & ~young).any()):
-        return mean.clamp(min=1e-9).log()
-    old = pooled.exp() * ~young
-    mixed = (1 - mean[:, young].sum(1, keepdim=True)) * old / old.sum(1, keepdim=True).clamp(min=1e-9)
-    mixed[:, young] = mean[:, young]
-    return mixed.clamp(min=1e-9).log()
+    never, least = np.float32(-1e4), np.float32(1e-9)
+    near = log_softmax(np.where(young.known, np.float32(MEAN_SCALE) * cosines, never))
+    mean = softmax(np.where(young.known, np.float32(1 - VETO) * near + np.float32(VETO) * pooled, never))
+    if young.others:
+        old = np.exp(pooled) * ~young.few
+        left = 1 - mean.sum(1, keepdims=True, where=young.few)
+        mean = np.where(young.few, mean, left * old / np.maximum(old.sum(1, keepdims=True), least))
+    return np.log(np.maximum(mean, least))
 
 
 def decode(vectors: Tensor, head: HeadSnapshot, *, evidence: int = 0) -> list[Decoded]:
     """Answer vectors [n, dim] (float16) by one head's snapshot."""
-    if not bool((head.counts > 0).any()):
+    if not head.known.any():
         return [Decoded(label=None, confidence=0.0, scores={}, reason="no label has been learned yet")] * len(vectors)
     said = opine(vectors, head)
-    probabilities = (math.exp(head.temperature) * said.pooled).softmax(1)
-    top, classes = probabilities.topk(min(TOP, int((head.counts > 0).sum())), dim=1)
+    probabilities = softmax(np.float32(math.exp(head.temperature)) * said.pooled)
+    count = min(TOP, int(head.known.sum()))
+    classes = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+    top = np.take_along_axis(probabilities, classes, 1)
     return [_decoded(head, said, row, top[row].tolist(), classes[row].tolist(), evidence) for row in range(len(vectors))]
 
 
@@ -187,7 +196,7 @@ def _neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> lis
     if not count:
         return []
     found = []
-    for place in torch.argsort(said.weight[row], descending=True, stable=True)[:count].tolist():
+    for place in np.argsort(-said.weight[row], kind="stable")[:count].tolist():
         slot = int(said.slots[row, place])
         if slot >= 0:
             found.append(Neighbour(slot=slot, row=int(head.rows[slot]), event=int(head.events[slot]),
@@ -237,11 +246,11 @@ class Fold:
             self._update_rule(float(said.ruled[row, target]), float(said.plain[row, target]))
         if int(head.counts[target]) >= TRUST_FROM:
             evidence = min(1.0, 1.0 / max(float(head.rates[target]), 1e-3)) ** BURST
-            self._update_trust(said.experts[:, row, target].numpy(), said.gates[:, row].numpy(),
+            self._update_trust(said.experts[:, row, target], said.gates[:, row],
                                {target, int(said.pooled[row].argmax())}, evidence, head.learned)
-        self._update_temperature(said.pooled[row].numpy(), target)
+        self._update_temperature(said.pooled[row], target)
 
-    def _update_trust(self, p: Array, open_: Array, at_stake: set[int], evidence: float,
+    def _update_trust(self, p: Floats, open_: Floats, at_stake: set[int], evidence: float,
                       learned: int) -> None:
         """Fixed share; an expert that was silent is charged the others' mean."""
         loss = np.log(p + FLOOR) / math.log(FLOOR)
@@ -259,7 +268,7 @@ class Fold:
         a, b = self.rule * (math.exp(ruled) + FLOOR), (1 - self.rule) * (math.exp(plain) + FLOOR)
         self.rule = (1 - RULE_SHARE) * a / (a + b) + RULE_SHARE * RULE_PRIOR
 
-    def _update_temperature(self, z: Array, target: int) -> None:
+    def _update_temperature(self, z: Floats, target: int) -> None:
         t = math.exp(self.temperature)
         p = np.exp(t * (z - z.max()))
         gradient = min(max(t * (float((p * z).sum() / p.sum()) - float(z[target])), -3.0), 3.0)

@@ -11,7 +11,8 @@ import importlib.util
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -33,6 +34,7 @@ MINILM_SHA256 = {  # of the files that the `minilm` extra ships
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 BATCH_TOKENS = 4096  # tokens, padding included, that go through the model together
+SMALL = 350e6  # multiply-adds up to which one thread is as fast as several that sleep between their turns
 
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
@@ -85,6 +87,7 @@ class Transformers:
         self._device = pick_device(self.device)
         self._model.eval().requires_grad_(False).to(self._device)
         config = self._model.config
+        self._weights = sum(p.numel() for name, p in self._model.named_parameters() if "embeddings" not in name)
         depth = config.num_hidden_layers
         self.layers = tuple(self.layers) or tuple(sorted({math.ceil(depth / 3), math.ceil(2 * depth / 3), depth}))
         if max(self.layers) > depth or min(self.layers) < 0:
@@ -123,8 +126,22 @@ class Transformers:
         lengths = [len(ids) for ids in tokens["input_ids"]]
         out = torch.empty(len(texts), self.dim, dtype=torch.float16)
         for batch in batches(lengths):
-            out[batch] = self._forward([tokens["input_ids"][i] for i in batch])
+            with self._threads(len(batch) * max(lengths[i] for i in batch)):
+                out[batch] = self._forward([tokens["input_ids"][i] for i in batch])
         return out, truncated
+
+    @contextmanager
+    def _threads(self, tokens: int) -> Iterator[None]:
+        """Use one thread for a small batch: it is no slower, and the other cores are free to journal and to learn."""
+        usual = torch.get_num_threads()
+        if tokens * self._weights > SMALL or self._device != "cpu" or usual == 1:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(usual)
 
     @torch.inference_mode()
     def _forward(self, ids: list[list[int]]) -> Tensor:

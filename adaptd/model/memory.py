@@ -50,14 +50,15 @@ class Keys:
         if len(keys):
             self._index.add(np.ascontiguousarray(keys.float().numpy()))
 
-    def search(self, queries: Tensor, k: int, alive: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """Return (similarities, slots) [n, k'] of the slots whose bit is set, best first; k' <= k, -1 = none."""
-        selector = self._faiss.IDSelectorBitmap(alive)
-        parameters = self._faiss.SearchParameters(sel=selector)
-        similar, slots = self._index.search(np.ascontiguousarray(queries.float().numpy()), k, params=parameters)
+    def among(self, alive: npt.NDArray[np.uint8]) -> Any:
+        """Return what restricts a search to the slots whose bit is set."""
+        return self._faiss.SearchParameters(sel=self._faiss.IDSelectorBitmap(alive))
+
+    def search(self, queries: Tensor, k: int, among: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return (similarities, slots) [n, k'] of the slots that `among` lets through, best first; k' <= k, -1 = none."""
+        similar, slots = self._index.search(np.ascontiguousarray(queries.float().numpy()), k, params=among)
         keep = int((slots >= 0).sum(1).max()) if len(slots) else 0
-        similar, slots = similar[:, :keep], slots[:, :keep]
-        return torch.from_numpy(similar), torch.from_numpy(slots)
+        return similar[:, :keep], slots[:, :keep]
 
     def dump(self) -> bytes:
         """Return the index as bytes."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor
 
 from adaptd.model import files
-from adaptd.model.attention import Adapter, balance
+from adaptd.model.attention import Adapter, Bools, Floats, Ints, balance
 from adaptd.model.closed_form import RandomFeatures, Ridge, weights
-from adaptd.model.decoder import Fold
+from adaptd.model.decoder import Fold, Young, young_among
 from adaptd.model.means import Centres, ClassMeans
 from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap
 
@@ -34,22 +35,22 @@ class HeadSnapshot:
 
     labels: tuple[str, ...]
     classes: Mapping[str, int]
-    counts: Tensor  # alive rows per label
+    counts: Ints  # alive rows per label
     features: RandomFeatures
     ridge: Tensor  # B [M, C']
     solved: Tensor  # rows per label that B was solved with [C']
     centres: Centres
     adapter: Adapter
-    log_value: Tensor  # [C]
-    rates: Tensor  # [C]: a label's share of recent rows over its share of all
-    trust: Tensor  # [E, C]
+    log_value: Floats  # [C]
+    rates: Floats  # [C]: a label's share of recent rows over its share of all
+    trust: Floats  # [E, C]
     rule: float
     temperature: float
     keys: Keys
     alive: Bits
     neighbours: int
-    targets: Tensor  # per slot: class
-    order: Tensor  # per slot: learned rows before it
+    targets: npt.NDArray[np.int32]  # per slot: class
+    order: Ints  # per slot: learned rows before it
     learned: int  # learned rows so far, for ages
     rows: npt.NDArray[np.int64]
     events: npt.NDArray[np.int64]
@@ -61,11 +62,25 @@ class HeadSnapshot:
         index = self.classes.get(label)
         return index if index is not None and int(self.counts[index]) > 0 else None
 
-    def retrieve(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def known(self) -> Bools:
+        """Which classes have alive rows [C]."""
+        return self.counts > 0
+
+    @cached_property
+    def young(self) -> Young | None:
+        """Which classes the rule for young classes decides about; None when there are none."""
+        return young_among(self.counts, self.solved.numpy())
+
+    @cached_property
+    def _among(self) -> Any:
+        return self.keys.among(self.alive)
+
+    def retrieve(self, vectors: Tensor) -> tuple[Floats, Ints]:
         """Return (similarities, slots) [n, k] of the nearest alive rows: retrieval behind one call."""
-        similarity, slots = self.keys.search(self.adapter.queries(vectors), self.neighbours, self.alive)
-        order = np.lexsort((self.rows[slots.numpy()], -similarity.numpy()), axis=1)  # equal similarity: the older row
-        return similarity.gather(1, torch.from_numpy(order)), slots.gather(1, torch.from_numpy(order))
+        similarity, slots = self.keys.search(self.adapter.queries(vectors), self.neighbours, self._among)
+        order = np.lexsort((self.rows[slots], -similarity), axis=1)  # equal similarity: the older row
+        return np.take_along_axis(similarity, order, 1), np.take_along_axis(slots, order, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,22 +243,22 @@ class Head:
         return HeadSnapshot(
             labels=tuple(self.labels),
             classes={label: place for place, label in enumerate(self.labels)},
-            counts=counts,
+            counts=counts.numpy(),
             features=self.features,
             ridge=self._b,
             solved=self._solved,
             centres=self.means.centres(self.adapter, classes),
             adapter=self.adapter,
-            log_value=self.adapter.values(self.labels) + balance(counts),
+            log_value=(self.adapter.values(self.labels) + balance(counts)).numpy(),
             rates=self._rates(classes),
-            trust=self.fold.trusted(self.learned),
+            trust=self.fold.trusted(self.learned).numpy(),
             rule=self.fold.rule,
             temperature=self.fold.temperature,
             keys=self.keys,
             alive=bitmap(memory.alive[: memory.size]),
             neighbours=self.options.neighbours,
-            targets=torch.from_numpy(memory.targets.astype(np.int64)),
-            order=torch.from_numpy(memory.order.copy()),
+            targets=memory.targets,
+            order=memory.order,
             learned=self.learned,
             rows=memory.ids,
             events=memory.events,
@@ -251,7 +266,7 @@ class Head:
             abstain_below=self.options.abstain_below,
         )
 
-    def _rates(self, classes: int) -> Tensor:
+    def _rates(self, classes: int) -> Floats:
         """Return how much of each class comes now against how much there is, both smoothed by half a row."""
         memory = self.memory
         slots = np.flatnonzero(memory.alive[: memory.size])
@@ -260,7 +275,8 @@ class Head:
         ]
         total = np.bincount(memory.targets[slots], minlength=classes)[:classes]
         share = (total + 0.5) / max(len(slots), 1)
-        return torch.from_numpy((recent + 0.5) / max(recent.sum(), 1e-9) / share).float()
+        rates: Floats = ((recent + 0.5) / max(recent.sum(), 1e-9) / share).astype(np.float32)
+        return rates
 
     # -- files ------------------------------------------------------------------------------------------------
 

@@ -240,7 +240,7 @@ def test_trust_follows_the_expert_that_is_right_and_returns_to_the_prior_in_sile
     enter(head, x, labels)
     snapshot = ready(head).snapshot()
     said = opine(x[:2], snapshot)
-    said.experts[:, 0, 0] = torch.tensor([0.01, 0.99, 0.99])  # the ridge is wrong about class 0
+    said.experts[:, 0, 0] = [0.01, 0.99, 0.99]  # the ridge is wrong about class 0
     fold = Fold()
     fold.grow(2)
 
