@@ -71,7 +71,8 @@ class Served:
         receipts = (await asyncio.wrap_future(journalled)).receipts
         self._refuse_conflicts(receipts)
         predictions = [self._prediction(receipt, answer) for receipt, answer in zip(receipts, answered, strict=True)]
-        self._record(receipts, answered, predictions)
+        # after the answer has gone out; a label for it, which comes later, finds it recorded
+        asyncio.get_running_loop().call_soon(self._record, receipts, answered, predictions)
         return {
             "version": answered[0].version if answered else self.learner.state.version,
             "seq": seq,

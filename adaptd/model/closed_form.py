@@ -3,7 +3,8 @@
 RanPAC (McDonnell et al., 2023): ``h = relu(x W)``, ``B = (G + lam I)^-1 Q`` with ``G = sum h h'``, ``Q = sum h y'``.
 Here x is put on a grid of 1/4096, W has entries of +-1 and h is rounded to five bits, so every product and sum is
 an integer that float32 holds exactly: sums do not depend on order, block size or thread count, and removing a row
-gives back the very sums that never had it. W and x's two halves fit into 8 bits: a quarter of the memory to go through.
+gives back the very sums that never had it. W is random signs times a Hadamard matrix, block by block (structured
+orthogonal random features; Yu et al., 2016): as good as independent signs, and nothing to keep in memory.
 
 `Ridge` keeps one Gram matrix over all alive rows and, between two factorisations, follows new rows exactly by the
 Woodbury identity, so that a label costs two triangular solves and no factorisation of its own. While rows are few
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 GRID = 4096.0  # steps per unit of x
 STEP = 0.125  # of h
 LEVELS = 31  # the largest integer that h takes
-HALF, LARGEST = 128.0, 3.0  # x = (HALF high + low) / GRID; vectors have unit length, their components are below 1
 PENDING = 1024  # rows that the Woodbury correction carries before the next factorisation
 AT_ONCE = 192  # new rows for which a correction costs as much as a factorisation
 BALANCE = 100.0  # what a small class's rows count for together, if the average class has that many
@@ -30,27 +31,44 @@ PENALTY, PENALTY_TRACE = 10.0, 0.01  # lam = 10 + 0.01 trace(G)/M: fits from a h
 
 @dataclass(frozen=True)
 class RandomFeatures:
-    """``h = clamp(round(relu(x W) / STEP), 0, LEVELS)``; W is +-1, drawn from the seed."""
+    """``h = clamp(round(relu(x W) / STEP), 0, LEVELS)``; W is +-1, drawn from the seed.
+
+    A block of W is ``diag(signs) H`` with H the Hadamard matrix of the next power of two; ``x H`` is two small
+    products, as ``H = H_a (x) H_b`` (Sylvester, 1867).
+    """
 
     dim: int
     count: int
     seed: int
 
     def __post_init__(self) -> None:
+        padded = 1 << (self.dim - 1).bit_length()
+        blocks, left = -(-self.count // padded), 1 << (padded.bit_length() - 1) // 2
         generator = torch.Generator().manual_seed(self.seed)
-        signs = torch.randint(0, 2, (self.dim, self.count), generator=generator).mul_(2).sub_(1)
-        columns = signs.to(torch.int8).T.contiguous().T  # column by column: how an integer product reads it
-        object.__setattr__(self, "signs", columns)
+        signs = torch.randint(0, 2, (blocks, padded), generator=generator).mul_(2).sub_(1).float()
+        made = {"signs": signs[:, : self.dim].contiguous(), "left": hadamard(left), "right": hadamard(padded // left)}
+        for name, matrix in made.items():
+            object.__setattr__(self, f"_{name}", matrix)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return integer features [n, count] (as float32) of vectors [n, dim], components within +-`LARGEST`."""
-        signs: Tensor = self.signs  # type: ignore[attr-defined]
-        steps = (x.float() * GRID).round_().clamp_(-LARGEST * GRID, LARGEST * GRID)
-        high = (steps / HALF).round_()  # steps = HALF high + low, both in 8 bits
-        low = steps - HALF * high
-        both: Tensor = torch._int_mm(torch.cat([high, low]).to(torch.int8), signs)
-        z = both[: len(x)].mul_(int(HALF)).add_(both[len(x) :]).float()  # exact: |z| < 2^24
-        return z.mul_(1.0 / (GRID * STEP)).round_().clamp_(0, LEVELS)
+        """Return integer features [n, count] (as float32) of vectors [n, dim]."""
+        signs, left, right = (getattr(self, name) for name in ("_signs", "_left", "_right"))
+        signed = (x.float() * GRID).round_()[:, None] * signs
+        signed = pad(signed, (0, len(left) * len(right) - self.dim)).view(len(x), len(signs), len(left), len(right))
+        z: Tensor = (left @ (signed @ right)).flatten(1)[:, : self.count]  # exact: every partial sum is below 2^24
+        return z.mul(1.0 / (GRID * STEP)).round_().clamp_(0, LEVELS)
+
+
+def hadamard(n: int) -> Tensor:
+    """Return the Hadamard matrix [n, n] of a power of two, by Sylvester's construction.
+
+    >>> hadamard(2).tolist()
+    [[1.0, 1.0], [1.0, -1.0]]
+    """
+    matrix = torch.ones(1, 1)
+    while len(matrix) < n:
+        matrix = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), matrix)
+    return matrix
 
 
 def penalty(trace: float, features: int) -> float:
