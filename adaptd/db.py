@@ -267,7 +267,7 @@ class Writer:
                 for operation in group:
                     savepoint = connection.begin_nested() if len(group) > 1 else None  # alone it needs none
                     results.append(self._one(connection, operation, savepoint or transaction))
-                    if savepoint is not None and savepoint.is_active:
+                    if savepoint is not None and results[-1][2] is None:
                         savepoint.commit()
         except BaseException as error:  # the first failed commit is fatal, whatever it was
             self.failed = error

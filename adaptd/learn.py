@@ -138,6 +138,7 @@ class Learner:
     # -- in the learner's thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        torch.get_num_threads()  # a thread takes the number over once: now, not while a short text has it at one
         try:
             while self._step():
                 pass

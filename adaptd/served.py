@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from sqlalchemy import Engine, select
 
 from adaptd import tables as t
 from adaptd.adapt import Adaptation
-from adaptd.errors import BadPayload, Busy, Conflict, NotFound, NotReady
+from adaptd.errors import BadPayload, Busy, Conflict, NotFound, NotReady, StoreFailed
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain
 from adaptd.journal import Journal, Outcome
@@ -24,6 +25,7 @@ from adaptd.records import MISSING, Evidence, HeadAnswer, Prediction, Receipt, c
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
 
+log = logging.getLogger(__name__)
 WAIT_S = 60.0  # how long a request waits for a seq to be learned
 EVIDENCE = 5  # neighbours that an explanation names
 
@@ -238,7 +240,10 @@ class Served:
             )
             self.vectors.keep(receipt.event_seq, answer.vector)
             vectors.append((receipt.event_seq, 0, answer.vector.numpy().tobytes()))
-        self.journal.record(self.vectors.encoder_id, rows, vectors)
+        try:
+            self.journal.record(self.vectors.encoder_id, rows, vectors)
+        except StoreFailed as error:  # the answer is out; the daemon is about to stop
+            log.error("answers were not recorded: %s", error, extra={"action": "record_failed", "domain": self.name})
 
     def _body(self, prediction: Prediction) -> dict[str, Any]:
         """Return one element of the answer; the domain may add to it."""

@@ -286,9 +286,11 @@ class Versions:
                 head.enter(restore.alive_rows(connection, self.domain, intervals, name, head, self._vectors, only=absent))
         head.learned = len(born)
         rank = {r.id: place for place, r in enumerate(born)}
+        order = head.memory.order.copy()  # a snapshot that still answers shares the old one
         for row, slot in head.memory.slot_of.items():
             if row in rank:
-                head.memory.order[slot] = rank[row]
+                order[slot] = rank[row]
+        head.memory.order = order
         head.adopt(
             files.parse_adapter(contents[f"{name}.adapter"], f"version {target.number}")
             if f"{name}.adapter" in contents

@@ -98,7 +98,7 @@ def attend(weight: Floats, labels: npt.NDArray[np.integer[Any]], classes: int) -
 
 def softmax(x: Floats) -> Floats:
     """Return the softmax over the last axis. (SciPy's takes ten times as long on one row, and an answer needs several.)"""
-    e = np.exp(x - x.max(-1, keepdims=True))
+    e = np.exp(x - x.max(-1, keepdims=True, initial=-np.inf))  # also of no neighbours at all
     share: Floats = e / e.sum(-1, keepdims=True)
     return share
 

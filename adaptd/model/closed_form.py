@@ -3,8 +3,9 @@
 RanPAC (McDonnell et al., 2023): ``h = relu(x W)``, ``B = (G + lam I)^-1 Q`` with ``G = sum h h'``, ``Q = sum h y'``.
 Here x is put on a grid of 1/4096, W has entries of +-1 and h is rounded to five bits, so every product and sum is
 an integer that float32 holds exactly: sums do not depend on order, block size or thread count, and removing a row
-gives back the very sums that never had it. W is random signs times a Hadamard matrix, block by block (structured
-orthogonal random features; Yu et al., 2016): as good as independent signs, and nothing to keep in memory.
+gives back the very sums that never had it. W is random signs times a Hadamard matrix, block by block (after the
+structured features of Le et al., 2013, and Yu et al., 2016): a few small products, and no matrix W to go through.
+Where `dim` is no power of two its columns are not orthogonal; measured, they are as good as independent signs.
 
 `Ridge` keeps one Gram matrix over all alive rows and, between two factorisations, follows new rows exactly by the
 Woodbury identity, so that a label costs two triangular solves and no factorisation of its own. While rows are few
@@ -22,6 +23,7 @@ from torch.nn.functional import pad
 
 GRID = 4096.0  # steps per unit of x
 STEP = 0.125  # of h
+KIND = "hadamard"  # of W: what stored statistics have to agree in
 LEVELS = 31  # the largest integer that h takes
 PENDING = 1024  # rows that the Woodbury correction carries before the next factorisation
 AT_ONCE = 192  # new rows for which a correction costs as much as a factorisation
@@ -55,7 +57,7 @@ class RandomFeatures:
         signs, left, right = (getattr(self, name) for name in ("_signs", "_left", "_right"))
         signed = (x.float() * GRID).round_()[:, None] * signs
         signed = pad(signed, (0, len(left) * len(right) - self.dim)).view(len(x), len(signs), len(left), len(right))
-        z: Tensor = (left @ (signed @ right)).flatten(1)[:, : self.count]  # exact: every partial sum is below 2^24
+        z: Tensor = (left @ (signed @ right)).flatten(1)[:, : self.count]  # exact while the sum of |x| is below 4096
         return z.mul(1.0 / (GRID * STEP)).round_().clamp_(0, LEVELS)
 
 

@@ -132,10 +132,10 @@ def pool(experts: Floats, open_: Floats, trust: Floats, known: Bools) -> Floats:
 
 @dataclass(frozen=True)
 class Young:
-    """Which classes have rows, and which of them few [C]."""
+    """Which classes have rows, and which of them the rule decides about [C]."""
 
     known: Bools
-    few: Bools
+    young: Bools
     others: bool  # there are classes that are not young
 
 
@@ -144,30 +144,29 @@ def young_among(counts: Ints, solved: Ints) -> Young | None:
 
     A class of which the solved ridge has few rows is young however many came since: the ridge would veto them.
 
-    >>> young_among(np.array([50, 30, 3, 30]), np.array([50, 5, 3])).few.tolist()
+    >>> young_among(np.array([50, 30, 3, 30]), np.array([50, 5, 3])).young.tolist()
     [False, True, True, True]
     """
-    few = counts <= YOUNG
+    known, young = counts > 0, counts <= YOUNG
     if len(solved):
-        few = few | (np.pad(solved, (0, len(counts) - len(solved))) <= YOUNG)
-    known = counts > 0
-    few = few & known
-    return Young(known, few, bool((known & ~few).any())) if few.any() else None
+        young = young | (np.pad(solved, (0, len(counts) - len(solved))) <= YOUNG)
+    young = young & known
+    return Young(known, young, bool((known & ~young).any())) if young.any() else None
 
 
-def young_rule(pooled: Floats, cosines: Floats, young: Young) -> Floats:
+def young_rule(pooled: Floats, cosines: Floats, classes: Young) -> Floats:
     """Let the nearest mean decide about young classes, with a veto of the pool.
 
     ``m = softmax(0.7 log softmax(30 cos) + 0.3 log p_pooled)``, ``g = m(young classes)``; a young class gets m, the
     old ones share ``1 - g`` as the pool has it.
     """
     never, least = np.float32(-1e4), np.float32(1e-9)
-    near = log_softmax(np.where(young.known, np.float32(MEAN_SCALE) * cosines, never))
-    mean = softmax(np.where(young.known, np.float32(1 - VETO) * near + np.float32(VETO) * pooled, never))
-    if young.others:
-        old = np.exp(pooled) * ~young.few
-        left = 1 - mean.sum(1, keepdims=True, where=young.few)
-        mean = np.where(young.few, mean, left * old / np.maximum(old.sum(1, keepdims=True), least))
+    near = log_softmax(np.where(classes.known, np.float32(MEAN_SCALE) * cosines, never))
+    mean = softmax(np.where(classes.known, np.float32(1 - VETO) * near + np.float32(VETO) * pooled, never))
+    if classes.others:
+        old = np.exp(pooled) * ~classes.young
+        left = 1 - mean.sum(1, keepdims=True, where=classes.young)
+        mean = np.where(classes.young, mean, left * old / np.maximum(old.sum(1, keepdims=True), least))
     return np.log(np.maximum(mean, least))
 
 

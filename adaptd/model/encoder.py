@@ -34,7 +34,7 @@ MINILM_SHA256 = {  # of the files that the `minilm` extra ships
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 BATCH_TOKENS = 4096  # tokens, padding included, that go through the model together
-SMALL = 350e6  # multiply-adds up to which one thread is as fast as several that sleep between their turns
+SMALL = 350e6  # multiply-adds up to which one thread is as fast as several that sleep between their turns, as the daemon's do
 
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adaptd.model import files
 from adaptd.model.attention import Adapter, Bools, Floats, Ints, balance
-from adaptd.model.closed_form import RandomFeatures, Ridge, weights
+from adaptd.model.closed_form import KIND, RandomFeatures, Ridge, weights
 from adaptd.model.decoder import Fold, Young, young_among
 from adaptd.model.means import Centres, ClassMeans
 from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap
@@ -301,9 +301,9 @@ class Head:
             self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
         self.learned = int(facts["learned"])
 
-    def _shape(self) -> list[int]:
+    def _shape(self) -> list[Any]:
         """What statistics must agree in to be of the same random features."""
-        return [self.options.dim, self.options.features, self.options.seed]
+        return [self.options.dim, self.options.features, self.options.seed, KIND]
 
     def set_labels(self, labels: Sequence[str]) -> None:
         """Answer with these labels, in this order. Others that dead rows have are hidden behind them.

@@ -51,6 +51,18 @@ def answers(head: Head, vectors: Tensor) -> list[tuple[str | None, dict[str, flo
     return [(one.label, one.scores) for one in decode(vectors, head.snapshot())]
 
 
+@pytest.mark.parametrize(("dim", "count"), [(48, 256), (48, 100), (5, 12), (1, 3)])
+def test_features_are_those_of_signs_times_hadamard_columns(dim: int, count: int) -> None:
+    features = RandomFeatures(dim, count, 1)
+    x = torch.nn.functional.normalize(torch.randn(9, dim, generator=torch.Generator().manual_seed(3)), dim=1)
+    columns = torch.stack([features(row[None] * 1.0)[0] for row in torch.eye(dim)]) > 0  # of each unit vector: where W is +1
+    w = torch.where(columns, 1.0, -1.0)
+
+    expected = ((x * closed_form.GRID).round() @ w / (closed_form.GRID * closed_form.STEP)).round().clamp(0, closed_form.LEVELS)
+
+    assert torch.equal(features(x), expected)
+
+
 def test_features_are_the_same_integers_however_rows_are_batched() -> None:
     x, _ = cloud(4, 50)
     features = RandomFeatures(DIM, FEATURES, 1)
