@@ -7,6 +7,7 @@ label, which is why "exactly once, in journal order" needs no further proof than
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import secrets
@@ -19,10 +20,12 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
 
+from adaptd import relearn
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import AdaptdError, Conflict, NotFound
 from adaptd.records import MISSING, Feedback, Item, Learned, Receipt, Row, canonical
+from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
 
 log = logging.getLogger(__name__)
@@ -159,6 +162,40 @@ class Journal:
             learned += len(outcome.learned)
             if last:
                 return learned
+
+    def replay(self, domain: int, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
+        """Learn again what the live lineage lacks, in journal order, holds of single sources apart; return how many
+        labels were learned and how many stayed out.
+
+        The hold of all sources does not bind it, nor does it lift it. In chunks; each is whole, and done again does nothing.
+        """
+        relearned, skipped, after = 0, 0, 0
+        while True:
+            run = functools.partial(self._replay_some, domain=domain, scope=scope, after=after)
+            outcome, out, last = self._writer.submit(run, after=lambda done: self._deliver(done[0])).result()
+            relearned, skipped = relearned + len(outcome.learned), skipped + out
+            if last is None:
+                break
+            after = last
+        detail = {**scope.facts(), "relearned": relearned, "skipped": skipped}
+        self._writer.submit(lambda c: act(c, self._writer.last_seq, domain, "replay", actor, reason, detail=detail)).result()
+        return relearned, skipped
+
+    def _replay_some(self, connection: Connection, domain: int, scope: Scope, after: int) -> tuple[Outcome, int, int | None]:
+        """Learn a chunk again; return what was learned, how many stayed out, and the last seq unless it is the last chunk."""
+        found = relearn.page(connection, domain, scope, after, CHUNK)
+        missing = self._missing(connection, domain, found)
+        out = (self._live[domain].holds | scope.sources) - {""}
+        due = [r for r in missing if r.source not in out and r.event not in scope.events.values()]
+        learned = self._learn_late(connection, domain, due)
+        last = found[-1].seq if len(found) == CHUNK else None
+        return Outcome([], learned, self._writer.last_seq), len(missing) - len(learned), last
+
+    def _missing(self, connection: Connection, domain: int, labels: Sequence[Any]) -> list[Any]:
+        """Return the labels that the live lineage has not, nor a later one of their event."""
+        events, targets = {r.event for r in labels}, functools.partial(self._targets, domain)
+        reached = relearn.reached(connection, domain, self._live[domain].intervals, events, targets)
+        return [r for r in labels if r.seq > reached.get(r.event, 0)]
 
     def _resume_some(
         self, connection: Connection, domain: int, what: str, source: str, reason: str, actor: str
@@ -339,7 +376,10 @@ class Journal:
         return Learned(seq=seq, domain=birth.domain, born=birth.born, died=died)
 
     def _learn_waiting(self, connection: Connection, domain: int, still: set[str]) -> tuple[list[Learned], int]:
-        """Teach a chunk of the labels that wait, oldest first; return what was taught and how many were looked at."""
+        """Teach a chunk of the labels that wait, oldest first; return what was taught and how many were looked at.
+
+        One whose event has learned a later label meanwhile (a replay's, another source's) is overruled, and waits no more.
+        """
         query = (
             select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.event.c.content)
             .join(t.event, t.event.c.seq == t.label.c.event)
@@ -347,12 +387,21 @@ class Journal:
             .order_by(t.label.c.seq)
             .limit(CHUNK)
         )
+        waiting = connection.execute(query).all()
+        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting))
+        if seqs := [r.seq for r in waiting]:
+            done = update(t.label).where(t.label.c.seq.in_(seqs), t.label.c.held == WAITING)
+            connection.execute(done.values(held=LEARNED))
+        return learned, len(waiting)
+
+    def _learn_late(self, connection: Connection, domain: int, labels: Sequence[Any]) -> list[Learned]:
+        """Teach labels that are in the journal already, in its order; one that the domain refuses now stays unlearned."""
         learned, states = [], []
-        for r in connection.execute(query).all():
+        for r in labels:
             try:
                 targets = self._targets(domain, json.loads(r.label))
-            except AdaptdError as error:  # the domain takes other labels now: this one stays in the journal, unlearned
-                log.warning("held label %s: %s", r.seq, error, extra={"action": "held_label_refused"})
+            except AdaptdError as error:  # the domain takes other labels now
+                log.warning("late label %s: %s", r.seq, error, extra={"action": "held_label_refused"})
                 states.append({"s": r.seq, "h": REFUSED})
                 continue
             seq = self._writer.next_seq()
@@ -360,7 +409,7 @@ class Journal:
             states.append({"s": r.seq, "h": LEARNED})
         if states:
             connection.execute(update(t.label).where(t.label.c.seq == bindparam("s")).values(held=bindparam("h")), states)
-        return learned, len(states)
+        return learned
 
     def _is_held(self, domain: int, source: str) -> bool:
         return bool(self._live[domain].holds & {"", source})

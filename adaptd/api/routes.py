@@ -64,8 +64,16 @@ async def snapshot(call: Call) -> Json:
 
 
 async def rollback(call: Call) -> Json:
-    """Go back to a version; what was live is saved first, and learning is on hold until resume."""
-    return await call.operations.rollback(call.domain, to=call.body.to, reason=call.body.reason, actor=call.actor)
+    """Go back to a version or a moment; what was live is saved first, and learning is on hold until resume."""
+    return await call.operations.rollback(call.domain, to=call.body.to, at=call.body.at, reason=call.body.reason,
+                                          actor=call.actor, and_replay=call.body.and_replay,
+                                          except_sources=call.body.except_sources)
+
+
+async def replay(call: Call) -> Json:
+    """Learn again what came since but is not in the live state; exceptions stay in the journal, unlearned."""
+    return await call.operations.replay(call.domain, since=call.body.since, except_sources=call.body.except_sources,
+                                        except_events=call.body.except_events, reason=call.body.reason, actor=call.actor)
 
 
 async def promote(call: Call) -> Json:
@@ -176,6 +184,7 @@ ENDPOINTS = (
              answer=s.VersionNumber),
     Endpoint(method="POST", path=f"{DOMAIN}/rollback", handler=rollback, request=s.Rollback, may_be_empty=True,
              answer=s.RolledBack),
+    Endpoint(method="POST", path=f"{DOMAIN}/replay", handler=replay, request=s.Replay, answer=s.Replayed),
     Endpoint(method="POST", path=f"{DOMAIN}/promote", handler=promote, request=s.Promote, answer=s.VersionNumber),
     Endpoint(method="POST", path=f"{DOMAIN}/hold", handler=hold, request=s.Hold, may_be_empty=True, answer=s.Answer),
     Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Hold, may_be_empty=True,
