@@ -28,7 +28,7 @@ from adaptd.clock import written
 from adaptd.errors import BadPayload, CorruptFile, NotFound
 from adaptd.metrics import Outcomes, count_answers
 from adaptd.registry import Version
-from adaptd.rows import alive, answered_before, first_labels, lineage, replay
+from adaptd.rows import answered_before, counts, first_labels, lineage, replay
 
 FORKS = ("created", "rollback")  # what starts a branch
 MOVES = (*FORKS, "snapshot", "promote", "repair")  # what moves the pointer
@@ -110,7 +110,7 @@ def _bases(connection: Connection, moment: Moment, folder: Path) -> Iterator[tup
     seq = moment.seq
     while branch is not None:
         mine = [v for v in known if v.branch == branch and v.seq <= seq]
-        for v in sorted(mine, key=lambda v: (v.seq, v.number), reverse=True):
+        for v in sorted(mine, key=lambda v: (v.seq, v.number == moment.version.number, v.number), reverse=True):
             heads = {name: digest for name, digest in v.files.items() if name.endswith(HEAD)}
             if (heads and v.solved and v.encoder == moment.version.encoder) or v.kind == "initial":
                 try:
@@ -128,6 +128,7 @@ def _metrics(connection: Connection, domain: int, base: Version, intervals: Any,
     per_label = {label: list(tally) for label, tally in folds["per_label"].items()}
     judging = first_labels(tail)
     count_answers(prequential, per_label, judging, answered_before(connection, {row.event: row.born for row in judging}))
-    targets = [row.target for row in connection.execute(alive(domain, intervals))]
+    heads = counts(connection, domain, intervals).values()
     return {"folds": {**folds, "prequential": prequential.facts(), "per_label": per_label},
-            "prequential": prequential.accuracy, "labels": len(set(targets)), "memory": len(targets)}
+            "prequential": prequential.accuracy, "labels": sum(map(len, heads)),
+            "memory": sum(sum(labels.values()) for labels in heads)}

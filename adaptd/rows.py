@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, or_, select
+from sqlalchemy import Connection, and_, exists, func, or_, select
 
 from adaptd import tables as t
 from adaptd.records import Learned, Row
@@ -50,6 +50,16 @@ def alive(domain: int, intervals: Sequence[Interval]) -> Any:
         .join(t.event, t.event.c.seq == t.learned.c.event)
         .where(t.learned.c.domain == domain, within(t.learned.c.born, intervals), ~dead)
         .order_by(t.learned.c.born, t.learned.c.id))
+
+
+def counts(connection: Connection, domain: int, intervals: Sequence[Interval]) -> dict[str, dict[str, int]]:
+    """Return how many rows each label of each head has alive in a lineage."""
+    found = alive(domain, intervals).order_by(None).subquery()
+    query = select(found.c.head, found.c.target, func.count().label("n")).group_by(found.c.head, found.c.target)
+    heads: dict[str, dict[str, int]] = {}
+    for r in connection.execute(query.order_by(found.c.head, found.c.target)):
+        heads.setdefault(r.head, {})[r.target] = r.n
+    return heads
 
 
 def rows(result: Iterable[Any]) -> Iterator[Row]:

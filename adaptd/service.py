@@ -7,13 +7,13 @@ import json
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import prometheus_client as prometheus
 from sqlalchemy import Engine, func, select
 
-from adaptd import registry
+from adaptd import describe, registry
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import NotReady, StoreFailed, UnknownDomain
@@ -159,25 +159,22 @@ class Service:
                 live = registry.live(connection, served.id)
                 return {
                     "live": live.version,
-                    "versions": [
-                        {
-                            "version": v.number,
-                            "kind": v.kind,
-                            "parent": v.parent,
-                            "seq": v.seq,
-                            "created": v.created,
-                            "actor": v.actor,
-                            "reason": v.reason,
-                            "live": v.number == live.version,
-                            "verdict": v.verdict,
-                            "files": v.files,
-                            "metrics": {k: m for k, m in v.metrics.items() if k not in ("folds", "classes", "training")},
-                        }
-                        for v in registry.versions(connection, served.id)
-                    ],
+                    "versions": [describe.brief(v, live.version) for v in registry.versions(connection, served.id)],
                 }
 
         return await asyncio.to_thread(read)
+
+    async def version(self, domain: str, number: int) -> Json:
+        """Return one version in full."""
+        return await asyncio.to_thread(self._read, describe.version, self._served(domain).id, number)
+
+    async def difference(self, domain: str, one: int, other: int) -> Json:
+        """Return what one version has more and less than another."""
+        return await asyncio.to_thread(self._read, describe.difference, self._served(domain).id, one, other)
+
+    def _read(self, query: Callable[..., Json], *about: int) -> Json:
+        with self._reader.connect() as connection:
+            return query(connection, *about)
 
     async def rollback(
         self,

@@ -55,6 +55,14 @@ class Operations(Protocol):
         """List the versions of a domain."""
         ...
 
+    async def version(self, domain: str, number: int) -> Json:
+        """Return one version in full."""
+        ...
+
+    async def difference(self, domain: str, one: int, other: int) -> Json:
+        """Return what one version has more and less than another: labels, rows, figures."""
+        ...
+
     async def rollback(self, domain: str, *, to: int | None, at: float | None, reason: str, actor: str,
                        and_replay: bool, except_sources: Sequence[str]) -> Json:
         """Move the pointer to an earlier version or to a moment; what was live is saved first.

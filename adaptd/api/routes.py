@@ -99,6 +99,23 @@ async def versions(call: Call) -> Json:
     return await call.operations.versions(call.domain)
 
 
+async def version(call: Call) -> Json:
+    """Show a version in full."""
+    return await call.operations.version(call.domain, _number(call, "number"))
+
+
+async def difference(call: Call) -> Json:
+    """Say what the second of two versions has more and less than the first."""
+    return await call.operations.difference(call.domain, _number(call, "number"), _number(call, "other"))
+
+
+def _number(call: Call, name: str) -> int:
+    text = call.path[name]
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise Unprocessable(f"{text[:40]!r} is no version's number", field=name, hint="GET /v1/{domain}/versions lists them")
+    return int(text)
+
+
 async def memory(call: Call) -> Json:
     """Say what is remembered: counts, index and bytes."""
     return await call.operations.memory(call.domain)
@@ -190,6 +207,8 @@ ENDPOINTS = (
     Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Hold, may_be_empty=True,
              answer=s.Resumed),
     Endpoint(method="GET", path=f"{DOMAIN}/versions", handler=versions, answer=s.Versions),
+    Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}", handler=version, answer=s.VersionNumber),
+    Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}/diff/{{other}}", handler=difference, answer=s.Difference),
     Endpoint(method="GET", path=f"{DOMAIN}/memory", handler=memory, answer=s.Answer),
     Endpoint(method="POST", path=f"{DOMAIN}/memory/search", handler=search, request=s.Search, answer=s.Found),
     Endpoint(method="GET", path=f"{DOMAIN}/explain/{{event}}", handler=explain, answer=s.Answer),

@@ -257,6 +257,14 @@ class Versions(Answer):
     versions: list[dict[str, Any]]
 
 
+class Difference(Answer):
+    """What a version has more and less than another; per head, the figures as pairs."""
+
+    labels: dict[str, dict[str, list[str]]]
+    rows: dict[str, Any]
+    metrics: dict[str, list[Any]]
+
+
 class Resumed(Answer):
     """How many labels had waited."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon import Daemon, Json, lesson, texts, until
+from tests.acceptance.daemon import SUBJECTS, Daemon, Json, lesson, texts, until
 from tests.acceptance.test_faults import ADAPTING
 from tests.acceptance.test_rollback import ASKED, labels
 
@@ -81,6 +81,15 @@ def test_a_moment_between_two_versions_answers_as_it_did_then(shared: Daemon, do
     assert found["held"] == [""] and found["parent"] == before["version"]
     row = next(v for v in shared.ask("GET", f"/v1/{domain}/versions")[1]["versions"] if v["version"] == done["version"])
     assert (row["kind"], row["parent"]) == ("moment", before["version"]) and row["reason"].startswith("as of 20")
+
+    shown = json.loads(shared.cli("show", str(done["version"]), "--domain", domain, "--json"))
+    assert (shown["kind"], shown["memory"], set(shown["heads"]["label"])) == ("moment", before["memory"], known)
+    assert [one["what"] for one in shown["history"]] == ["rollback"] and shown["metrics"]["moment"]["behind"] == 48
+    differ = json.loads(shared.cli("diff", str(done["version"]), str(done["saved"]), "--domain", domain, "--json"))
+    assert differ["labels"] == {"added": {"label": ["food", "sport", "travel"]}, "removed": {}}
+    assert differ["rows"]["added"] == {"label": {"food": 25, "sport": 25, "travel": 5}}
+    assert sum(differ["rows"]["removed"]["label"].values()) == 25 and differ["rows"]["kept"] == before["memory"] - 25
+    assert differ["metrics"]["memory"] == [before["memory"], before["memory"] + 30]
 
     assert shared.post(f"{domain}/rollback", {"to": done["saved"]})["version"] == done["saved"]
     assert (shared.scores(ASKED, domain), labels(shared, domain)) == (later, state)
@@ -161,16 +170,16 @@ def test_no_moment_or_one_before_everything_is_refused_and_changes_nothing(share
 @pytest.mark.slow
 def test_a_moment_answers_with_the_adapter_that_was_live_then(make: Make) -> None:
     daemon = make(ADAPTING).start()
-    topics = ["card", "weather", "music", "food"]
-    daemon.teach(lesson(topics, 30))
+    topics = list(SUBJECTS)
+    daemon.teach(lesson(topics, 40))
     plain, before = daemon.scores(ASKED), now()
     candidate = daemon.post("text/adapt", {"wait": True})
     if candidate["verdict"] != "promote":
         daemon.post("text/promote", {"to": candidate["version"], "force": True, "reason": "known"})
     adapted, after = daemon.scores(ASKED), now()
-    daemon.teach(lesson(topics, 33)[120:])
+    daemon.teach(lesson(topics, 43)[320:])
     further, later = daemon.scores(ASKED), now()
-    daemon.teach(lesson(["sport"], 25))
+    daemon.teach([{**one, "label": "spam"} for one in lesson(["sport"], 25)])
     assert plain != adapted != further
 
     first = daemon.post("text/rollback", {"at": after})
@@ -178,6 +187,6 @@ def test_a_moment_answers_with_the_adapter_that_was_live_then(make: Make) -> Non
     daemon.post("text/rollback", {"at": before})
     assert daemon.scores(ASKED) == plain  # what was saved before the promotion had learned the same
     daemon.post("text/rollback", {"at": later})
-    assert distance(daemon.scores(ASKED), further) < 0.02 and daemon.domain()["memory"] == 132
+    assert distance(daemon.scores(ASKED), further) < 0.02 and daemon.domain()["memory"] == 344
     daemon.post("text/rollback", {"to": first["version"]})
     assert daemon.scores(ASKED) == adapted

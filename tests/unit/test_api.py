@@ -113,6 +113,14 @@ class Double:
         self._note("versions", domain)
         return {"versions": []}
 
+    async def version(self, domain: str, number: int) -> Json:
+        self._note("version", domain, number)
+        return VERSION
+
+    async def difference(self, domain: str, one: int, other: int) -> Json:
+        self._note("difference", domain, one, other)
+        return {"labels": {}, "rows": {}, "metrics": {}}
+
     async def rollback(self, domain: str, *, to: int | None, at: float | None, reason: str, actor: str,
                        and_replay: bool, except_sources: Sequence[str]) -> Json:
         self._note("rollback", domain, to=to, at=at, reason=reason, actor=actor, and_replay=and_replay,
@@ -219,6 +227,8 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/resume", {"source": "crm", "reason": "r"}, "resume",
      ("text", {"what": "learning", "source": "crm", "reason": "r", "actor": "socket"})),
     ("GET", "/v1/text/versions", None, "versions", ("text", {})),
+    ("GET", "/v1/text/versions/7", None, "version", ("text", 7, {})),
+    ("GET", "/v1/text/versions/7/diff/9", None, "difference", ("text", 7, 9, {})),
     ("GET", "/v1/text/memory", None, "memory", ("text", {})),
     ("POST", "/v1/text/memory/search", {"text": "a", "k": 3}, "search", ("text", {"text": "a", "k": 3})),
     ("GET", "/v1/text/explain/e1", None, "explain", ("text", "e1", {})),

@@ -422,6 +422,19 @@ def test_a_moment_without_events_on_a_stopped_store_exits_1_and_changes_nothing(
     assert json.loads(adaptd("status", "--json").stdout)["domains"]["text"]["held"] == []
 
 
+def test_a_stopped_store_shows_its_versions_and_exits_3(adaptd: Adaptd, stopped: Path) -> None:
+    shown, words = adaptd("show", "1", "--json"), adaptd("show", "1")
+    assert (shown.exit_code, words.exit_code) == (3, 3) and "a fresh store" in words.stdout
+    document = json.loads(shown.stdout)
+    assert (document["state"], document["kind"], document["live"], document["memory"]) == ("stopped", "initial", True, 0)
+    assert [one["what"] for one in document["history"]] == ["created"]
+    differ = adaptd("diff", "1", "1", "--json")
+    assert differ.exit_code == 3 and json.loads(differ.stdout)["rows"] == {"added": {}, "removed": {}, "kept": 0}
+    assert "0 rows are in both" in adaptd("diff", "1", "1").stdout
+    assert adaptd("show", "9").exit_code == adaptd("diff", "1", "9").exit_code == 1
+    assert adaptd("show", "x").exit_code == 2
+
+
 def test_a_replay_needs_the_daemon(adaptd: Adaptd, stopped: Path) -> None:
     for words in (("rollback", "--to", "1", "--and-replay"), ("replay", "--since", "1")):
         result = adaptd(*words)
