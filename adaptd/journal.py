@@ -8,7 +8,6 @@ label, which is why "exactly once, in journal order" needs no further proof than
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import secrets
 import time
@@ -18,12 +17,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from adaptd import relearn
 from adaptd import tables as t
 from adaptd.db import Writer
-from adaptd.errors import AdaptdError, Conflict, NotFound
+from adaptd.errors import Conflict, NotFound
 from adaptd.records import MISSING, Feedback, Item, Learned, Receipt, Row, canonical
 from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
@@ -164,10 +163,10 @@ class Journal:
                 return learned
 
     def replay(self, domain: int, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
-        """Learn again what the live lineage lacks, in journal order, holds of single sources apart; return how many
-        labels were learned and how many stayed out.
+        """Learn again what the live lineage lacks, in journal order; return how many labels were learned and how many stayed out.
 
-        The hold of all sources does not bind it, nor does it lift it. In chunks; each is whole, and done again does nothing.
+        The hold of all sources does not bind it, nor does it lift it; a source that is on hold by itself stays out. In
+        chunks, each of them whole; done again it does nothing.
         """
         relearned, skipped, after = 0, 0, 0
         while True:
@@ -185,17 +184,15 @@ class Journal:
         """Learn a chunk again; return what was learned, how many stayed out, and the last seq unless it is the last chunk."""
         found = relearn.page(connection, domain, scope, after, CHUNK)
         missing = self._missing(connection, domain, found)
-        out = (self._live[domain].holds | scope.sources) - {""}
-        due = [r for r in missing if r.source not in out and r.event not in scope.events.values()]
+        sources, events = (self._live[domain].holds | scope.sources) - {""}, set(scope.events.values())
+        due = [(r, targets) for r, targets in missing if r.source not in sources and r.event not in events]
         learned = self._learn_late(connection, domain, due)
         last = found[-1].seq if len(found) == CHUNK else None
         return Outcome([], learned, self._writer.last_seq), len(missing) - len(learned), last
 
-    def _missing(self, connection: Connection, domain: int, labels: Sequence[Any]) -> list[Any]:
-        """Return the labels that the live lineage has not, nor a later one of their event."""
-        events, targets = {r.event for r in labels}, functools.partial(self._targets, domain)
-        reached = relearn.reached(connection, domain, self._live[domain].intervals, events, targets)
-        return [r for r in labels if r.seq > reached.get(r.event, 0)]
+    def _missing(self, connection: Connection, domain: int, labels: Sequence[Any]) -> list[tuple[Any, Mapping[str, str]]]:
+        """Return the labels that the live lineage lacks, with their targets."""
+        return relearn.missing(connection, domain, self._live[domain].intervals, labels, functools.partial(self._targets, domain))
 
     def _resume_some(
         self, connection: Connection, domain: int, what: str, source: str, reason: str, actor: str
@@ -389,26 +386,18 @@ class Journal:
         )
         waiting = connection.execute(query).all()
         learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting))
-        if seqs := [r.seq for r in waiting]:
-            done = update(t.label).where(t.label.c.seq.in_(seqs), t.label.c.held == WAITING)
-            connection.execute(done.values(held=LEARNED))
+        _end_waiting(connection, [r.seq for r in waiting], LEARNED)
         return learned, len(waiting)
 
-    def _learn_late(self, connection: Connection, domain: int, labels: Sequence[Any]) -> list[Learned]:
+    def _learn_late(self, connection: Connection, domain: int, due: Sequence[tuple[Any, Mapping[str, str]]]) -> list[Learned]:
         """Teach labels that are in the journal already, in its order; one that the domain refuses now stays unlearned."""
-        learned, states = [], []
-        for r in labels:
-            try:
-                targets = self._targets(domain, json.loads(r.label))
-            except AdaptdError as error:  # the domain takes other labels now
-                log.warning("late label %s: %s", r.seq, error, extra={"action": "held_label_refused"})
-                states.append({"s": r.seq, "h": REFUSED})
-                continue
-            seq = self._writer.next_seq()
-            learned.append(self._teach(connection, domain, seq, r.event, targets, r.source, r.content))
-            states.append({"s": r.seq, "h": LEARNED})
-        if states:
-            connection.execute(update(t.label).where(t.label.c.seq == bindparam("s")).values(held=bindparam("h")), states)
+        learned = [
+            self._teach(connection, domain, self._writer.next_seq(), r.event, targets, r.source, r.content)
+            for r, targets in due
+            if targets
+        ]
+        _end_waiting(connection, [r.seq for r, targets in due if not targets], REFUSED)
+        _end_waiting(connection, [r.seq for r, _ in due], LEARNED)
         return learned
 
     def _is_held(self, domain: int, source: str) -> bool:
@@ -457,6 +446,12 @@ class Journal:
     def _alive_of(self, connection: Connection, domain: int, event: int) -> list[Any]:
         query = alive(domain, self._live[domain].intervals).where(t.learned.c.event == event)
         return list(connection.execute(query))
+
+
+def _end_waiting(connection: Connection, seqs: Sequence[int], became: int) -> None:
+    """Note what became of labels that waited; others stay what they are."""
+    waited = t.label.c.seq.in_(seqs), t.label.c.held == WAITING
+    connection.execute(update(t.label).where(*waited).values(held=became))
 
 
 def _keep_cursor(connection: Connection, cursor: tuple[str, str], dead: Sequence[tuple[str, bytes]]) -> None:

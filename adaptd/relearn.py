@@ -2,13 +2,14 @@
 
 Where: under the journal, which teaches them. A rollback takes back the good with the bad; a replay goes through the
 journal in order and names what is missing. A label is in the lineage when its birth is, or that of a later label of
-its event, which overrules it. So a replay that is done again finds nothing, and what one replay excepts the next
-can still learn. Queries only.
+its event for the same head, which overrules it. So a replay that is done again finds nothing, and what one replay
+excepts the next can still learn. Queries only.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from adaptd import tables as t
 from adaptd.errors import AdaptdError, BadPayload, NotFound
 from adaptd.rows import Interval, within
 
+log = logging.getLogger(__name__)
 Targets = Callable[[Any], Mapping[str, str]]  # a label's, one per head
 
 
@@ -78,9 +80,25 @@ def page(connection: Connection, domain: int, scope: Scope, after: int, limit: i
     return connection.execute(query.order_by(t.label.c.seq).limit(limit)).all()
 
 
-def reached(connection: Connection, domain: int, intervals: Sequence[Interval], events: Collection[int],
-            targets: Targets) -> dict[int, int]:
-    """Return, per event, the seq of the newest label that was born in a lineage."""
+def missing(connection: Connection, domain: int, intervals: Sequence[Interval], labels: Sequence[Any],
+            targets: Targets) -> list[tuple[Any, Mapping[str, str]]]:
+    """Return the labels that a lineage lacks, each with the targets that no later label of its event overrules.
+
+    One that the domain takes no more comes without targets.
+    """
+    reached = _reached(connection, domain, intervals, {r.event for r in labels}, targets)
+    found: list[tuple[Any, Mapping[str, str]]] = []
+    for r in labels:
+        wanted = _targets(r, targets)
+        lacking = {head: target for head, target in wanted.items() if r.seq > reached.get((r.event, head), 0)}
+        if lacking or not wanted:
+            found.append((r, lacking))
+    return found
+
+
+def _reached(connection: Connection, domain: int, intervals: Sequence[Interval], events: Collection[int],
+             targets: Targets) -> dict[tuple[int, str], int]:
+    """Return, per event and head, the seq of the newest label that was born in a lineage."""
     labels: dict[int, list[Any]] = {event: [] for event in events}
     for r in connection.execute(select(t.label).where(t.label.c.event.in_(events)).order_by(t.label.c.seq.desc())):
         labels[r.event].append(r)
@@ -88,9 +106,10 @@ def reached(connection: Connection, domain: int, intervals: Sequence[Interval], 
     born = within(t.learned.c.born, intervals)
     for r in connection.execute(select(t.learned).where(t.learned.c.domain == domain, t.learned.c.event.in_(events), born)):
         births.setdefault((r.event, r.born, r.source), {})[r.head] = r.target
-    found: dict[int, int] = {}
+    found: dict[tuple[int, str], int] = {}
     for (event, seq, source), taught in births.items():
-        found[event] = max(found.get(event, 0), _label(labels[event], seq, source, taught, targets))
+        label = _label(labels[event], seq, source, taught, targets)
+        found |= {(event, head): max(found.get((event, head), 0), label) for head in taught}
     return found
 
 
@@ -99,11 +118,12 @@ def _label(labels: Sequence[Any], born: int, source: str, taught: Mapping[str, s
     if any(label.seq == born for label in labels):
         return born
     return next((label.seq for label in labels if label.seq < born and label.source == source
-                 and _targets(label, targets) == taught), 0)
+                 and taught.items() <= _targets(label, targets).items()), 0)
 
 
 def _targets(label: Any, targets: Targets) -> Mapping[str, str]:
     try:
         return targets(json.loads(label.label))
-    except AdaptdError:  # the domain takes other labels now
+    except AdaptdError as error:  # the domain takes other labels now
+        log.warning("late label %s: %s", label.seq, error, extra={"action": "held_label_refused"})
         return {}
