@@ -29,8 +29,8 @@ from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.restore import Report
-from adaptd.rows import HoldoutRule, lineage, replay
-from adaptd.served import Served, answered_before
+from adaptd.rows import HoldoutRule, answered_before, lineage, replay
+from adaptd.served import Served
 from adaptd.vectors import Vectors
 from adaptd.versions import Numbers, Versions
 
@@ -158,7 +158,7 @@ class Assembly:
             state,
             self.inference,
             vectors,
-            lambda born: answered_before(self.reader, born),
+            self._answered_before,
             block=settings.learn.block,
             solve_after_s=settings.learn.solve_after_s,
         )
@@ -286,6 +286,11 @@ class Assembly:
 
     def _targets(self, domain: int, label: Any) -> dict[str, str]:
         return self._by_id[domain].door.targets(label)
+
+    def _answered_before(self, born: dict[int, int]) -> dict[int, dict[str, str | None]]:
+        """Return what events were answered with before their labels came."""
+        with self.reader.connect() as connection:
+            return answered_before(connection, born)
 
     def _deliver(self, learned: Any) -> None:
         """Hand journal entries to their domain's learner; in the writer's thread, in order."""

@@ -14,9 +14,9 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, TypeVar
 
+from adaptd.clock import CURE, moment
 from adaptd.config import Limits
 from adaptd.errors import AdaptdError, BadPayload, PluginError
 from adaptd.interfaces import Domain
@@ -115,18 +115,14 @@ class Door:
     def _time(self, value: Any) -> float | None:
         if value is MISSING:
             return None
-        hint = 'ISO 8601 with a zone ("2026-05-04T14:05:00Z") or seconds since the epoch'
-        if isinstance(value, str):
-            value = _iso(value, hint)
-        elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadPayload(f"time must be a string or a number, not {type(value).__name__}", field="time", hint=hint)
-        if (ahead := value - self.clock()) > self.limits.future_s:
+        at = moment(value, "time")
+        if (ahead := at - self.clock()) > self.limits.future_s:
             raise BadPayload(f"the time is {ahead:.10g} s in the future; the limit is {self.limits.future_s:g} s",
                              field="time",
                              hint="set the sender's clock, send seconds (not milliseconds), or raise limits.future_s")
-        if value < YEAR_1:
-            raise BadPayload("the time lies before the year 1", field="time", hint=hint)
-        return float(value)
+        if at < YEAR_1:
+            raise BadPayload("the time lies before the year 1", field="time", hint=CURE)
+        return at
 
     def _ask(self, what: str, call: Callable[[], T]) -> T:
         """Call the domain; whatever but BadPayload it raises is the plugin's fault."""
@@ -233,16 +229,6 @@ def _key(fields: Mapping[str, Any]) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return _name(fields, "id", KEY_CHARACTERS)
-
-
-def _iso(text: str, hint: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadPayload(f"{text[:40]!r} is not ISO 8601", field="time", hint=hint) from None
-    if moment.tzinfo is None:
-        raise BadPayload(f"{text!r} has no zone", field="time", hint=hint)
-    return moment.timestamp()
 
 
 def _refuse_unknown(fields: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ label, which is why "exactly once, in journal order" needs no further proof than
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 import secrets
 import time
@@ -17,12 +17,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
+from adaptd import relearn
 from adaptd import tables as t
 from adaptd.db import Writer
-from adaptd.errors import AdaptdError, Conflict, NotFound
+from adaptd.errors import Conflict, NotFound
 from adaptd.records import MISSING, Feedback, Item, Learned, Receipt, Row, canonical
+from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
 
 log = logging.getLogger(__name__)
@@ -159,6 +161,38 @@ class Journal:
             learned += len(outcome.learned)
             if last:
                 return learned
+
+    def replay(self, domain: int, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
+        """Learn again what the live lineage lacks, in journal order; return how many labels were learned and how many stayed out.
+
+        The hold of all sources does not bind it, nor does it lift it; a source that is on hold by itself stays out. In
+        chunks, each of them whole; done again it does nothing.
+        """
+        relearned, skipped, after = 0, 0, 0
+        while True:
+            run = functools.partial(self._replay_some, domain=domain, scope=scope, after=after)
+            outcome, out, last = self._writer.submit(run, after=lambda done: self._deliver(done[0])).result()
+            relearned, skipped = relearned + len(outcome.learned), skipped + out
+            if last is None:
+                break
+            after = last
+        detail = {**scope.facts(), "relearned": relearned, "skipped": skipped}
+        self._writer.submit(lambda c: act(c, self._writer.last_seq, domain, "replay", actor, reason, detail=detail)).result()
+        return relearned, skipped
+
+    def _replay_some(self, connection: Connection, domain: int, scope: Scope, after: int) -> tuple[Outcome, int, int | None]:
+        """Learn a chunk again; return what was learned, how many stayed out, and the last seq unless it is the last chunk."""
+        found = relearn.page(connection, domain, scope, after, CHUNK)
+        missing = self._missing(connection, domain, found)
+        sources, events = (self._live[domain].holds | scope.sources) - {""}, set(scope.events.values())
+        due = [(r, targets) for r, targets in missing if r.source not in sources and r.event not in events]
+        learned = self._learn_late(connection, domain, due)
+        last = found[-1].seq if len(found) == CHUNK else None
+        return Outcome([], learned, self._writer.last_seq), len(missing) - len(learned), last
+
+    def _missing(self, connection: Connection, domain: int, labels: Sequence[Any]) -> list[tuple[Any, Mapping[str, str]]]:
+        """Return the labels that the live lineage lacks, with their targets."""
+        return relearn.missing(connection, domain, self._live[domain].intervals, labels, functools.partial(self._targets, domain))
 
     def _resume_some(
         self, connection: Connection, domain: int, what: str, source: str, reason: str, actor: str
@@ -339,7 +373,10 @@ class Journal:
         return Learned(seq=seq, domain=birth.domain, born=birth.born, died=died)
 
     def _learn_waiting(self, connection: Connection, domain: int, still: set[str]) -> tuple[list[Learned], int]:
-        """Teach a chunk of the labels that wait, oldest first; return what was taught and how many were looked at."""
+        """Teach a chunk of the labels that wait, oldest first; return what was taught and how many were looked at.
+
+        One whose event has learned a later label meanwhile (a replay's, another source's) is overruled, and waits no more.
+        """
         query = (
             select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.event.c.content)
             .join(t.event, t.event.c.seq == t.label.c.event)
@@ -347,20 +384,21 @@ class Journal:
             .order_by(t.label.c.seq)
             .limit(CHUNK)
         )
-        learned, states = [], []
-        for r in connection.execute(query).all():
-            try:
-                targets = self._targets(domain, json.loads(r.label))
-            except AdaptdError as error:  # the domain takes other labels now: this one stays in the journal, unlearned
-                log.warning("held label %s: %s", r.seq, error, extra={"action": "held_label_refused"})
-                states.append({"s": r.seq, "h": REFUSED})
-                continue
-            seq = self._writer.next_seq()
-            learned.append(self._teach(connection, domain, seq, r.event, targets, r.source, r.content))
-            states.append({"s": r.seq, "h": LEARNED})
-        if states:
-            connection.execute(update(t.label).where(t.label.c.seq == bindparam("s")).values(held=bindparam("h")), states)
-        return learned, len(states)
+        waiting = connection.execute(query).all()
+        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting))
+        _end_waiting(connection, [r.seq for r in waiting], LEARNED)
+        return learned, len(waiting)
+
+    def _learn_late(self, connection: Connection, domain: int, due: Sequence[tuple[Any, Mapping[str, str]]]) -> list[Learned]:
+        """Teach labels that are in the journal already, in its order; one that the domain refuses now stays unlearned."""
+        learned = [
+            self._teach(connection, domain, self._writer.next_seq(), r.event, targets, r.source, r.content)
+            for r, targets in due
+            if targets
+        ]
+        _end_waiting(connection, [r.seq for r, targets in due if not targets], REFUSED)
+        _end_waiting(connection, [r.seq for r, _ in due], LEARNED)
+        return learned
 
     def _is_held(self, domain: int, source: str) -> bool:
         return bool(self._live[domain].holds & {"", source})
@@ -408,6 +446,12 @@ class Journal:
     def _alive_of(self, connection: Connection, domain: int, event: int) -> list[Any]:
         query = alive(domain, self._live[domain].intervals).where(t.learned.c.event == event)
         return list(connection.execute(query))
+
+
+def _end_waiting(connection: Connection, seqs: Sequence[int], became: int) -> None:
+    """Note what became of labels that waited; others stay what they are."""
+    waited = t.label.c.seq.in_(seqs), t.label.c.held == WAITING
+    connection.execute(update(t.label).where(*waited).values(held=became))
 
 
 def _keep_cursor(connection: Connection, cursor: tuple[str, str], dead: Sequence[tuple[str, bytes]]) -> None:

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from adaptd.futures import fail, settle
-from adaptd.metrics import Outcomes
+from adaptd.metrics import Outcomes, count_answers
 from adaptd.model.decoder import opine
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
 from adaptd.predict import Inference
 from adaptd.records import Learned, Row
+from adaptd.rows import first_labels
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -242,14 +243,9 @@ class Learner:
 
     def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
         """Fold outcomes: first what was answered at the time, then what would have been answered now."""
-        rows = [row for entry in entries if not entry.died for row in entry.born]
+        rows = first_labels(entries)
         given = self._answers({row.event: row.born for row in rows})
-        for row in rows:
-            if row.event in given and row.head in given[row.event]:
-                right = given[row.event][row.head] == row.target
-                self.state.prequential.add(right)
-                tally = self.state.per_label.setdefault(row.target, [0, 0])
-                tally[0], tally[1] = tally[0] + right, tally[1] + 1
+        count_answers(self.state.prequential, self.state.per_label, rows, given)
         snapshot = self._inference.snapshot(self.domain)
         for name, head in self.state.heads.items():
             mine = [row for row in rows if row.head == name]

@@ -6,8 +6,10 @@ Pure folds over outcomes in journal order. Drift is river's ADWIN over the error
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from adaptd.records import Row
 
 WINDOW = 1000  # outcomes
 
@@ -56,6 +58,17 @@ class Outcomes:
         outcomes.total, outcomes.right, outcomes.drifts = facts["total"], facts["right"], facts["drifts"]
         outcomes.window.extend(int(c) for c in facts["window"])
         return outcomes
+
+
+def count_answers(prequential: Outcomes, per_label: dict[str, list[int]], rows: Iterable[Row],
+                  given: Mapping[int, Mapping[str, str | None]]) -> None:
+    """Count what events were answered with at the time (`given`, by event) against the labels that came."""
+    for row in rows:
+        if row.event in given and row.head in given[row.event]:
+            right = given[row.event][row.head] == row.target
+            prequential.add(right)
+            tally = per_label.setdefault(row.target, [0, 0])
+            tally[0], tally[1] = tally[0] + right, tally[1] + 1
 
 
 def forgetting(evaluations: Sequence[Mapping[str, float]]) -> float | None:

@@ -1,4 +1,4 @@
-"""What works on a stopped daemon's store, under its lock: rollback, and bringing the schema up to date.
+"""What works on a stopped daemon's store: rollback and bringing the schema up to date, under its lock; a look at versions.
 
 Where: beside the daemon, on the same registry functions; the model is never loaded. Raises `StoreLocked` when a
 daemon holds the store, `NotRunning` when there is no store.
@@ -8,47 +8,54 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert
 
-from adaptd import db, registry
+from adaptd import db, describe, moments, registry
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.journal import last_seq
+from adaptd.moments import ADAPTER, HEAD
 from adaptd.paths import Paths
 from adaptd.rows import lineage, replay
 
-ADAPTER, HEAD = ".adapter", ".head"  # how a version's files end: what is trained, and what answers as it was solved
 
-
-def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str) -> dict[str, int]:
+def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str, at: float | None = None) -> dict[str, int]:
     """Move a domain's pointer back; save what was live first; put learning on hold. All in one transaction.
+
+    With `at` the state of that moment is entered as a version; the daemon solves its heads when it starts.
 
     Raises
     ------
     NotFound
-        There is no such version, or nothing to roll back to.
+        There is no such version, no such moment, or nothing to roll back to.
     CorruptFile
         A file of the version does not match its digest.
     """
     with _store(paths) as engine, engine.begin() as connection:
         _wanted_schema(connection)
-        number = registry.domain_id(connection, domain)
-        if number is None:
-            raise UnknownDomain(f"the store has no domain {domain!r}", hint="adaptd status lists them")
-        target = (registry.rollback_target(connection, number) if to is None
-                  else registry.version(connection, to, number))
-        registry.check_restorable(target)
+        number = _domain(connection, domain)
+        target = _target(connection, paths, number, to, at, actor)
         registry.read(paths.versions / str(target.number), target.files)
+        registry.add_missing(connection, target)
         saved = _save(connection, paths, domain, target, actor)
         branch = registry.fork(connection, target)
         registry.point(connection, number, target.number, branch, "rollback", actor, reason, detail={"saved": saved})
         _hold(connection, number, reason or "rollback")
         return {"version": target.number, "saved": saved}
+
+
+def _target(connection: Connection, paths: Paths, domain: int, to: int | None, at: float | None, actor: str) -> registry.Version:
+    if at is not None:
+        moment = moments.find(connection, domain, at)
+        return moments.enter(connection, moment, paths.versions, registry.next_number(connection), actor)
+    target = registry.rollback_target(connection, domain) if to is None else registry.version(connection, to, domain)
+    registry.check_restorable(target)
+    return target
 
 
 def upgrade(paths: Paths) -> tuple[str | None, str]:
@@ -63,6 +70,30 @@ def revisions(paths: Paths) -> tuple[str | None, str]:
     engine = db.reading_engine(paths.database)
     with engine.connect() as connection:
         return db.current_revision(connection), db.head_revision()
+
+
+def version(paths: Paths, domain: str, number: int) -> dict[str, Any]:
+    """Return one version in full; needs no lock."""
+    return _read(paths, domain, describe.version, number)
+
+
+def difference(paths: Paths, domain: str, one: int, other: int) -> dict[str, Any]:
+    """Return what one version has more and less than another; needs no lock."""
+    return _read(paths, domain, describe.difference, one, other)
+
+
+def _read(paths: Paths, domain: str, query: Callable[..., dict[str, Any]], *about: int) -> dict[str, Any]:
+    _must_exist(paths)
+    with db.reading_engine(paths.database).connect() as connection:
+        _wanted_schema(connection)
+        return {"state": "stopped", **query(connection, _domain(connection, domain), *about)}
+
+
+def _domain(connection: Connection, name: str) -> int:
+    number = registry.domain_id(connection, name)
+    if number is None:
+        raise UnknownDomain(f"the store has no domain {name!r}", hint="adaptd status lists them")
+    return number
 
 
 @contextmanager

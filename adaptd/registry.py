@@ -46,6 +46,11 @@ class Version:
     reason: str
     created: float
 
+    @property
+    def solved(self) -> bool:
+        """Whether its heads were solved over its own rows; those of a moment may be an earlier version's."""
+        return not self.metrics.get("moment", {}).get("behind")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
@@ -118,6 +123,12 @@ def add(connection: Connection, new: Version) -> None:
     values = {**new.__dict__, "files": canonical(new.files), "metrics": canonical(new.metrics),
               "verdict": None if new.verdict is None else canonical(new.verdict)}
     connection.execute(insert(t.version).values(**values))
+
+
+def add_missing(connection: Connection, new: Version) -> None:
+    """Enter a version unless it is there: a moment is entered in the transaction that points to it."""
+    if connection.scalar(select(t.version.c.number).where(t.version.c.number == new.number)) is None:
+        add(connection, new)
 
 
 def point(connection: Connection, domain: int, number: int, branch: int, what: str, actor: str, reason: str,

@@ -26,13 +26,13 @@ from adaptd.metrics import Outcomes
 from adaptd.model import files
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head
+from adaptd.moments import HEAD
 from adaptd.registry import Version
 from adaptd.rows import Interval, alive, births, lineage
 from adaptd.vectors import Vectors
 
 log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
-HEAD = ".head"  # how the files end that hold folds; sums and keys can be made again, these only by the journal's tail
 Report = Callable[[str, str, str], None]  # code, message, hint
 
 
@@ -69,6 +69,7 @@ def find_base(connection: Connection, live: registry.Live, version: Version, fol
             manifest = json.loads((candidate / "manifest.json").read_text())
             facts = manifest["facts"]
             if (facts["branch"], facts["encoder"], facts["version"]) == (live.branch, encoder, version.number):
+                # sums and keys can be made again; what the heads folded only by the journal's tail
                 registry.read(candidate, {name: d for name, d in manifest["files"].items() if name.endswith(HEAD)})
                 return Base(version=version, intervals=lineage(connection, live.branch, facts["seq"]), seq=facts["seq"],
                             folder=candidate, facts=facts, digests=manifest["files"])
@@ -92,7 +93,7 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
             head.adapter = files.parse_adapter(version_files[f"{name}.adapter"], f"version {base.version.number}")
         answering = stored.get(f"{name}.head", version_files.get(f"{name}.head") if base.folder is None else None)
         if answering is not None:
-            head.load_head(answering, name)
+            head.load_head(answering, name, solved=base.folder is not None or base.version.solved)
         head.set_labels(list(dict.fromkeys([*head.labels, *(r.target for r in mine)])))
         rows = alive_rows(connection, domain, base.intervals, name, head, vectors)
         statistics = files.parse(stored[f"{name}.sums"], name) if f"{name}.sums" in stored else None

@@ -7,11 +7,12 @@ rewritten. Queries only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, or_, select
+from sqlalchemy import Connection, and_, exists, func, or_, select
 
 from adaptd import tables as t
 from adaptd.records import Learned, Row
@@ -32,7 +33,8 @@ def lineage(connection: Connection, branch: int, seq: int = FOREVER) -> list[Int
     return intervals[::-1]
 
 
-def _within(column: Any, intervals: Sequence[Interval]) -> Any:
+def within(column: Any, intervals: Sequence[Interval]) -> Any:
+    """Return the condition that a seq lies in a lineage."""
     return or_(False, *(and_(column > low, column <= high) for low, high in intervals))
 
 
@@ -41,13 +43,23 @@ def alive(domain: int, intervals: Sequence[Interval]) -> Any:
 
     alive = born inside the lineage and no death inside it.
     """
-    dead = exists().where(t.death.c.row == t.learned.c.id, _within(t.death.c.seq, intervals))
+    dead = exists().where(t.death.c.row == t.learned.c.id, within(t.death.c.seq, intervals))
     return (
         select(t.learned.c.id, t.learned.c.event, t.learned.c.part, t.learned.c.head, t.learned.c.target,
                t.learned.c.source, t.learned.c.born, t.learned.c.holdout, t.event.c.content)
         .join(t.event, t.event.c.seq == t.learned.c.event)
-        .where(t.learned.c.domain == domain, _within(t.learned.c.born, intervals), ~dead)
+        .where(t.learned.c.domain == domain, within(t.learned.c.born, intervals), ~dead)
         .order_by(t.learned.c.born, t.learned.c.id))
+
+
+def counts(connection: Connection, domain: int, intervals: Sequence[Interval]) -> dict[str, dict[str, int]]:
+    """Return how many rows each label of each head has alive in a lineage."""
+    found = alive(domain, intervals).order_by(None).subquery()
+    query = select(found.c.head, found.c.target, func.count().label("n")).group_by(found.c.head, found.c.target)
+    heads: dict[str, dict[str, int]] = {}
+    for r in connection.execute(query.order_by(found.c.head, found.c.target)):
+        heads.setdefault(r.head, {})[r.target] = r.n
+    return heads
 
 
 def rows(result: Iterable[Any]) -> Iterator[Row]:
@@ -61,23 +73,43 @@ def births(connection: Connection, domain: int, intervals: Sequence[Interval]) -
     """Return (id, head, target) of every row born in a lineage, dead ones too, in order: classes and ages follow it."""
     return list(connection.execute(
         select(t.learned.c.id, t.learned.c.head, t.learned.c.target)
-        .where(t.learned.c.domain == domain, _within(t.learned.c.born, intervals))
+        .where(t.learned.c.domain == domain, within(t.learned.c.born, intervals))
         .order_by(t.learned.c.born, t.learned.c.id)))
 
 
 def replay(connection: Connection, domain: int, intervals: Sequence[Interval], after: int) -> list[Learned]:
     """Return what the journal taught in a lineage after `after`, entry by entry, as it was delivered then."""
     born = (select(t.learned, t.event.c.content).join(t.event, t.event.c.seq == t.learned.c.event)
-            .where(t.learned.c.domain == domain, t.learned.c.born > after, _within(t.learned.c.born, intervals))
+            .where(t.learned.c.domain == domain, t.learned.c.born > after, within(t.learned.c.born, intervals))
             .order_by(t.learned.c.born, t.learned.c.id))
     died = (select(t.death.c.row, t.death.c.seq).join(t.learned, t.learned.c.id == t.death.c.row)
-            .where(t.learned.c.domain == domain, t.death.c.seq > after, _within(t.death.c.seq, intervals)))
+            .where(t.learned.c.domain == domain, t.death.c.seq > after, within(t.death.c.seq, intervals)))
     taught: dict[int, tuple[list[Row], list[int]]] = {}
     for r, row in zip(fetched := list(connection.execute(born)), rows(fetched), strict=True):
         taught.setdefault(r.born, ([], []))[0].append(row)
     for r in connection.execute(died):
         taught.setdefault(r.seq, ([], []))[1].append(r.row)
     return [Learned(seq=seq, domain=domain, born=taught[seq][0], died=taught[seq][1]) for seq in sorted(taught)]
+
+
+def first_labels(entries: Iterable[Learned]) -> list[Row]:
+    """Return the rows that judge an answer: corrections do not, what they correct was known to the answer."""
+    return [row for entry in entries if not entry.died for row in entry.born]
+
+
+def answered_before(connection: Connection, born: Mapping[int, int]) -> dict[int, dict[str, str | None]]:
+    """Return what events were answered with at the time: the newest answer that did not know their label.
+
+    `born` gives, per event, the seq at which its label was learned.
+    """
+    found: dict[int, dict[str, str | None]] = {}
+    events = sorted(born)
+    for start in range(0, len(events), 500):
+        query = select(t.prediction).where(t.prediction.c.event.in_(events[start : start + 500]))
+        for r in connection.execute(query.order_by(t.prediction.c.id)):
+            if r.learned < born[r.event]:
+                found[r.event] = json.loads(r.labels)
+    return found
 
 
 @dataclass(frozen=True)

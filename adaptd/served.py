@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine, select
 
+from adaptd import registry, relearn
 from adaptd import tables as t
 from adaptd.adapt import Adaptation
 from adaptd.errors import BadPayload, Busy, Conflict, NotFound, NotReady, StoreFailed
@@ -169,6 +170,21 @@ class Served:
             }
         return {"domain": self.name, "heads": heads}
 
+    def check_sources(self, sources: Sequence[str]) -> None:
+        """Refuse the name of a source that never gave a label."""
+        with self.reader.connect() as connection:
+            relearn.check_sources(connection, self.id, sources)
+
+    def scope(self, newest: int, since: int | float, sources: Sequence[str], events: Sequence[str]) -> relearn.Scope:
+        """Check what a replay is asked for."""
+        with self.reader.connect() as connection:
+            return relearn.scope(connection, self.id, newest, since, sources, events)
+
+    def seq_of(self, version: int) -> int:
+        """Return the seq that a version had learned."""
+        with self.reader.connect() as connection:
+            return registry.version(connection, version, self.id).seq
+
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
@@ -263,22 +279,6 @@ class Served:
         if prediction.truncated:
             body["truncated"] = True
         return {**body, **self.domain.render(prediction)}
-
-
-def answered_before(reader: Engine, born: Mapping[int, int]) -> dict[int, dict[str, str | None]]:
-    """Return what events were answered with at the time: the newest answer that did not know their label.
-
-    `born` gives, per event, the seq at which its label was learned.
-    """
-    found: dict[int, dict[str, str | None]] = {}
-    events = sorted(born)
-    with reader.connect() as connection:
-        for start in range(0, len(events), 500):
-            query = select(t.prediction).where(t.prediction.c.event.in_(events[start : start + 500]))
-            for r in connection.execute(query.order_by(t.prediction.c.id)):
-                if r.learned < born[r.event]:
-                    found[r.event] = json.loads(r.labels)
-    return found
 
 
 def _head_answer(decoded: Decoded, named: Mapping[int, tuple[str, str | None]]) -> HeadAnswer:

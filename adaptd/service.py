@@ -7,13 +7,13 @@ import json
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import prometheus_client as prometheus
 from sqlalchemy import Engine, func, select
 
-from adaptd import registry
+from adaptd import describe, registry
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import NotReady, StoreFailed, UnknownDomain
@@ -159,31 +159,66 @@ class Service:
                 live = registry.live(connection, served.id)
                 return {
                     "live": live.version,
-                    "versions": [
-                        {
-                            "version": v.number,
-                            "kind": v.kind,
-                            "parent": v.parent,
-                            "seq": v.seq,
-                            "created": v.created,
-                            "actor": v.actor,
-                            "reason": v.reason,
-                            "live": v.number == live.version,
-                            "verdict": v.verdict,
-                            "files": v.files,
-                            "metrics": {k: m for k, m in v.metrics.items() if k not in ("folds", "classes", "training")},
-                        }
-                        for v in registry.versions(connection, served.id)
-                    ],
+                    "versions": [describe.brief(v, live.version) for v in registry.versions(connection, served.id)],
                 }
 
         return await asyncio.to_thread(read)
 
-    async def rollback(self, domain: str, *, to: int | None, reason: str, actor: str) -> Json:
-        """Move the pointer to an earlier version."""
-        number, saved = await asyncio.to_thread(self._served(domain).versions.rollback, to, reason, actor)
+    async def version(self, domain: str, number: int) -> Json:
+        """Return one version in full."""
+        return await asyncio.to_thread(self._read, describe.version, self._served(domain).id, number)
+
+    async def difference(self, domain: str, one: int, other: int) -> Json:
+        """Return what one version has more and less than another."""
+        return await asyncio.to_thread(self._read, describe.difference, self._served(domain).id, one, other)
+
+    def _read(self, query: Callable[..., Json], *about: int) -> Json:
+        with self._reader.connect() as connection:
+            return query(connection, *about)
+
+    async def rollback(
+        self,
+        domain: str,
+        *,
+        to: int | None,
+        at: float | None,
+        reason: str,
+        actor: str,
+        and_replay: bool,
+        except_sources: Sequence[str],
+    ) -> Json:
+        """Move the pointer to an earlier version or to a moment; learn again what came since, if asked."""
+        served = self._served(domain)
+        await asyncio.to_thread(served.check_sources, except_sources)  # before anything is moved
+        number, saved = await asyncio.to_thread(served.versions.rollback, to, reason, actor, at)
         self.tell("rollback", domain, version=number, saved=saved)
-        return {"version": number, "saved": saved}
+        answer = {"version": number, "saved": saved}
+        if not and_replay:
+            return answer
+        for source in except_sources:
+            await asyncio.wrap_future(served.journal.hold(served.id, "learning", source, reason, actor))
+        since = await asyncio.to_thread(served.seq_of, number)
+        return answer | await self.replay(
+            domain, since=since, except_sources=except_sources, except_events=(), reason=reason, actor=actor
+        )
+
+    async def replay(
+        self,
+        domain: str,
+        *,
+        since: int | float,
+        except_sources: Sequence[str],
+        except_events: Sequence[str],
+        reason: str,
+        actor: str,
+    ) -> Json:
+        """Learn again what the live lineage lacks; learned when it returns."""
+        served = self._served(domain)
+        scope = await asyncio.to_thread(served.scope, self._writer.last_seq, since, except_sources, except_events)
+        relearned, skipped = await asyncio.to_thread(served.versions.replay, scope, reason, actor)
+        await asyncio.wrap_future(served.learner.when(self._writer.last_seq))
+        self.tell("replay", domain, relearned=relearned, skipped=skipped)
+        return {"relearned": relearned, "skipped": skipped}
 
     async def promote(self, domain: str, *, to: int, force: bool, reason: str, actor: str) -> Json:
         """Make a candidate live."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
-from adaptd import registry, restore
+from adaptd import moments, registry, restore
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, Refused
@@ -30,6 +30,7 @@ from adaptd.model.memory import Keys, Memory
 from adaptd.model.network import Head
 from adaptd.records import canonical
 from adaptd.registry import Version
+from adaptd.relearn import Scope
 from adaptd.rows import FOREVER, births, lineage
 from adaptd.vectors import Vectors
 
@@ -82,21 +83,16 @@ class Versions:
         with self._alone():
             return self._learner.call(lambda: self._snapshot(reason, actor)).result()
 
-    def rollback(self, to: int | None, reason: str, actor: str) -> tuple[int, int]:
+    def rollback(self, to: int | None, reason: str, actor: str, at: float | None = None) -> tuple[int, int]:
         """Move the pointer to an earlier version; return (its number, the number under which the present was saved).
 
-        Learning is put on hold first, in journal order, so that no label falls between the saved state and the
-        branch that starts here.
+        With `at` the state of that moment is entered as a version first, and the pointer moves to it; without `to`
+        and `at` it is one step back. Learning is put on hold first, in journal order, so that no label falls between
+        the saved state and the branch that starts here.
         """
         with self._alone():
-            with self._reader.connect() as connection:
-                target = (
-                    registry.rollback_target(connection, self.domain)
-                    if to is None
-                    else registry.version(connection, to, self.domain)
-                )
-                registry.check_restorable(target)
-                contents = registry.read(self.folder / str(target.number), target.files)
+            target = self._target(to, at, actor)
+            contents = registry.read(self.folder / str(target.number), target.files)
             if target.encoder != self._encoder:
                 contents = {}  # the rows come back; another encoder's adapter says nothing about these vectors
             held_before, moved = "" in self._journal.holds(self.domain), threading.Event()
@@ -108,10 +104,26 @@ class Versions:
                     self._journal.resume(self.domain, "learning", "", "the rollback failed", actor)
                 raise
 
+    def _target(self, to: int | None, at: float | None, actor: str) -> Version:
+        with self._reader.connect() as connection:
+            if at is not None:
+                moment = moments.find(connection, self.domain, at)
+                return moments.enter(connection, moment, self.folder, self.numbers.take(), actor)
+            target = (
+                registry.rollback_target(connection, self.domain) if to is None else registry.version(connection, to, self.domain)
+            )
+            registry.check_restorable(target)
+            return target
+
     def resume(self, what: str, source: str, reason: str, actor: str) -> int:
         """Lift a hold, but never in the middle of a rollback; return how many labels had waited."""
         with self._alone():
             return self._journal.resume(self.domain, what, source, reason, actor)
+
+    def replay(self, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
+        """Learn again what the live lineage lacks, but never in the middle of a rollback; return (learned, stayed out)."""
+        with self._alone():
+            return self._journal.replay(self.domain, scope, reason, actor)
 
     def branch(self) -> int:
         """Return the branch that grows now."""
@@ -235,6 +247,7 @@ class Versions:
 
         def write(connection: Connection) -> None:
             registry.add(connection, saved)
+            registry.add_missing(connection, target)
             branch = registry.fork(connection, target)
             registry.point(connection, self.domain, target.number, branch, "rollback", actor, reason, {"saved": saved.number})
             self._journal.adopt(self.domain, lineage(connection, branch, FOREVER), hold=True)
@@ -258,8 +271,11 @@ class Versions:
             restore.load_folds(state, folded)
         else:
             state.prequential, state.progressive, state.per_label = Outcomes(), Outcomes(), {}
-        self._learner.settle(solved=all(head.is_solved() for head in state.heads.values()))
-        self._learner.publish()
+        if target.solved:
+            self._learner.settle(solved=all(head.is_solved() for head in state.heads.values()))
+            self._learner.publish()
+        else:
+            self._learner.solve()  # before it answers; what answered until now goes on meanwhile
 
     def _become_head(
         self,
@@ -276,7 +292,8 @@ class Versions:
             born = [r for r in births(connection, self.domain, intervals) if r.head == name]
             absent = {r.id for r in born} & (rows - here)
             if f"{name}.head" in contents:
-                head.load_head(contents[f"{name}.head"], f"version {target.number}")
+                head.load_head(contents[f"{name}.head"], f"version {target.number}", solved=target.solved)
+                head.set_labels(list(dict.fromkeys([*head.labels, *(r.target for r in born)])))
             else:
                 head.set_labels(list(dict.fromkeys(r.target for r in born)))
                 head.clear_answers()

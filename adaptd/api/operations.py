@@ -55,8 +55,25 @@ class Operations(Protocol):
         """List the versions of a domain."""
         ...
 
-    async def rollback(self, domain: str, *, to: int | None, reason: str, actor: str) -> Json:
-        """Move the pointer to an earlier version; what was live is saved first."""
+    async def version(self, domain: str, number: int) -> Json:
+        """Return one version in full."""
+        ...
+
+    async def difference(self, domain: str, one: int, other: int) -> Json:
+        """Return what one version has more and less than another: labels, rows, figures."""
+        ...
+
+    async def rollback(self, domain: str, *, to: int | None, at: float | None, reason: str, actor: str,
+                       and_replay: bool, except_sources: Sequence[str]) -> Json:
+        """Move the pointer to an earlier version or to a moment; what was live is saved first.
+
+        With `and_replay` hold `except_sources` and learn again what the others taught since.
+        """
+        ...
+
+    async def replay(self, domain: str, *, since: int | float, except_sources: Sequence[str], except_events: Sequence[str],
+                     reason: str, actor: str) -> Json:
+        """Learn again what the live lineage lacks; returns {"relearned": n, "skipped": m}."""
         ...
 
     async def promote(self, domain: str, *, to: int, force: bool, reason: str, actor: str) -> Json:

@@ -64,8 +64,16 @@ async def snapshot(call: Call) -> Json:
 
 
 async def rollback(call: Call) -> Json:
-    """Go back to a version; what was live is saved first, and learning is on hold until resume."""
-    return await call.operations.rollback(call.domain, to=call.body.to, reason=call.body.reason, actor=call.actor)
+    """Go back to a version or a moment; what was live is saved first, and learning is on hold until resume."""
+    return await call.operations.rollback(call.domain, to=call.body.to, at=call.body.at, reason=call.body.reason,
+                                          actor=call.actor, and_replay=call.body.and_replay,
+                                          except_sources=call.body.except_sources)
+
+
+async def replay(call: Call) -> Json:
+    """Learn again what came since but is not in the live state; exceptions stay in the journal, unlearned."""
+    return await call.operations.replay(call.domain, since=call.body.since, except_sources=call.body.except_sources,
+                                        except_events=call.body.except_events, reason=call.body.reason, actor=call.actor)
 
 
 async def promote(call: Call) -> Json:
@@ -89,6 +97,23 @@ async def resume(call: Call) -> Json:
 async def versions(call: Call) -> Json:
     """List a domain's versions."""
     return await call.operations.versions(call.domain)
+
+
+async def version(call: Call) -> Json:
+    """Show a version in full."""
+    return await call.operations.version(call.domain, _number(call, "number"))
+
+
+async def difference(call: Call) -> Json:
+    """Say what the second of two versions has more and less than the first."""
+    return await call.operations.difference(call.domain, _number(call, "number"), _number(call, "other"))
+
+
+def _number(call: Call, name: str) -> int:
+    text = call.path[name]
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise Unprocessable(f"{text[:40]!r} is no version's number", field=name, hint="GET /v1/{domain}/versions lists them")
+    return int(text)
 
 
 async def memory(call: Call) -> Json:
@@ -176,11 +201,14 @@ ENDPOINTS = (
              answer=s.VersionNumber),
     Endpoint(method="POST", path=f"{DOMAIN}/rollback", handler=rollback, request=s.Rollback, may_be_empty=True,
              answer=s.RolledBack),
+    Endpoint(method="POST", path=f"{DOMAIN}/replay", handler=replay, request=s.Replay, answer=s.Replayed),
     Endpoint(method="POST", path=f"{DOMAIN}/promote", handler=promote, request=s.Promote, answer=s.VersionNumber),
     Endpoint(method="POST", path=f"{DOMAIN}/hold", handler=hold, request=s.Hold, may_be_empty=True, answer=s.Answer),
     Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Hold, may_be_empty=True,
              answer=s.Resumed),
     Endpoint(method="GET", path=f"{DOMAIN}/versions", handler=versions, answer=s.Versions),
+    Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}", handler=version, answer=s.VersionNumber),
+    Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}/diff/{{other}}", handler=difference, answer=s.Difference),
     Endpoint(method="GET", path=f"{DOMAIN}/memory", handler=memory, answer=s.Answer),
     Endpoint(method="POST", path=f"{DOMAIN}/memory/search", handler=search, request=s.Search, answer=s.Found),
     Endpoint(method="GET", path=f"{DOMAIN}/explain/{{event}}", handler=explain, answer=s.Answer),

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from adaptd.api.errors import Unprocessable
+from adaptd.clock import moment
 
 Reason = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$", description="why, for the history")]
 Number = Annotated[int, Field(ge=1, lt=1 << 63, description="a version's number")]
+WRITTEN = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}]})
+Moment = Annotated[float, WRITTEN, Field(description="ISO 8601 with a zone, or seconds since the epoch")]
+Since = Annotated[int | float, WRITTEN, Field(description="a seq (an integer), ISO 8601 with a zone, or seconds since the epoch "
+                                                          "(with a decimal point)")]
+Sources = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=1000)]
+Events = Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=1000)]
 SEARCH_LIMIT = 1000
 
 
@@ -90,19 +97,45 @@ class Snapshot(Body):
 
 
 class Rollback(Body):
-    """The way back; without `to` one step."""
+    """The way back, to a version or to what was live at a moment; without `to` and `at` one step."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"to": 7, "reason": "poisoned feed"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"to": 7, "reason": "poisoned feed"},
+                                                              {"at": "2026-05-04T14:05:00Z", "and_replay": True,
+                                                               "except_sources": ["intern"]}]})
     to: Number | None = None
+    at: Moment | None = None
+    reason: Reason = ""
+    and_replay: bool = Field(False, description="learn again what came since, but for except_sources, which are held")
+    except_sources: Sources = []
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _moment(cls, at: Any) -> float | None:
+        return None if at is None else moment(at, "at")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Rollback:
+        if self.to is not None and self.at is not None:
+            raise Unprocessable("to and at both given", field="at", hint="name a version with to, or a moment with at")
+        if self.except_sources and not self.and_replay:
+            raise Unprocessable("except_sources is about a replay", field="except_sources", hint='add "and_replay": true')
+        return self
+
+
+class Replay(Body):
+    """Labels to learn again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"since": "2026-05-04T14:05:00Z", "except_sources": ["intern"]}]})
+    since: Since
+    except_sources: Sources = []
+    except_events: Events = []
     reason: Reason = ""
 
-    @model_validator(mode="before")
+    @field_validator("since", mode="before")
     @classmethod
-    def _not_by_time(cls, body: Any) -> Any:
-        if isinstance(body, dict) and "at" in body:
-            raise Unprocessable("rollback by time is not available", field="at",
-                                hint='use "to" with a version; GET /v1/{domain}/versions lists them')
-        return body
+    def _seq_or_moment(cls, since: Any) -> int | float:
+        whole = isinstance(since, int) and not isinstance(since, bool)
+        return since if whole else moment(since, "since")
 
 
 class Promote(Body):
@@ -204,15 +237,32 @@ class VersionNumber(Answer):
 
 
 class RolledBack(VersionNumber):
-    """The version that is live now, and the one that what was live is saved as."""
+    """The version that is live now, and the one that what was live is saved as; with and_replay as for a replay."""
 
     saved: int | None
+    relearned: int | None = None
+    skipped: int | None = None
+
+
+class Replayed(Answer):
+    """How many labels were learned again, and how many stayed out: excepted, on hold, or taken no more."""
+
+    relearned: int
+    skipped: int
 
 
 class Versions(Answer):
     """A domain's versions, oldest first."""
 
     versions: list[dict[str, Any]]
+
+
+class Difference(Answer):
+    """What a version has more and less than another; per head, the figures as pairs."""
+
+    labels: dict[str, dict[str, list[str]]]
+    rows: dict[str, Any]
+    metrics: dict[str, list[Any]]
 
 
 class Resumed(Answer):

@@ -10,10 +10,27 @@ from urllib.parse import quote
 
 import click
 
+from adaptd import clock
 from adaptd.client import Client
+from adaptd.errors import BadPayload
 from adaptd.paths import Paths, locate
 
 _CONFIG = "adaptd.config"
+
+
+def moment(_: click.Context, param: click.Parameter, value: str | None) -> str | float | None:
+    """Check a moment and leave it as it was written; a plain number stands for seconds since the epoch."""
+    if value is None:
+        return None
+    try:
+        given: str | float = float(value)
+    except ValueError:
+        given = value
+    try:
+        clock.moment(given, str(param.name))
+    except BadPayload as error:
+        raise click.BadParameter(f"{error.message}; give {error.hint}") from None
+    return given
 
 
 def _keep(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
@@ -26,6 +43,11 @@ config_option = click.option("--config", metavar="PATH", callback=_keep, expose_
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 domain_option = click.option("--domain", metavar="NAME", help="The domain; needed when there are several.")
 reason_option = click.option("--reason", metavar="TEXT", default="", help="Why, for the history.")
+
+
+def since(context: click.Context, param: click.Parameter, value: str) -> str | int | float | None:
+    """Check a seq or a moment: digits alone are a seq."""
+    return int(value) if value.isdecimal() and value.isascii() else moment(context, param, value)
 
 
 def given() -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from adaptd.cli import options, show
+from adaptd.clock import moment
 from adaptd.errors import NotRunning, Refused
 
 NUMBER = click.IntRange(min=1)
@@ -53,10 +54,16 @@ def snapshot(domain: str | None, reason: str, as_json: bool) -> None:
 @options.config_option
 @options.domain_option
 @click.option("--to", type=NUMBER, metavar="N", help="The version; without it one step back.")
+@click.option("--at", callback=options.moment, metavar="TIME",
+              help="The moment: ISO 8601 with a zone, or seconds since the epoch.")
+@click.option("--and-replay", is_flag=True, help="Then learn again what came since.")
+@click.option("--except-source", "sources", multiple=True, metavar="S",
+              help="With --and-replay: not the labels of this source, which is put on hold; may be repeated.")
 @options.reason_option
 @options.json_option
-def rollback(domain: str | None, to: int | None, reason: str, as_json: bool) -> None:
-    """Go back to an earlier version.
+def rollback(domain: str | None, to: int | None, at: str | float | None, and_replay: bool, sources: tuple[str, ...],
+             reason: str, as_json: bool) -> None:
+    """Go back to an earlier version, or to what was live at a moment.
 
     What was live is saved first, so that a rollback can be rolled back. Learning is on hold until `adaptd resume`.
     Works on a stopped daemon's store too.
@@ -64,18 +71,61 @@ def rollback(domain: str | None, to: int | None, reason: str, as_json: bool) -> 
     \b
     Example:
       adaptd rollback --to 7 --reason "poisoned feed"
+      adaptd rollback --at 2026-05-04T14:05:00Z --and-replay --except-source intern
     """
+    if to is not None and at is not None:
+        raise click.UsageError("--to and --at both given: name a version or a moment")
+    if sources and not and_replay:
+        raise click.UsageError("--except-source is about a replay: add --and-replay")
     name = options.chosen(domain)
-    body = {"reason": reason} if to is None else {"to": to, "reason": reason}
+    body: dict[str, Any] = {key: value for key, value in (("to", to), ("at", at)) if value is not None} | {"reason": reason}
+    body |= {"and_replay": True, "except_sources": list(sources)} if and_replay else {}
     document: Mapping[str, Any]
     try:
-        document = options.client().call("POST", options.route(name, "rollback"), body)
+        document = options.client().call("POST", options.route(name, "rollback"), body, timeout_s=None if and_replay else 60.0)
     except NotRunning:
+        if and_replay:
+            raise NotRunning("a replay needs the daemon, and it is not running",
+                             hint="roll back without --and-replay, start the daemon, then: adaptd replay") from None
         from adaptd import offline
 
-        document = offline.rollback(options.paths(), name, to, reason, options.actor())
+        then = None if at is None else moment(at, "at")
+        document = offline.rollback(options.paths(), name, to, reason, options.actor(), then)
     _done(document, as_json, f"version {document['version']} is live; what was live is version {document['saved']}")
+    if and_replay:
+        show.say(_relearned(document))
     show.say("learning is on hold; go on with: adaptd resume")
+
+
+@click.command()
+@options.config_option
+@options.domain_option
+@click.option("--since", callback=options.since, metavar="TIME|SEQ", required=True,
+              help="From this seq, or this moment (ISO 8601 with a zone, or seconds with a decimal point), on.")
+@click.option("--except-source", "sources", multiple=True, metavar="S", help="Not this source's labels; may be repeated.")
+@click.option("--except-event", "events", multiple=True, metavar="E", help="Not this event's labels; may be repeated.")
+@options.reason_option
+@options.json_option
+def replay(domain: str | None, since: str | float, sources: tuple[str, ...], events: tuple[str, ...], reason: str,
+           as_json: bool) -> None:
+    """Learn again what a rollback took back, but for what was bad.
+
+    Labels that the journal has and the live state has not are learned in the order in which they came, those that wait
+    on hold too. What is excepted stays in the journal: what waited goes on waiting for `adaptd resume`, the rest for
+    another replay. The hold stays as it is, and a source that is on hold by itself stays out. Done again it learns
+    nothing twice.
+
+    \b
+    Example:
+      adaptd replay --since 2026-05-04T14:05:00Z --except-source intern
+    """
+    body = {"since": since, "except_sources": list(sources), "except_events": list(events), "reason": reason}
+    document = options.client().call("POST", options.route(options.chosen(domain), "replay"), body, timeout_s=None)
+    _done(document, as_json, _relearned(document))
+
+
+def _relearned(document: Mapping[str, Any]) -> str:
+    return f"{document['relearned']} labels are learned again; {document['skipped']} stayed out"
 
 
 @click.command()

@@ -290,12 +290,12 @@ class Head:
         """Say whether the ridge answers for the rows that are alive, or there are none."""
         return bool(self._solved.sum() > 0) or not self.memory.alive[: self.memory.size].any()
 
-    def load_head(self, data: bytes, name: str) -> None:
-        """Take over labels, folds and the solved ridge from a version's file; the ridge only if it is of our features."""
+    def load_head(self, data: bytes, name: str, *, solved: bool = True) -> None:
+        """Take over labels, folds and, where it was `solved` over the rows that it is for, the ridge of our features."""
         tensors, facts = files.parse(data, name)
         self.fold.load(tensors["trust"], tensors["trust_at"], facts)
         self.set_labels(facts["labels"])
-        if facts["features"] == self._shape():
+        if solved and facts["features"] == self._shape():
             self._b, self._solved = tensors["ridge"], tensors["solved"]
         else:
             self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)

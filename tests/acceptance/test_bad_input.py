@@ -123,10 +123,11 @@ def test_feedback_for_an_unknown_event_is_not_found(unharmed: Daemon) -> None:
         refused(unharmed.ask("POST", "/v1/text/feedback", one), 404, "not_found", "event")
 
 
-@pytest.mark.parametrize("route", ["predict", "events", "feedback", "adapt", "snapshot", "rollback", "hold", "resume"])
+@pytest.mark.parametrize("route", ["predict", "events", "feedback", "adapt", "snapshot", "rollback", "replay", "hold",
+                                   "resume"])
 def test_an_unknown_domain_is_named_with_those_there_are(unharmed: Daemon, route: str) -> None:
     body = {"inputs": [{"text": "a"}]} if route == "predict" else {"text": "a"} if route == "events" else \
-        {"event": "1-x", "label": "a"} if route == "feedback" else {}
+        {"event": "1-x", "label": "a"} if route == "feedback" else {"since": 0} if route == "replay" else {}
     error = refused(unharmed.ask("POST", f"/v1/nowhere/{route}", body), 404, "unknown_domain", "domain")
     assert "text" in error["hint"]
 
@@ -140,6 +141,8 @@ def test_an_unknown_domain_is_named_with_those_there_are(unharmed: Daemon, route
     ("predict", {"inputs": [{"text": "a", "label": "b"}]}, "label"),
     ("snapshot", {"reason": 1}, "reason"), ("snapshot", {"reason": "x" * 1001}, "reason"), ("snapshot", [], None),
     ("hold", {"what": "breath"}, "what"), ("resume", {"source": None}, "source"), ("adapt", {"wait": "true"}, "wait"),
+    ("replay", {}, "since"), ("replay", {"since": None}, "since"),
+    ("replay", {"since": 1, "except_sources": [1]}, "except_sources.0"),
     ("promote", {}, "to"), ("promote", {"to": "9"}, "to"), ("memory/search", {"text": "a", "k": 0}, "k"),
     ("memory/search", {"text": "a", "k": 1001}, "k"), ("memory/search", {"text": ""}, "text")])
 def test_wrong_types_and_unknown_fields_are_refused_by_name(unharmed: Daemon, route: str, body: Any, field: str | None) -> None:

@@ -146,7 +146,7 @@ def test_corrections_are_undone_and_redone(shared: Daemon, domain: str) -> None:
 
 @pytest.mark.parametrize(("body", "status", "field"), [
     ({"to": 99_999}, 404, "to"), ({"to": 0}, 422, "to"), ({"to": "1"}, 422, "to"), ({"to": 1.5}, 422, "to"),
-    ({"at": "2026-05-04T14:05:00Z"}, 422, "at"), ({"too": 1}, 422, "too")])
+    ({"to": 1, "at": "2026-05-04T14:05:00Z"}, 422, "at"), ({"too": 1}, 422, "too")])
 def test_a_rollback_to_nowhere_is_refused_and_changes_nothing(shared: Daemon, body: Json, status: int, field: str) -> None:
     before = shared.domain()
     answered, document = shared.ask("POST", "/v1/text/rollback", body)

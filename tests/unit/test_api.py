@@ -113,9 +113,25 @@ class Double:
         self._note("versions", domain)
         return {"versions": []}
 
-    async def rollback(self, domain: str, *, to: int | None, reason: str, actor: str) -> Json:
-        self._note("rollback", domain, to=to, reason=reason, actor=actor)
+    async def version(self, domain: str, number: int) -> Json:
+        self._note("version", domain, number)
+        return VERSION
+
+    async def difference(self, domain: str, one: int, other: int) -> Json:
+        self._note("difference", domain, one, other)
+        return {"labels": {}, "rows": {}, "metrics": {}}
+
+    async def rollback(self, domain: str, *, to: int | None, at: float | None, reason: str, actor: str,
+                       and_replay: bool, except_sources: Sequence[str]) -> Json:
+        self._note("rollback", domain, to=to, at=at, reason=reason, actor=actor, and_replay=and_replay,
+                   except_sources=except_sources)
         return {**VERSION, "saved": 3}
+
+    async def replay(self, domain: str, *, since: int | float, except_sources: Sequence[str], except_events: Sequence[str],
+                     reason: str, actor: str) -> Json:
+        self._note("replay", domain, since=since, except_sources=except_sources, except_events=except_events, reason=reason,
+                   actor=actor)
+        return {"relearned": 1, "skipped": 2}
 
     async def promote(self, domain: str, *, to: int, force: bool, reason: str, actor: str) -> Json:
         self._note("promote", domain, to=to, force=force, reason=reason, actor=actor)
@@ -188,6 +204,7 @@ def error(answer: httpx.Response, status: int, code: str) -> Json:
     return dict(found)
 
 
+ALONE = {"and_replay": False, "except_sources": []}
 ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/predict", {"inputs": [{"text": "a"}], "explain": True, "min_seq": 3}, "predict",
      ("text", [{"text": "a"}], {"source": "http", "explain": True, "min_seq": 3})),
@@ -196,8 +213,13 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/snapshot", {"reason": "r"}, "snapshot", ("text", {"reason": "r", "actor": "socket"})),
     ("POST", "/v1/text/snapshot", None, "snapshot", ("text", {"reason": "", "actor": "socket"})),
     ("POST", "/v1/text/rollback", {"to": 7, "reason": "r"}, "rollback",
-     ("text", {"to": 7, "reason": "r", "actor": "socket"})),
-    ("POST", "/v1/text/rollback", None, "rollback", ("text", {"to": None, "reason": "", "actor": "socket"})),
+     ("text", {"to": 7, "at": None, "reason": "r", "actor": "socket", **ALONE})),
+    ("POST", "/v1/text/rollback", {"at": "2026-05-04T14:05:00Z", "and_replay": True, "except_sources": ["a"]}, "rollback",
+     ("text", {"to": None, "at": 1777903500.0, "reason": "", "actor": "socket", "and_replay": True, "except_sources": ["a"]})),
+    ("POST", "/v1/text/rollback", None, "rollback",
+     ("text", {"to": None, "at": None, "reason": "", "actor": "socket", **ALONE})),
+    ("POST", "/v1/text/replay", {"since": 7, "except_events": ["e"]}, "replay",
+     ("text", {"since": 7, "except_sources": [], "except_events": ["e"], "reason": "", "actor": "socket"})),
     ("POST", "/v1/text/promote", {"to": 7, "force": True, "reason": "r"}, "promote",
      ("text", {"to": 7, "force": True, "reason": "r", "actor": "socket"})),
     ("POST", "/v1/text/hold", {"what": "adaptation"}, "hold",
@@ -205,6 +227,8 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/resume", {"source": "crm", "reason": "r"}, "resume",
      ("text", {"what": "learning", "source": "crm", "reason": "r", "actor": "socket"})),
     ("GET", "/v1/text/versions", None, "versions", ("text", {})),
+    ("GET", "/v1/text/versions/7", None, "version", ("text", 7, {})),
+    ("GET", "/v1/text/versions/7/diff/9", None, "difference", ("text", 7, 9, {})),
     ("GET", "/v1/text/memory", None, "memory", ("text", {})),
     ("POST", "/v1/text/memory/search", {"text": "a", "k": 3}, "search", ("text", {"text": "a", "k": 3})),
     ("GET", "/v1/text/explain/e1", None, "explain", ("text", "e1", {})),
@@ -356,7 +380,15 @@ BAD_BODIES: list[tuple[str, bytes, int, str, str | None, str]] = [
     ("/v1/text/adapt", b'{"now": true}', 422, "unprocessable", "now", "unknown field"),
     ("/v1/text/snapshot", b'{"reason": "\\ud800"}', 400, "bad_request", None, "surrogate"),
     ("/v1/text/snapshot", b'{"reason": 5}', 422, "unprocessable", "reason", "string"),
-    ("/v1/text/rollback", b'{"at": "2026-05-04T14:05:00Z"}', 422, "unprocessable", "at", "not available"),
+    ("/v1/text/rollback", b'{"to": 7, "at": "2026-05-04T14:05:00Z"}', 422, "unprocessable", "at", "both"),
+    ("/v1/text/rollback", b'{"at": true}', 422, "bad_payload", "at", "string"),
+    ("/v1/text/rollback", b'{"at": 1e999}', 400, "bad_request", None, ""),
+    ("/v1/text/rollback", b'{"at": "2026-05-04T14:05:00"}', 422, "bad_payload", "at", "no zone"),
+    ("/v1/text/rollback", b'{"except_sources": ["a"]}', 422, "unprocessable", "except_sources", "replay"),
+    ("/v1/text/replay", b'{}', 422, "unprocessable", "since", "required"),
+    ("/v1/text/replay", b'{"since": true}', 422, "bad_payload", "since", "bool"),
+    ("/v1/text/replay", b'{"since": "today"}', 422, "bad_payload", "since", "ISO 8601"),
+    ("/v1/text/replay", b'{"since": 1, "except_sources": "a"}', 422, "unprocessable", "except_sources", "list"),
     ("/v1/text/rollback", b'{"to": "7"}', 422, "unprocessable", "to", "integer"),
     ("/v1/text/rollback", b'{"to": 0}', 422, "unprocessable", "to", "greater"),
     ("/v1/text/promote", b"", 400, "bad_request", None, "empty"),

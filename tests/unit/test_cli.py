@@ -401,6 +401,57 @@ def test_rollback_to_an_unknown_version_or_from_the_first_exits_1(adaptd: Adaptd
     assert adaptd("rollback", "--to", "-1").exit_code == 2
 
 
+@pytest.mark.parametrize(("at", "sent"), [("2026-05-04T14:05:00Z", "2026-05-04T14:05:00Z"), ("1777903500.5", 1777903500.5)])
+def test_rollback_to_a_moment_asks_the_daemon(adaptd: Adaptd, daemon: FakeDaemon, at: str, sent: str | float) -> None:
+    daemon.on("/v1/text/rollback", 200, {"version": 7, "saved": 13})
+    assert adaptd("rollback", "--at", at).exit_code == 0
+    assert daemon.asked == [("POST", "/v1/text/rollback", {"at": sent, "reason": ""})]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("--to 7 --at 2026-05-04T14:05:00Z", "both"), ("--at 2026-05-04T14:05:00", "no zone"), ("--at yesterday", "seconds since"),
+    ("--at nan", "moment"), ("--except-source a", "--and-replay")])
+def test_a_way_back_that_cannot_be_meant_is_a_usage_error(adaptd: Adaptd, daemon: FakeDaemon, words: str, said: str) -> None:
+    result = adaptd("rollback", *words.split())
+    assert result.exit_code == 2 and said in result.stderr and daemon.asked == []
+
+
+def test_a_moment_without_events_on_a_stopped_store_exits_1_and_changes_nothing(adaptd: Adaptd, stopped: Path) -> None:
+    result = adaptd("rollback", "--at", "2026-05-04T14:05:00Z")
+    assert result.exit_code == 1 and "no event has come yet" in result.stderr and "--to" in result.stderr
+    assert json.loads(adaptd("status", "--json").stdout)["domains"]["text"]["held"] == []
+
+
+def test_a_stopped_store_shows_its_versions_and_exits_3(adaptd: Adaptd, stopped: Path) -> None:
+    shown, words = adaptd("show", "1", "--json"), adaptd("show", "1")
+    assert (shown.exit_code, words.exit_code) == (3, 3) and "a fresh store" in words.stdout
+    document = json.loads(shown.stdout)
+    assert (document["state"], document["kind"], document["live"], document["memory"]) == ("stopped", "initial", True, 0)
+    assert [one["what"] for one in document["history"]] == ["created"]
+    differ = adaptd("diff", "1", "1", "--json")
+    assert differ.exit_code == 3 and json.loads(differ.stdout)["rows"] == {"added": {}, "removed": {}, "kept": 0}
+    assert "0 rows are in both" in adaptd("diff", "1", "1").stdout
+    assert adaptd("show", "9").exit_code == adaptd("diff", "1", "9").exit_code == 1
+    assert adaptd("show", "x").exit_code == 2
+
+
+def test_a_replay_needs_the_daemon(adaptd: Adaptd, stopped: Path) -> None:
+    for words in (("rollback", "--to", "1", "--and-replay"), ("replay", "--since", "1")):
+        result = adaptd(*words)
+        assert result.exit_code == 3 and "adaptd" in result.stderr
+    assert json.loads(adaptd("status", "--json").stdout)["domains"]["text"]["held"] == []
+
+
+@pytest.mark.parametrize(("since", "sent"), [("17", 17), ("1777903500.0", 1777903500.0), ("2026-05-04T14:05:00Z",) * 2])
+def test_replay_asks_the_daemon(adaptd: Adaptd, daemon: FakeDaemon, since: str, sent: str | float) -> None:
+    daemon.on("/v1/text/replay", 200, {"relearned": 3, "skipped": 2})
+    result = adaptd("replay", "--since", since, "--except-source", "a", "--except-source", "b", "--except-event", "e")
+    assert (result.exit_code, result.stdout) == (0, "3 labels are learned again; 2 stayed out\n")
+    body = {"since": sent, "except_sources": ["a", "b"], "except_events": ["e"], "reason": ""}
+    assert daemon.asked == [("POST", "/v1/text/replay", body)]
+    assert adaptd("replay").exit_code == adaptd("replay", "--since", "today").exit_code == 2
+
+
 @pytest.mark.parametrize(("verdict", "code"), [("promote", 0), ("reject", 4), ("undecided", 0)])
 def test_adapt_waits_for_the_verdict(adaptd: Adaptd, daemon: FakeDaemon, verdict: str, code: int) -> None:
     daemon.on("/v1/text/adapt", 200, {"verdict": verdict, "version": 4, "reasons": ["1.2 points better"]})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine, insert, select, update
 
 from adaptd import db, offline, registry
 from adaptd import tables as t
@@ -230,6 +231,63 @@ def test_a_rollback_can_be_rolled_back(store: Store) -> None:
     offline.rollback(store.paths, "text", first["saved"], "", "me")
     assert store.alive() == {"a", "b"}
     assert stopped_status(store.paths)["domains"]["text"]["memory"] == 2
+
+
+def test_a_moment_comes_back_also_from_a_branch_that_was_discarded(store: Store) -> None:
+    number = _discard(store)
+    with store.engine.connect() as connection:
+        between = connection.execute(select(t.event.c.received).order_by(t.event.c.seq)).scalars().all()[1]
+    store.engine.dispose()
+    done = offline.rollback(store.paths, "text", None, "poison", "me", between)
+    assert store.alive() == {"a", "b"}
+    with store.engine.connect() as connection:
+        found = registry.version(connection, done["version"])
+    assert (found.kind, found.parent, found.metrics["moment"]) == ("moment", number, {"at": between, "base": number, "behind": 1})
+    assert not found.solved and (found.metrics["labels"], found.metrics["memory"]) == (2, 2)
+    assert registry.read(store.paths.versions / str(found.number), found.files) == {"label.adapter": b"w", "label.head": b"h"}
+    assert stopped_status(store.paths)["domains"]["text"]["held"] == [""]
+    store.engine.dispose()
+    offline.rollback(store.paths, "text", done["saved"], "", "me")
+    assert store.alive() == {"a", "d"}
+
+
+def test_a_clock_that_was_set_back_brings_nothing_of_another_branch_into_a_moment(store: Store) -> None:
+    _discard(store)
+    with store.engine.begin() as connection:
+        times = connection.execute(select(t.event.c.received).order_by(t.event.c.seq)).scalars().all()
+        connection.execute(update(t.event).where(t.event.c.received == times[3]).values(received=times[0]))
+    store.engine.dispose()
+    offline.rollback(store.paths, "text", None, "", "me", times[2])
+    assert store.alive() == {"a", "b", "c"}
+
+
+def test_a_moment_does_without_a_damaged_head_but_not_without_its_adapter(store: Store) -> None:
+    number = _discard(store)
+    later = time.time()
+    store.engine.dispose()
+    (store.paths.versions / str(number) / "label.head").write_bytes(b"x")
+    done = offline.rollback(store.paths, "text", None, "", "me", later)
+    with store.engine.connect() as connection:
+        found = registry.version(connection, done["version"])
+    assert (list(found.files), found.metrics["moment"]["base"], store.alive()) == (["label.adapter"], 1, {"a", "d"})
+    store.engine.dispose()
+    (store.paths.versions / str(number) / "label.adapter").write_bytes(b"x")
+    with pytest.raises(CorruptFile):
+        offline.rollback(store.paths, "text", None, "", "me", later)
+
+
+def _discard(store: Store) -> int:
+    """Learn a, take a version, learn b and c, roll back to it, learn d; return its number."""
+    store.append(["a"])
+    number = store.snapshot({"label.adapter": b"w", "label.head": b"h"})
+    store.append(["b"])
+    store.append(["c"])
+    store.engine.dispose()
+    offline.rollback(store.paths, "text", number, "", "me")
+    with store.journal() as journal:
+        journal.resume(store.domain, "learning", "", "", "me")
+    store.append(["d"])
+    return number
 
 
 def test_a_measure_of_another_version_is_not_shown(store: Store) -> None:
