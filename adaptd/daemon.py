@@ -93,7 +93,7 @@ class Daemon:
         await asyncio.to_thread(parts.open_domains)
         parts.open_feeds()
         self.service = Service(
-            parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, Meters()
+            parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, Meters(), self.paths
         )
         app = create_app(
             self.service,

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert
 
-from adaptd import db, registry
+from adaptd import backup, db, registry
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.journal import last_seq
@@ -49,6 +49,13 @@ def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str)
         registry.point(connection, number, target.number, branch, "rollback", actor, reason, detail={"saved": saved})
         _hold(connection, number, reason or "rollback")
         return {"version": target.number, "saved": saved}
+
+
+def back_up(paths: Paths, file: Path, *, force: bool) -> dict[str, Any]:
+    """Write a backup of a stopped store, whatever its schema; return what it holds."""
+    _must_exist(paths)
+    with db.locked(paths.lock):
+        return backup.write(paths, file, force=force)
 
 
 def upgrade(paths: Paths) -> tuple[str | None, str]:

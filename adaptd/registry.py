@@ -192,11 +192,11 @@ def publish(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, Any] |
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    _sync_folder(temporary)
+    sync_folder(temporary)
     if folder.exists():
         shutil.rmtree(folder)
     os.rename(temporary, folder)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
     return digests
 
 
@@ -220,7 +220,8 @@ def read(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
     return found
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -33,6 +33,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "feeds": ("adaptd.cli.feeds:feeds", "Show, pause and resume feeds."),
     "plugins": ("adaptd.cli.plugins:plugins", "Show the installed plugins."),
     "config": ("adaptd.cli.config:config", "Show and check the configuration."),
+    "backup": ("adaptd.cli.backup:backup", "Write the whole store into one file, verified."),
+    "restore": ("adaptd.cli.backup:restore", "Make a new store from a backup."),
     "db": ("adaptd.cli.db:db", "Look after the store's schema."),
     "demo": ("adaptd.cli.demo:demo", "Show adaptd at work on a real stream, beside a nightly retraining."),
     "bench": ("adaptd.cli.bench:bench", "Measure adaptd and its rivals."),
