@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "config": ("adaptd.cli.config:config", "Show and check the configuration."),
     "backup": ("adaptd.cli.backup:backup", "Write the whole store into one file, verified."),
     "restore": ("adaptd.cli.backup:restore", "Make a new store from a backup."),
+    "doctor": ("adaptd.cli.doctor:doctor", "Check a store, running or stopped, and its machine."),
     "db": ("adaptd.cli.db:db", "Look after the store's schema."),
     "demo": ("adaptd.cli.demo:demo", "Show adaptd at work on a real stream, beside a nightly retraining."),
     "bench": ("adaptd.cli.bench:bench", "Measure adaptd and its rivals."),

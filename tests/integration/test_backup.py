@@ -6,13 +6,11 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import random
-import shutil
 import sqlite3
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,43 +24,7 @@ from adaptd.archive import MANIFEST
 from adaptd.errors import AdaptdError, BadBackup, BadName, Conflict, NotReady, SchemaMismatch, StoreLocked
 from adaptd.paths import Paths
 from adaptd.records import canonical
-
-CONFIG = '# mine\nstate = "state"\n[domains.text]\n'
-EVENTS = 400
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Paths:
-    """Return a stopped store with events, labels and two versions."""
-    folder = tmp_path_factory.mktemp("kept")
-    paths = Paths(config=folder / "adaptd.toml", state=folder / "state")
-    paths.state.mkdir()
-    paths.config.write_text(CONFIG)
-    engine = db.writing_engine(paths.database)
-    db.upgrade(engine)
-    with engine.begin() as connection:
-        domain, first = registry.create_domain(connection, "text", "encoder", "config")
-        connection.execute(insert(t.store).values(key="hmac", value="ab" * 32))
-        for seq in range(1, EVENTS + 1):
-            connection.execute(insert(t.event).values(
-                seq=seq, id=f"e{seq}", domain=domain, source="http", key=f"k{seq}", digest=b"d", content=os.urandom(32),
-                payload=json.dumps({"text": f"text {seq}"}), received=1.0))
-            connection.execute(insert(t.label).values(seq=seq, event=seq, label='"a"', source="http", received=1.0, held=0))
-        for number in (2, 3):
-            files = registry.publish(paths.versions / str(number), {"label.adapter": os.urandom(3000), "label.head": b"h" * 700})
-            registry.add(connection, registry.Version(
-                number=number, domain=domain, kind="snapshot", parent=first.number, branch=first.branch, seq=number * 100,
-                encoder="encoder", config="config", files=files, metrics={}, verdict=None, actor="me", reason="", created=1.0))
-        registry.point(connection, domain, 3, first.branch, "snapshot", "me", "")
-    engine.dispose()
-    return paths
-
-
-@pytest.fixture
-def store(kept: Paths, tmp_path: Path) -> Paths:
-    """Return a copy of that store for one test."""
-    shutil.copytree(kept.config.parent, tmp_path / "store")
-    return Paths(config=tmp_path / "store" / "adaptd.toml", state=tmp_path / "store" / "state")
+from tests.integration.store import CONFIG, EVENTS, LEARNED, contents
 
 
 @pytest.fixture(scope="module", params=[".tar", ".tar.gz"])
@@ -71,11 +33,6 @@ def made(request: pytest.FixtureRequest, kept: Paths, tmp_path_factory: pytest.T
     file: Path = tmp_path_factory.mktemp("made") / f"kept{request.param}"
     offline.back_up(kept, file, force=False)
     return file
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def rows(database: Path) -> list[str]:
@@ -99,7 +56,7 @@ def refused(file: Path, folder: Path) -> AdaptdError:
 
 def test_what_is_restored_is_what_was_backed_up(kept: Paths, made: Path, tmp_path: Path) -> None:
     done = backup.restore(made, tmp_path / "new")
-    assert done["counts"] == {"events": EVENTS, "labels": EVENTS, "learned": 0, "versions": 3}
+    assert done["counts"] == {"events": EVENTS, "labels": EVENTS, "learned": LEARNED, "versions": 3}
     assert (done["domains"], done["seq"], done["unsound"]) == ({"text": 3}, EVENTS, [])
     assert rows(tmp_path / "new/adaptd.db") == rows(kept.database)
     assert contents(tmp_path / "new/versions") == contents(kept.versions)
@@ -265,17 +222,6 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_cure(store: Paths, t
         with pytest.raises(BadBackup, match="cannot be written") as caught:
             offline.back_up(store, folder / "b.tar", force=False)
         assert caught.value.hint
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system of 200 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() or os.system(f"mount -t tmpfs -o size=200k tmpfs {folder} 2>/dev/null"):
-        pytest.skip("needs a tmpfs of its own")
-    yield folder
-    os.system(f"umount {folder}")
 
 
 def test_a_full_disk_leaves_nothing(store: Paths, small: Path) -> None:
