@@ -108,7 +108,7 @@ class Daemon:
         await self._probe()
         self.service.state = "running"
         self._scheduler = BackgroundScheduler()
-        jobs.schedule(self._scheduler, parts.domains, self.save_status)
+        jobs.schedule(self._scheduler, parts.domains, self.save_status, self.settings.versions)
         self._scheduler.start()
         self._tasks += [asyncio.create_task(one.run(), name=f"feed-{name}") for name, one in parts.followers.items()]
         self._tasks.append(asyncio.create_task(self._watch(), name="watchdog"))

@@ -10,6 +10,7 @@ import random
 import sqlite3
 import tarfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -284,6 +285,21 @@ def test_one_moment_is_copied_while_the_writer_commits_and_checkpoints(store: Pa
         thread.join(60)
         writer.close()
         engine.dispose()
+
+
+def test_a_long_reader_does_not_hold_the_writers_checkpoint_up(store: Paths) -> None:
+    """SQLite would wait 5 s for it, and every commit with it."""
+    engine = db.writing_engine(store.database)
+    with closing(sqlite3.connect(store.database, isolation_level=None)) as reader, engine.connect() as connection:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM event").fetchone()
+        connection.execute(insert(t.store).values(key="x", value="y"))
+        connection.commit()
+        began = time.monotonic()
+        db._checkpoint_wal(connection, "TRUNCATE")
+        assert time.monotonic() - began < 2.0
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == db.BUSY_MS
+    engine.dispose()
 
 
 def test_a_version_that_is_replaced_meanwhile_is_taken_as_it_became(store: Paths, tmp_path: Path) -> None:
