@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from adaptd import backup, db, offline, registry
+from adaptd import backup, db, doctor, offline, registry
 from adaptd import tables as t
 from adaptd.archive import MANIFEST
 from adaptd.errors import AdaptdError, BadBackup, BadName, Conflict, NotReady, SchemaMismatch, StoreLocked
@@ -65,6 +65,8 @@ def test_what_is_restored_is_what_was_backed_up(kept: Paths, made: Path, tmp_pat
         'state = "state"', 'state = "."  # before the restore: "state"')
     modes = {path.name: path.stat().st_mode & 0o077 for path in [tmp_path / "new", *(tmp_path / "new").rglob("*")]}
     assert set(modes.values()) == {0} and made.stat().st_mode & 0o077 == 0
+    new = Paths(config=tmp_path / "new/adaptd.toml", state=tmp_path / "new")
+    assert doctor.examine(new, str(new.config), running=False) == []
 
 
 def test_there_is_no_token_in_it(store: Paths, tmp_path: Path) -> None:
