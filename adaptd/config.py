@@ -131,6 +131,13 @@ class FeedSettings(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class Versions(Section):
+    """How long versions keep their files that are neither live, an ancestor of it, nor a snapshot."""
+
+    keep: Positive = 50
+    keep_days: Annotated[float, Field(gt=0)] = 90.0
+
+
 class PluginSettings(Section):
     """Distributions that may be loaded. Nothing else is imported."""
 
@@ -154,6 +161,7 @@ class Settings(BaseSettings):
     http: Http = Http()
     limits: Limits = Limits()
     log: Log = Log()
+    versions: Versions = Versions()
     plugins: PluginSettings = PluginSettings()
     encoders: dict[Name, EncoderSettings] = Field(default_factory=lambda: {"default": EncoderSettings()})
     domains: Annotated[dict[Name, DomainSettings], Len(0, 500)] = Field(default_factory=dict)

@@ -93,7 +93,7 @@ class Daemon:
         await asyncio.to_thread(parts.open_domains)
         parts.open_feeds()
         self.service = Service(
-            parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, Meters()
+            parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, Meters(), self.paths
         )
         app = create_app(
             self.service,
@@ -108,7 +108,7 @@ class Daemon:
         await self._probe()
         self.service.state = "running"
         self._scheduler = BackgroundScheduler()
-        jobs.schedule(self._scheduler, parts.domains, self.save_status)
+        jobs.schedule(self._scheduler, parts.domains, self.save_status, self.settings.versions)
         self._scheduler.start()
         self._tasks += [asyncio.create_task(one.run(), name=f"feed-{name}") for name, one in parts.followers.items()]
         self._tasks.append(asyncio.create_task(self._watch(), name="watchdog"))

@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 GROUP_EVENTS, GROUP_BYTES = 256, 1 << 20
 WAL_LIMIT = 64 << 20
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "trusted_schema=OFF",
+BUSY_MS = 5000
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON", "trusted_schema=OFF",
            "cell_size_check=ON", "mmap_size=0", "wal_autocheckpoint=0")
 
 
@@ -97,6 +98,19 @@ def current_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+def check_known(revision: str) -> None:
+    """Refuse a schema that this adaptd does not know.
+
+    Raises
+    ------
+    SchemaMismatch
+        It is newer than this adaptd.
+    """
+    if revision not in {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}:
+        raise SchemaMismatch(f"the store's schema {revision!r} is newer than this adaptd (which knows {head_revision()!r})",
+                             hint="install the adaptd that wrote it, or a newer one")
+
+
 def upgrade(engine: Engine) -> tuple[str | None, str]:
     """Bring the store's schema to this adaptd's, in one transaction; return the revisions before and after.
 
@@ -107,10 +121,8 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     """
     with engine.begin() as connection:
         before = current_revision(connection)
-        known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
-        if before is not None and before not in known:
-            raise SchemaMismatch(f"the store's schema {before!r} is newer than this adaptd (which knows {head_revision()!r})",
-                                 hint="install the adaptd that wrote it, or a newer one")
+        if before is not None:
+            check_known(before)
         config = _alembic()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -314,7 +326,12 @@ class Writer:
 
 
 def _checkpoint_wal(connection: Connection, mode: str) -> None:
-    """Checkpoint past SQLAlchemy, which would begin a transaction first: inside one SQLite refuses it."""
+    """Checkpoint past SQLAlchemy, which would begin a transaction first: inside one SQLite refuses it.
+
+    A long reader (a backup) is not waited for: it makes the WAL longer, not the next commit.
+    """
     raw = connection.connection.driver_connection
     assert raw is not None
+    raw.execute("PRAGMA busy_timeout=0")
     raw.execute(f"PRAGMA wal_checkpoint({mode})")
+    raw.execute(f"PRAGMA busy_timeout={BUSY_MS}")

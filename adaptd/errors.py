@@ -156,6 +156,19 @@ class CorruptFile(AdaptdError):
     code = "corrupt_file"
 
 
+class BadBackup(AdaptdError):
+    """The backup is not whole."""
+
+    code = "bad_backup"
+
+
+class Forbidden(AdaptdError):
+    """This is not allowed from there."""
+
+    code = "forbidden"
+    status = 403
+
+
 class StoreFailed(AdaptdError):
     """The store could not be written; nothing more is acknowledged."""
 

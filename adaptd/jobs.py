@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from adaptd import config
 from adaptd.errors import BadConfig
 from adaptd.served import Served
 
+EXPIRE_S = 3600  # how often old versions lose their files, and once at the start
 STATUS_S = 60  # how often the status document is kept for when the daemon is stopped
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -35,10 +38,13 @@ def trigger(every: str) -> BaseTrigger:
         ) from None
 
 
-def schedule(scheduler: BaseScheduler, domains: Mapping[str, Served], save_status: Callable[[], None]) -> None:
+def schedule(scheduler: BaseScheduler, domains: Mapping[str, Served], save_status: Callable[[], None],
+             versions: config.Versions) -> None:
     """Enter every job: one at a time each, missed ones run once."""
     common = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
     scheduler.add_job(save_status, IntervalTrigger(seconds=STATUS_S), id="status", **common)
     for name, served in domains.items():
+        scheduler.add_job(served.versions.expire, IntervalTrigger(seconds=EXPIRE_S), args=(versions.keep, versions.keep_days),
+                          id=f"expire-{name}", next_run_time=datetime.now(UTC), **common)
         if (every := served.adaptation.every) is not None:
             scheduler.add_job(served.adaptation.trigger, trigger(every), args=("by schedule",), id=f"adapt-{name}", **common)

@@ -59,7 +59,7 @@ def create(folder: Path, domain: str = "text") -> str | None:
         The name cannot be a domain's.
     """
     _check_name(domain)
-    _check_folder(folder)
+    check_folder(folder)
     plugin = _provider(domain)
     kind = "" if plugin or domain == "text" else '\nkind = "text"  # the generic text classification'
     text = TEMPLATE.format(domain=domain, allow=f'"{plugin}"' if plugin else "", table=f"[domains.{domain}]{kind}")
@@ -82,7 +82,14 @@ def _check_name(domain: str) -> None:
                       hint="a small letter first, then small letters, digits, - and _; at most 63") from None
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot become a store's.
+
+    Raises
+    ------
+    Conflict
+        It is not empty, is no folder, or its path is too long for a socket in it.
+    """
     if folder.exists() and not folder.is_dir():
         raise Conflict(f"{folder} is not a folder", hint="name a new or an empty folder")
     if folder.is_dir() and any(folder.iterdir()):

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert
 
-from adaptd import db, describe, moments, registry
+from adaptd import backup, db, describe, moments, registry
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.journal import last_seq
@@ -56,6 +56,13 @@ def _target(connection: Connection, paths: Paths, domain: int, to: int | None, a
     target = registry.rollback_target(connection, domain) if to is None else registry.version(connection, to, domain)
     registry.check_restorable(target)
     return target
+
+
+def back_up(paths: Paths, file: Path, *, force: bool) -> dict[str, Any]:
+    """Write a backup of a stopped store, whatever its schema; return what it holds."""
+    _must_exist(paths)
+    with db.locked(paths.lock):
+        return backup.write(paths, file, force=force)
 
 
 def upgrade(paths: Paths) -> tuple[str | None, str]:

@@ -26,6 +26,8 @@ from adaptd.errors import CorruptFile, NotFound, Refused
 from adaptd.journal import act, last_seq
 from adaptd.records import canonical
 
+EXPIRED = "expired"  # in a version's metrics: when retention took its files
+
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
@@ -171,15 +173,34 @@ def rollback_target(connection: Connection, domain: int) -> Version:
     return version(connection, current.parent)
 
 
+def was_live(version: Version) -> bool:
+    """Say whether a candidate was live: only then has it solved heads."""
+    return any(name.endswith(".head") for name in version.files)
+
+
+def check_kept(target: Version) -> None:
+    """Refuse a version whose files retention took.
+
+    Raises
+    ------
+    Refused
+        They are gone.
+    """
+    if EXPIRED in target.metrics:
+        raise Refused(f"version {target.number} is older than [versions] keeps: its files are gone", field="to",
+                      hint="choose another: adaptd versions; a backup from before has it")
+
+
 def check_restorable(target: Version) -> None:
     """Refuse to roll back to a candidate that was never live: that would go around its gate.
 
     Raises
     ------
     Refused
-        It was never live.
+        It was never live, or its files are gone.
     """
-    if target.kind == "candidate" and not any(name.endswith(".head") for name in target.files):
+    check_kept(target)
+    if target.kind == "candidate" and not was_live(target):
         decision = (target.verdict or {}).get("decision")
         raise Refused(f"version {target.number} is a candidate that was never live (its gate said {decision})", field="to",
                       hint="adaptd promote N --force --reason … makes it live over the present memory")
@@ -203,11 +224,11 @@ def publish(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, Any] |
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    _sync_folder(temporary)
+    sync_folder(temporary)
     if folder.exists():
         shutil.rmtree(folder)
     os.rename(temporary, folder)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
     return digests
 
 
@@ -231,7 +252,8 @@ def read(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
     return found
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

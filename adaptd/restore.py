@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, and_, select
 
 from adaptd import registry
 from adaptd import tables as t
-from adaptd.errors import CorruptFile
+from adaptd.errors import CorruptFile, Refused
 from adaptd.learn import State
 from adaptd.metrics import Outcomes
 from adaptd.model import files
@@ -53,8 +53,9 @@ def sound(connection: Connection, number: int, versions: Path, report: Report) -
     current = registry.version(connection, number)
     while True:
         try:
+            registry.check_kept(current)
             return current, registry.read(versions / str(current.number), current.files)
-        except CorruptFile as error:
+        except (CorruptFile, Refused) as error:
             report("corrupt_version", f"version {current.number} was refused: {error.message}",
                    "adaptd rollback to a sound version; the files are kept for a look")
             if current.parent is None:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import prometheus_client as prometheus
 from sqlalchemy import Engine, func, select
 
-from adaptd import describe, registry
+from adaptd import backup, describe, registry
 from adaptd import tables as t
 from adaptd.db import Writer
-from adaptd.errors import NotReady, StoreFailed, UnknownDomain
+from adaptd.errors import Conflict, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
+from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.records import Problem
 from adaptd.served import Served
 
+log = logging.getLogger(__name__)
 Json = dict[str, Any]
 LISTENERS = 100  # events that a slow listener of the stream may lag behind
 PROBLEM_S = 3600.0  # how long a problem that does not come again is shown
@@ -61,6 +65,7 @@ class Service:
         inference: Inference,
         problems: Problems,
         meters: Meters,
+        paths: Paths,
     ) -> None:
         self.domains = domains
         self.followers = followers
@@ -71,6 +76,8 @@ class Service:
         self._reader = reader
         self._inference = inference
         self._meters = meters
+        self._paths = paths
+        self._backing_up = threading.Lock()
         self._started = time.time()
         self._listeners: set[asyncio.Queue[Json]] = set()
         self._counts = _Counts(reader, domains)
@@ -292,6 +299,22 @@ class Service:
             raise UnknownDomain(f"there is no feed {name!r}", field="name", hint=f"known: {', '.join(self.followers) or 'none'}")
         await self.followers[name].pause(paused, actor)
         return self.followers[name].status()
+
+    async def backup(self, *, file: str, force: bool, actor: str) -> Json:
+        """Write a backup beside everything else; one at a time."""
+        self._go_on()
+        if not self._backing_up.acquire(blocking=False):
+            raise Conflict("a backup is being written already", hint="try again when it is done")
+        try:
+            done = await asyncio.to_thread(backup.write, self._paths, Path(file), force=force, go_on=self._go_on)
+        finally:
+            self._backing_up.release()
+        log.info("backup %s, asked for by %s", file, actor, extra={"action": "backup"})
+        return done
+
+    def _go_on(self) -> None:
+        if not self.ready():
+            raise NotReady(f"the daemon is {self.state}")
 
     # -- what it says of itself --------------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ def stopped_history(paths: Paths, domain: str | None, limit: int) -> Json:
 def _reading(file: Path) -> Iterator[sqlite3.Connection]:
     if not file.is_file():
         raise NotRunning(f"this store has never run: there is no {file}", hint="start it: adaptd run")
-    with closing(_open(file)) as db:
+    with closing(open_store(file)) as db:
         db.row_factory = sqlite3.Row
         try:
             yield db
@@ -92,7 +92,7 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
             raise CannotStart(f"{file}: {error}", hint=DAMAGED) from None
 
 
-def _open(file: Path) -> sqlite3.Connection:
+def open_store(file: Path) -> sqlite3.Connection:
     """Open read-only. In a folder that it cannot write SQLite cannot make a WAL's index; without a WAL it need not."""
     uri = f"file:{quote(str(file))}?mode=ro"
     db = sqlite3.connect(uri, uri=True, timeout=5.0)

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
-from adaptd import moments, registry, restore
+from adaptd import moments, registry, restore, retention
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, Refused
@@ -156,8 +156,9 @@ class Versions:
                 raise Conflict(
                     f"version {number} is not a candidate", field="to", hint="adaptd rollback --to moves to any other version"
                 )
-            if any(name.endswith(".head") for name in candidate.files):
+            if registry.was_live(candidate):
                 raise Conflict(f"version {number} was live already", field="to", hint=f"adaptd rollback --to {number}")
+            registry.check_kept(candidate)
             if decision != "promote" and not force:
                 raise Refused(
                     f"the gate said {decision} to version {number}: {'; '.join(candidate.verdict['reasons'])}"
@@ -176,6 +177,17 @@ class Versions:
             return self._learner.call(
                 lambda: self._promote(candidate, adapters, made, reason, actor, evidence or {}, branch)
             ).result()
+
+    def expire(self, keep: int, keep_days: float) -> None:
+        """Let versions that are beyond what is kept lose their files; the mark is durable before a file goes."""
+        with self._alone():
+            now = time.time()
+            with self._reader.connect() as connection:
+                gone = retention.outlived(connection, self.domain, keep, keep_days, now)
+            if gone:
+                self._writer.submit(lambda connection: retention.mark(connection, self.domain, gone, now)).result()
+            with self._reader.connect() as connection:
+                retention.sweep(connection, self.domain, self.folder)
 
     # -- in the learner's thread ------------------------------------------------------------------------------
 

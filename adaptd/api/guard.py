@@ -15,6 +15,7 @@ from adaptd.errors import AdaptdError, BadRequest, Unauthorized
 
 log = logging.getLogger(__name__)
 TOKEN_NAMES = ("token", "access_token", "authorization", "bearer")
+SOCKET = "socket"  # the actor who came over the unix socket
 TokenCheck = Callable[[str], str | None]
 
 
@@ -35,7 +36,7 @@ class Guard:
         """Let the request through, or answer 400 or 401."""
         if scope["type"] == "http":
             try:
-                scope["adaptd.actor"] = "socket" if over_unix(scope) else self._actor(scope)
+                scope["adaptd.actor"] = SOCKET if over_unix(scope) else self._actor(scope)
             except AdaptdError as error:
                 log.warning("refused %s %a: %s", scope["method"], scope["path"][:200], error.code)
                 await failure(error)(scope, receive, send)

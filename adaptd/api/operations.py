@@ -104,6 +104,10 @@ class Operations(Protocol):
         """Return what answered an event, and which remembered examples weighed in now."""
         ...
 
+    async def backup(self, *, file: str, force: bool, actor: str) -> Json:
+        """Write a verified backup of the store into a file; return what it holds."""
+        ...
+
     async def feeds(self) -> Json:
         """Return {"feeds": {name: {state, offset, lag, errors}}}."""
         ...

@@ -13,9 +13,10 @@ from adaptd.api import schemas as s
 from adaptd.api.bodies import Batch, check_count
 from adaptd.api.endpoint import Call, Endpoint
 from adaptd.api.errors import Unprocessable, failure, reply
+from adaptd.api.guard import SOCKET
 from adaptd.api.operations import Json
 from adaptd.api.stream import server_sent
-from adaptd.errors import NotReady
+from adaptd.errors import Forbidden, NotReady
 
 SOURCE = "http"  # of events that name none
 
@@ -159,6 +160,13 @@ async def resume_feed(call: Call) -> Json:
     return dict(await call.operations.feed(call.path["name"], paused=False, actor=call.actor))
 
 
+async def backup(call: Call) -> Json:
+    """Write a verified backup of the whole store into a file of this host; over the unix socket only."""
+    if call.actor != SOCKET:
+        raise Forbidden("a network client does not name files of this host", hint="use the unix socket: adaptd backup FILE")
+    return await call.operations.backup(file=call.body.file, force=call.body.force, actor=call.actor)
+
+
 async def healthz(call: Call) -> Json:
     """Say that the process answers."""
     return {"ok": True}
@@ -219,6 +227,7 @@ ENDPOINTS = (
              answer=s.Answer),
     Endpoint(method="POST", path="/v1/feeds/{name}/resume", handler=resume_feed, request=s.Nothing, may_be_empty=True,
              answer=s.Answer),
+    Endpoint(method="POST", path="/v1/backup", handler=backup, request=s.Backup, answer=s.BackedUp),
     Endpoint(method="GET", path=STREAM, handler=stream, answer=SSE),
     Endpoint(method="GET", path="/healthz", handler=healthz, query=None, answer=s.Alive),
     Endpoint(method="GET", path="/readyz", handler=readyz, query=None, answer=s.Ready),

@@ -164,6 +164,14 @@ class Search(Body):
     k: Annotated[int, Field(ge=1, le=SEARCH_LIMIT)] = 10
 
 
+class Backup(Body):
+    """Where a backup goes, on the daemon's host."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"file": "/var/backups/adaptd.tar.gz"}]})
+    file: Annotated[str, Field(max_length=4096, pattern=r"^/[^\x00]*$", description="an absolute path")]
+    force: bool = Field(False, description="replace the file if it is there")
+
+
 class HistoryQuery(Query):
     """Which part of the history."""
 
@@ -294,6 +302,18 @@ class Status(Answer):
     listening: Any
     feeds: dict[str, dict[str, Any]]
     problems: list[dict[str, Any]]
+
+
+class BackedUp(Answer):
+    """What a verified backup holds."""
+
+    file: str
+    bytes: int
+    schema_: str = Field(alias="schema")
+    seq: int
+    domains: dict[str, int]
+    counts: dict[str, int]
+    unsound: list[str]
 
 
 class Feeds(Answer):

@@ -30,8 +30,12 @@ def versions(domain: str | None, as_json: bool) -> None:
         show.data(document)
         return
     show.table(("", "version", "kind", "parent", "seq", "created", "verdict", "who", "why"), (
-        ("live" if v["live"] else " ", v["version"], v["kind"], v["parent"], v["seq"], show.moment(v["created"]),
+        (_mark(v), v["version"], v["kind"], v["parent"], v["seq"], show.moment(v["created"]),
          (v["verdict"] or {}).get("decision"), v["actor"], v["reason"]) for v in document["versions"]))
+
+
+def _mark(version: Mapping[str, Any]) -> str:
+    return "live" if version["live"] else "gone" if "expired" in version.get("metrics", {}) else " "
 
 
 @click.command()

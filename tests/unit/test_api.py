@@ -161,6 +161,10 @@ class Double:
         self._note("explain", domain, event)
         return {"event": event}
 
+    async def backup(self, *, file: str, force: bool, actor: str) -> Json:
+        self._note("backup", file=file, force=force, actor=actor)
+        return {"file": file, "bytes": 1, "schema": "0001", "seq": 0, "domains": {}, "counts": {}, "unsound": []}
+
     async def feeds(self) -> Json:
         self._note("feeds")
         return {"feeds": {}}
@@ -235,6 +239,7 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("GET", "/v1/status", None, "status", ({},)),
     ("GET", "/v1/history?domain=text&limit=5", None, "history", ("text", {"limit": 5})),
     ("GET", "/v1/history", None, "history", (None, {"limit": 50})),
+    ("POST", "/v1/backup", {"file": "/b.tar"}, "backup", ({"file": "/b.tar", "force": False, "actor": "socket"},)),
     ("GET", "/v1/feeds", None, "feeds", ({},)),
     ("POST", "/v1/feeds/crm/pause", None, "feed", ("crm", {"paused": True, "actor": "socket"})),
     ("POST", "/v1/feeds/crm/resume", {}, "feed", ("crm", {"paused": False, "actor": "socket"})),
