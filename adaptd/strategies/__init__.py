@@ -10,12 +10,11 @@ knows one, the memory. With a single constraint GEM is A-GEM on a fixed sample, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptd.hookspecs import hookimpl
-from adaptd.interfaces import Strategy
 
 if TYPE_CHECKING:
     from adaptd.strategies.task import Task
@@ -247,6 +246,6 @@ class Agem(Naive):
 
 
 @hookimpl
-def register_strategies() -> Iterable[type[Strategy]]:
+def register_strategies() -> Sequence[type[Naive]]:
     """Offer the built-in strategies."""
     return [Replay, Der, Derpp, ErAce, Lwf, Ewc, Mas, Si, Agem, Naive]
