@@ -7,6 +7,7 @@ stays where it begins; so methods differ by the adapter alone.
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -119,10 +120,10 @@ def _learn(head: Head, vectors: Tensor, train: Rows, rows: Ints) -> None:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Train as the daemon's trainer does; `import avalanche`, which takes seconds, is not the first strategy's fault."""
-    from adaptd.strategies import avalanche
-
-    assert avalanche
+    importlib.import_module("adaptd.strategies.methods")
     threads = torch.get_num_threads()
     torch.set_num_threads(Adapt().threads)
-    yield
-    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

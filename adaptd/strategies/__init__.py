@@ -185,7 +185,7 @@ class Mas(Naive):
     name: ClassVar[str] = "mas"
 
     memory: int = 2000  # remembered rows that importance is measured on
-    strength: float = 10.0  # lambda of the penalty
+    strength: float = 100.0  # lambda of the penalty
 
     def learner(self, task: Task, common: dict[str, Any]) -> Any:
         """Return a template with Avalanche's MAS."""
@@ -207,7 +207,7 @@ class Si(Naive):
 
     memory: int = 2000  # remembered rows that are learned again
     rehearsal: int = 32  # steps for that, beside `steps`
-    strength: float = 1.0  # lambda of the penalty
+    strength: float = 10.0  # lambda of the penalty
     damping: float = 1e-3  # xi: bounds the importance of weights that hardly moved
 
     def adapt(self, task: Task) -> Mapping[str, float]:
@@ -228,8 +228,8 @@ class Si(Naive):
 class Agem(Naive):
     """Learn from new rows; a gradient that would raise the loss on remembered ones loses that part (Chaudhry et al., 2019).
 
-    The promise holds for what the optimiser is given. AdamW does not step along the gradient, and half of the time a
-    champion's own gradient is noise: measured, this forgets hardly less than `naive`.
+    The promise holds for what the optimiser is given. AdamW does not step along that, and a champion's own gradient is
+    mostly noise: this was measured to forget about as much as `naive`.
     """
 
     name: ClassVar[str] = "agem"
