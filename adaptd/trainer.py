@@ -16,7 +16,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -96,7 +96,7 @@ def run(folder: Path, job: Job) -> None:
     champion = files.parse_adapter((folder / "in" / "adapter.safetensors").read_bytes(), "in/adapter.safetensors",
                                    rows.vectors.shape[1])
     started, used = time.monotonic(), time.process_time()
-    network, numbers = train(strategy, rows, champion, job, device)
+    network, numbers = train(strategy, rows, champion, job, device, _progress)
     report = {
         "strategy": strategy.name, "device": device, "numbers": numbers, "rows": len(rows.targets),
         "new": int(rows.fresh.sum()), "seconds": round(time.monotonic() - started, 3),
@@ -108,7 +108,8 @@ def run(folder: Path, job: Job) -> None:
     _write(folder / "out" / "report.json", json.dumps(report, sort_keys=True).encode())
 
 
-def train(strategy: Strategy, rows: Rows, champion: Adapter, job: Job, device: str) -> tuple[Adapter, dict[str, float]]:
+def train(strategy: Strategy, rows: Rows, champion: Adapter, job: Job, device: str,
+          progress: Callable[[float, str], None]) -> tuple[Adapter, dict[str, float]]:
     """Adapt the champion to the rows; return the candidate's adapter and numbers about the training."""
     generator = torch.Generator().manual_seed(job.seed)
     rank = min(job.rank, rows.vectors.shape[1])
@@ -117,7 +118,7 @@ def train(strategy: Strategy, rows: Rows, champion: Adapter, job: Job, device: s
     new, old = torch.nonzero(rows.fresh).view(-1), torch.nonzero(~rows.fresh).view(-1)
     before = _losses(network, new, old, job.seed)
     generator.manual_seed(job.seed)
-    task = Task(network=network, new=new, old=old, device=device, seed=job.seed, progress=_progress)
+    task = Task(network=network, new=new, old=old, device=device, seed=job.seed, progress=progress)
     numbers = dict(strategy.adapt(task))
     after = _losses(network, new, old, job.seed)
     for name, loss in after.items():

@@ -71,7 +71,7 @@ def _asked(run: Run, stream: ClassIncremental) -> int:
 
 def _daemon(run: Run, tools: Tools, train: Rows, test: Rows,
             stream: ClassIncremental) -> tuple[Accuracies, dict[str, Any]]:
-    accuracies = _empty(stream)
+    accuracies = empty(stream)
     steps = sum(map(len, stream.experiences)) + _asked(run, stream)
     with Daemon(adapt=run.adapt) as daemon, tools.task(f"{run.name}: adaptd", steps) as advance:
         for e, rows in enumerate(stream.experiences):
@@ -97,7 +97,7 @@ def _peers(run: Run, tools: Tools, train: Rows, test: Rows,
     accuracies, cpu_s = {}, {}
     with tools.task(f"{run.name}: peers", len(names) * len(used)) as advance:
         for name in names:
-            peer, accuracies[name] = Timed(STILL[name]()), _empty(stream)
+            peer, accuracies[name] = Timed(STILL[name]()), empty(stream)
             for e, rows in enumerate(stream.experiences):
                 for batch in blocks(rows, BATCH):
                     peer.learn(inputs.take(batch), stream.train[batch])
@@ -111,5 +111,6 @@ def _peers(run: Run, tools: Tools, train: Rows, test: Rows,
     return accuracies, cpu_s
 
 
-def _empty(stream: ClassIncremental) -> Accuracies:
+def empty(stream: ClassIncremental) -> Accuracies:
+    """Return accuracies by experience, none measured yet."""
     return Accuracies([len(stream.tests(j)) for j in range(len(stream.experiences))])

@@ -64,17 +64,27 @@ def measure(vectors: Tensor, labels: Sequence[str], layers: int, before: int, ex
 
 
 def _head(dim: int, vectors: Tensor, targets: Sequence[str]) -> Head:
+    head = new_head(dim)
+    for start in range(0, len(vectors), PREFILL):
+        enter(head, vectors[start:start + PREFILL], targets[start:start + PREFILL])
+    head.solve()
+    return head
+
+
+def new_head(dim: int) -> Head:
+    """Return an empty head as `adaptd init` configures it."""
     settings = Learn()
     options = HeadOptions(dim=dim, features=settings.features, neighbours=MemorySettings().neighbours,
                           seed=settings.seed, abstain_below=0.0)
-    head = Head(options, RandomFeatures(dim, settings.features, settings.seed))
-    for start in range(0, len(vectors), PREFILL):
-        rows = list(range(start, min(start + PREFILL, len(vectors))))
-        head.enter(NewRows(ids=rows, events=rows, born=rows, targets=[head.class_of(targets[r]) for r in rows],
-                           sources=["bench"] * len(rows), contents=[_content(r) for r in rows],
-                           holdout=[False] * len(rows), vectors=vectors[start:start + len(rows)]))
-    head.solve()
-    return head
+    return Head(options, RandomFeatures(dim, settings.features, settings.seed))
+
+
+def enter(head: Head, vectors: Tensor, targets: Sequence[str]) -> None:
+    """Learn rows, numbered on from those before; the ridge is not solved yet."""
+    rows = range(head.memory.size, head.memory.size + len(vectors))
+    head.enter(NewRows(ids=rows, events=rows, born=rows, targets=[head.class_of(target) for target in targets],
+                       sources=["bench"] * len(rows), contents=[_content(r) for r in rows],
+                       holdout=[False] * len(rows), vectors=vectors))
 
 
 def _entry(event: int, target: str) -> Learned:

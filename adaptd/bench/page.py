@@ -31,6 +31,15 @@ experiences; forgetting: mean over earlier experiences of (best accuracy ever - 
 where only that was tested. With adaptation the stream pauses while one runs. `cron` refits
 after each experience, so its final figure is the joint linear probe.
 """,
+    "strategies": """\
+## Strategies
+
+The same stream in-process, through the trainer's own code: after each experience every strategy adapts its own last
+adapter to it, always from the options that it begins with, and what comes out answers, with no gate between. final,
+average, forgetting: of the whole answer, in which the ridge, that no adaptation touches, has its say; attention: of the
+attention over memory alone. No row is held out, and trust in the parts of the answer stays where it begins, so these
+figures compare strategies with one another and not with the daemon's. Training takes one thread.
+""",
     "new-classes": """\
 ## A new class
 

@@ -16,7 +16,7 @@ from adaptd.cli import options, show
 if TYPE_CHECKING:
     from adaptd.bench.plan import Run
 
-PARTS = ("class-incremental", "new-classes", "prequential", "speed")
+PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "speed")
 PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes")
 
 
@@ -26,7 +26,7 @@ PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-b
 @click.option("--seed", "seeds", metavar="N", type=click.IntRange(0), multiple=True, default=(0, 1), show_default=True,
               help="A seed; may be given several times.")
 @click.option("--adapt/--no-adapt", default=None, help="Adaptation on or off; without either, what the part asks for.")
-@click.option("--last-only", is_flag=True, help="class-incremental: test after the first and the last experience only.")
+@click.option("--last-only", is_flag=True, help="By class: test after the first and the last experience only.")
 @click.option("--against", multiple=True, type=click.Choice(PEERS), help="A peer; may be given several times.")
 @click.option("--memories", metavar="N", type=click.IntRange(1000), default=15_000, show_default=True,
               help="speed: examples learned before.")
@@ -41,8 +41,8 @@ def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | Non
           as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
-    PART is class-incremental, new-classes, prequential, speed or all. FILE is your own .csv or .jsonl with text, label
-    and perhaps time: it is answered and learned event by event, in the order of time.
+    PART is class-incremental, strategies, new-classes, prequential, speed or all. FILE is your own .csv or .jsonl with
+    text, label and perhaps time: it is answered and learned event by event, in the order of time.
 
     \b
     Example:

@@ -1,8 +1,8 @@
-"""The one module that imports Avalanche: turns a `Task` into two of its experiences and trains on the second.
+"""Turns a `Task` into two experiences of Avalanche's and trains on the second. Imported in the trainer process only.
 
-The first experience holds remembered rows and is passed with no epoch: after it Avalanche's plugins do what they do
-after any experience (fill the replay memory, measure the Fisher information, keep a copy of the network …). The
-second holds the new rows. Imported in the trainer process only.
+The first experience holds remembered rows and is passed with no epoch, unless a strategy wants to learn them again:
+after it Avalanche's plugins do what they do after any experience (fill the replay memory, measure the Fisher
+information, keep the weights …). The second holds the new rows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from avalanche.benchmarks import DatasetExperience
 from avalanche.benchmarks.utils import DataAttribute, TaskAwareSupervisedClassificationDataset
-from avalanche.training.plugins import EWCPlugin, ReplayPlugin, SupervisedPlugin
-from avalanche.training.storage_policy import ExemplarsBuffer
+from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
 from adaptd.errors import TrainingFailed
@@ -27,11 +26,13 @@ if TYPE_CHECKING:
     from adaptd.strategies.task import Task
 
 WEIGHT_DECAY = 1e-2
-FISHER_BATCH = 32  # Avalanche squares the mean gradient of a batch: the smaller, the closer to the Fisher information
+REMEMBERED, NEW = 0, 1  # the experiences' numbers
 
 
-def train(task: Task, options: Naive) -> dict[str, float]:
+def train(task: Task, options: Naive, *, rehearsal: int = 0) -> dict[str, float]:
     """Train `task.network` by a strategy's learner; equal tasks and seeds give equal bits on one CPU thread.
+
+    `rehearsal` is the number of steps on remembered rows alone, before the new ones.
 
     Raises
     ------
@@ -48,11 +49,12 @@ def train(task: Task, options: Naive) -> dict[str, float]:
         warnings.simplefilter("ignore")  # Avalanche: no loggers, own deprecations
         learner = options.learner(task, {**common, "evaluator": None, "eval_every": -1})
         if options.memory and len(task.old):
-            learner.train([_experience(task, _sample(task.old, options.memory), 0)], [])
-        learner.train_epochs = options.steps  # an epoch has one step at least; the course ends earlier
-        learner.train([_experience(task, task.new, 1)], [])
+            course.begin(learner, rehearsal)
+            learner.train([_experience(task, _sample(task.old, options.memory), REMEMBERED)], [])
+        course.begin(learner, options.steps)
+        learner.train([_experience(task, task.new, NEW)], [])
     if not all(bool(torch.isfinite(weight).all()) for weight in task.network.parameters()):
-        raise _diverged(course.step, options)
+        raise course.diverged()
     return {"steps": course.step, "loss_first": course.first, "loss_last": course.last}
 
 
@@ -81,23 +83,29 @@ def _collate(items: Sequence[Sequence[int]]) -> list[Tensor]:
     return list(torch.from_numpy(np.array(items, dtype=np.int64).T.copy()))
 
 
-def _diverged(step: int, options: Naive) -> TrainingFailed:
-    return TrainingFailed(f"{options.name}: training diverged at step {step} of {options.steps}: a value is not finite",
-                          hint="lower learning_rate below [adapt.options]; the champion stays")
-
-
 class Course(SupervisedPlugin):  # type: ignore[misc]
-    """The course of a training: the learning rate falls linearly to zero over the steps, then training stops."""
+    """The course of an experience: the learning rate falls linearly to zero over the steps, then training stops."""
 
     def __init__(self, task: Task, options: Naive) -> None:
         super().__init__()
         self.task, self.options = task, options
-        self.step, self.first, self.last = 0, float("nan"), float("nan")
+        self.step, self.steps, self.first, self.last = 0, 0, float("nan"), float("nan")
+
+    def begin(self, learner: Any, steps: int) -> None:
+        """Give the learner's next experience so many steps."""
+        self.step, self.steps, self.first, self.last = 0, steps, float("nan"), float("nan")
+        learner.train_epochs = steps  # an epoch has one step at least; the course ends earlier
+
+    def diverged(self) -> TrainingFailed:
+        """Say that values are not finite any more, and what to do."""
+        where = f"step {self.step} of {self.steps}"
+        return TrainingFailed(f"{self.options.name}: training diverged at {where}: a value is not finite",
+                              hint="lower learning_rate below [adapt.options]; the champion stays")
 
     def before_training_iteration(self, strategy: Any, **_: Any) -> None:
         """Set this step's learning rate."""
         for group in strategy.optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * (1 - self.step / self.options.steps)
+            group["lr"] = self.options.learning_rate * (1 - self.step / self.steps)
 
     def after_training_iteration(self, strategy: Any, **_: Any) -> None:
         """Count the step; refuse a loss that is not finite."""
@@ -105,51 +113,10 @@ class Course(SupervisedPlugin):  # type: ignore[misc]
         if self.step == 1:
             self.first = self.last
         if not np.isfinite(self.last):
-            raise _diverged(self.step, self.options)
-        if self.step >= self.options.steps:
+            raise self.diverged()
+        if self.step >= self.steps:
             strategy.stop_training()
 
     def after_training_epoch(self, strategy: Any, **_: Any) -> None:
         """Say how far it is."""
-        done = self.step / self.options.steps
-        self.task.progress(done, f"step {self.step} of {self.options.steps}, loss {self.last:.3f}")
-
-
-class _Remembered(ExemplarsBuffer):  # type: ignore[misc]
-    """Our memory as Avalanche's: the rows of the first experience, all of them."""
-
-    buffer: Any
-
-    def post_adapt(self, agent_state: Any, exp: Any) -> None:
-        if not len(self.buffer):
-            self.buffer = exp.dataset
-
-    def resize(self, strategy: Any, new_size: int) -> None:
-        self.max_size = new_size
-
-
-class _Replay(ReplayPlugin):  # type: ignore[misc]
-    """Avalanche's replay; fills its memory by the call that is not deprecated."""
-
-    def after_training_exp(self, strategy: Any, **_: Any) -> None:
-        self.storage_policy.post_adapt(strategy, strategy.experience)
-
-
-def replay(memory: int, batch: int) -> SupervisedPlugin:
-    """Return Avalanche's replay that draws `batch` rows a step from our memory."""
-    return _Replay(mem_size=memory, batch_size_mem=batch, storage_policy=_Remembered(memory))
-
-
-class _Consolidation(EWCPlugin):  # type: ignore[misc]
-    """Avalanche's EWC; what it would measure after the new rows is of no use, as the run ends there."""
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        if strategy.clock.train_exp_counter == 0:
-            strategy.train_mb_size, batch = FISHER_BATCH, strategy.train_mb_size
-            super().after_training_exp(strategy, **kwargs)
-            strategy.train_mb_size = batch
-
-
-def consolidation(strength: float) -> SupervisedPlugin:
-    """Return Avalanche's online EWC."""
-    return _Consolidation(ewc_lambda=strength, mode="online", decay_factor=1.0)
+        self.task.progress(self.step / self.steps, f"step {self.step} of {self.steps}, loss {self.last:.3f}")

@@ -12,6 +12,7 @@ from adaptd.model.attention import Adapter, TrainableAttention
 from adaptd.strategies.task import Task
 
 DIM, CLASSES = 32, 6
+OLD = 4  # the first so many classes, where a test has old and new ones
 
 
 def gaussians(each: int, classes: int = CLASSES, seed: int = 0, spread: float = 1.2) -> tuple[Tensor, Tensor]:
@@ -20,6 +21,15 @@ def gaussians(each: int, classes: int = CLASSES, seed: int = 0, spread: float = 
     means = torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(99)) * (torch.arange(DIM) < DIM // 2)
     targets = torch.arange(classes).repeat_interleave(each)
     vectors = means[targets] + spread * torch.randn(len(targets), DIM, generator=generator)
+    return normalize(vectors, dim=1).half(), targets
+
+
+def apart(each: int, seed: int) -> tuple[Tensor, Tensor]:
+    """As `gaussians`, but new classes differ in those features that say nothing of the old ones: a cause to forget."""
+    means = torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(7))
+    means[:OLD, DIM // 2:], means[OLD:, :DIM // 2] = 0.0, 0.0
+    targets = torch.arange(CLASSES).repeat_interleave(each)
+    vectors = means[targets] + torch.randn(len(targets), DIM, generator=torch.Generator().manual_seed(seed))
     return normalize(vectors, dim=1).half(), targets
 
 
@@ -59,3 +69,18 @@ def check_strategy(strategy: Strategy) -> None:
     again = make_task(80, *memory)
     strategy.adapt(again)
     assert files.dump_adapter(again.network.adapter()) == files.dump_adapter(adapter), "same task, same bytes"
+
+
+def lost_and_learned(champion: Strategy, strategy: Strategy, seed: int) -> tuple[float, float]:
+    """Return how much the loss rises on unseen old rows, and falls on unseen new ones, by adapting a champion."""
+    memory, asked = apart(40, seed), apart(100, 1000 + seed)
+    old, kept = memory[1] < OLD, asked[1] < OLD
+    task = make_task(int(old.sum()), memory[0][old], memory[1][old])
+    champion.adapt(task)
+    before = task.network.adapter()
+    task = make_task(int((~old).sum()), *memory, start=before)
+    strategy.adapt(task)
+    after = task.network.adapter()
+    on_old, on_new = ((asked[0][rows], asked[1][rows]) for rows in (kept, ~kept))
+    return (loss_of(after, on_old, memory)[0] - loss_of(before, on_old, memory)[0],
+            loss_of(before, on_new, memory)[0] - loss_of(after, on_new, memory)[0])
