@@ -117,7 +117,7 @@ class Door:
             return None
         hint = 'ISO 8601 with a zone ("2026-05-04T14:05:00Z") or seconds since the epoch'
         if isinstance(value, str):
-            value = _iso(value, hint)
+            value = iso(value, "time", hint)
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise BadPayload(f"time must be a string or a number, not {type(value).__name__}", field="time", hint=hint)
         if (ahead := value - self.clock()) > self.limits.future_s:
@@ -235,13 +235,20 @@ def _key(fields: Mapping[str, Any]) -> str | None:
     return _name(fields, "id", KEY_CHARACTERS)
 
 
-def _iso(text: str, hint: str) -> float:
+def iso(text: str, field: str, hint: str) -> float:
+    """Return an ISO 8601 moment with a zone as seconds since the epoch.
+
+    Raises
+    ------
+    BadPayload
+        It is none.
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise BadPayload(f"{text[:40]!r} is not ISO 8601", field="time", hint=hint) from None
+        raise BadPayload(f"{text[:40]!r} is not ISO 8601", field=field, hint=hint) from None
     if moment.tzinfo is None:
-        raise BadPayload(f"{text!r} has no zone", field="time", hint=hint)
+        raise BadPayload(f"{text!r} has no zone", field=field, hint=hint)
     return moment.timestamp()
 
 

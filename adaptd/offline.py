@@ -1,4 +1,4 @@
-"""What works on a stopped daemon's store, under its lock: rollback, and bringing the schema up to date.
+"""What works on a stopped daemon's store, under its lock: rollback, forget, and bringing the schema up to date.
 
 Where: beside the daemon, on the same registry functions; the model is never loaded. Raises `StoreLocked` when a
 daemon holds the store, `NotRunning` when there is no store.
@@ -15,8 +15,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert
 
-from adaptd import db, registry
+from adaptd import db, erase, registry
 from adaptd import tables as t
+from adaptd.erase import Selector
 from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.journal import last_seq
 from adaptd.paths import Paths
@@ -37,9 +38,7 @@ def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str)
     """
     with _store(paths) as engine, engine.begin() as connection:
         _wanted_schema(connection)
-        number = registry.domain_id(connection, domain)
-        if number is None:
-            raise UnknownDomain(f"the store has no domain {domain!r}", hint="adaptd status lists them")
+        number = _number(connection, domain)
         target = (registry.rollback_target(connection, number) if to is None
                   else registry.version(connection, to, number))
         registry.check_restorable(target)
@@ -49,6 +48,32 @@ def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str)
         registry.point(connection, number, target.number, branch, "rollback", actor, reason, detail={"saved": saved})
         _hold(connection, number, reason or "rollback")
         return {"version": target.number, "saved": saved}
+
+
+def forget(paths: Paths, domain: str, selector: Selector, reason: str, actor: str) -> dict[str, Any]:
+    """Forget events: out of the tables and the files now; the next start makes the folds again from what is left.
+
+    Raises
+    ------
+    NotFound
+        There is no such event.
+    """
+    with _store(paths) as engine, engine.connect() as connection:
+        with connection.begin():
+            _wanted_schema(connection)
+            number = _number(connection, domain)
+            erased = erase.erase(connection, number, selector, reason, actor)
+            pending = erase.pending(connection, number) if erased.events else None
+        checks: dict[str, Any] = {}
+        if pending is not None:
+            erase.remove_files(paths, domain, pending["files"])
+            left = sum((paths.versions / file).exists() for file in pending["files"])
+            checks = {"files": {"removed": len(pending["files"]), "left": left},
+                      "disk": db.scrub(connection) or "rewritten"}
+        with connection.begin():
+            checks |= {"tables": erase.left(connection, number)} if checks else {}
+            certificate = erase.certify(connection, [erased.action], checks)
+    return {**certificate, "asked": selector.asked()}
 
 
 def upgrade(paths: Paths) -> tuple[str | None, str]:
@@ -85,6 +110,12 @@ def _locked(paths: Paths) -> Iterator[Engine]:
 def _must_exist(paths: Paths) -> None:
     if not paths.database.is_file():
         raise NotRunning(f"this store has never run: there is no {paths.database}", hint="start it: adaptd run")
+
+
+def _number(connection: Connection, domain: str) -> int:
+    if (number := registry.domain_id(connection, domain)) is None:
+        raise UnknownDomain(f"the store has no domain {domain!r}", hint="adaptd status lists them")
+    return number
 
 
 def _wanted_schema(connection: Connection) -> None:

@@ -161,17 +161,36 @@ def rollback_target(connection: Connection, domain: int) -> Version:
 
 
 def check_restorable(target: Version) -> None:
-    """Refuse to roll back to a candidate that was never live: that would go around its gate.
+    """Refuse to roll back to a candidate that was never live, which would go around its gate, or to a retired version.
 
     Raises
     ------
     Refused
-        It was never live.
+        It was never live, or its adapter was trained on what was forgotten.
     """
-    if target.kind == "candidate" and not any(name.endswith(".head") for name in target.files):
+    check_not_retired(target)
+    if target.kind == "candidate" and not was_live(target):
         decision = (target.verdict or {}).get("decision")
         raise Refused(f"version {target.number} is a candidate that was never live (its gate said {decision})", field="to",
                       hint="adaptd promote N --force --reason … makes it live over the present memory")
+
+
+def check_not_retired(target: Version) -> None:
+    """Refuse a version whose adapter was trained on a record that was forgotten.
+
+    Raises
+    ------
+    Refused
+        It was.
+    """
+    if target.metrics.get("retired"):
+        raise Refused(f"version {target.number} is retired: its adapter was trained on a record that was forgotten", field="to",
+                      hint="adaptd versions lists those that did not see it; adapt again for one that has learned the rest")
+
+
+def was_live(target: Version) -> bool:
+    """Say whether a version was ever live: then it holds a head, or held one until a record was forgotten."""
+    return "resolved" in target.metrics or any(name.endswith(".head") for name in target.files)
 
 
 def publish(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, Any] | None = None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, func, select
 from adaptd import registry
 from adaptd import tables as t
 from adaptd.db import Writer
+from adaptd.erase import Selector
 from adaptd.errors import NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
 from adaptd.predict import Inference
@@ -191,6 +192,13 @@ class Service:
         self.tell("promote", domain, version=number)
         return {"version": number}
 
+    async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
+        """Forget events and their influence; return the certificate."""
+        served = self._served(domain)
+        certificate = await asyncio.to_thread(served.forgetting.forget, Selector.of(selector), reason, actor)
+        self.tell("forget", domain, events=certificate["removed"]["event"])
+        return certificate
+
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         """Put learning or adaptation on hold."""
         served = self._served(domain)
@@ -339,7 +347,7 @@ class _Counts:
                 .order_by(t.version.c.number.desc())
                 .limit(1)
             ).one_or_none()
-            events = connection.scalar(select(func.count()).where(t.event.c.domain == served.id))
+            events = connection.scalar(select(func.count()).where(t.event.c.domain == served.id, t.event.c.source != t.FORGOTTEN))
             labelled = connection.scalar(
                 select(func.count(t.label.c.event.distinct()))
                 .join(t.event, t.event.c.seq == t.label.c.event)

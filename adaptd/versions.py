@@ -79,7 +79,7 @@ class Versions:
 
     def snapshot(self, reason: str, actor: str) -> int:
         """Name the live state; the pointer moves to it. Return its number."""
-        with self._alone():
+        with self.alone():
             return self._learner.call(lambda: self._snapshot(reason, actor)).result()
 
     def rollback(self, to: int | None, reason: str, actor: str) -> tuple[int, int]:
@@ -88,7 +88,7 @@ class Versions:
         Learning is put on hold first, in journal order, so that no label falls between the saved state and the
         branch that starts here.
         """
-        with self._alone():
+        with self.alone():
             with self._reader.connect() as connection:
                 target = (
                     registry.rollback_target(connection, self.domain)
@@ -110,7 +110,7 @@ class Versions:
 
     def resume(self, what: str, source: str, reason: str, actor: str) -> int:
         """Lift a hold, but never in the middle of a rollback; return how many labels had waited."""
-        with self._alone():
+        with self.alone():
             return self._journal.resume(self.domain, what, source, reason, actor)
 
     def branch(self) -> int:
@@ -135,16 +135,17 @@ class Versions:
         Refused
             Its gate did not promote it and `force` was not given, or the live state was rolled back meanwhile.
         """
-        with self._alone():
+        with self.alone():
             with self._reader.connect() as connection:
                 candidate = registry.version(connection, number, self.domain)
                 contents = registry.read(self.folder / str(number), candidate.files)
+            registry.check_not_retired(candidate)
             decision = (candidate.verdict or {}).get("decision")
             if candidate.kind != "candidate":
                 raise Conflict(
                     f"version {number} is not a candidate", field="to", hint="adaptd rollback --to moves to any other version"
                 )
-            if any(name.endswith(".head") for name in candidate.files):
+            if registry.was_live(candidate):
                 raise Conflict(f"version {number} was live already", field="to", hint=f"adaptd rollback --to {number}")
             if decision != "promote" and not force:
                 raise Refused(
@@ -168,7 +169,8 @@ class Versions:
     # -- in the learner's thread ------------------------------------------------------------------------------
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
+        """Let no other operation on versions run meanwhile."""
         if not self._busy.acquire(timeout=30.0):
             raise Conflict("another version operation is running", hint="try again when it is done")
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.daemon import Daemon
 
-NUMBER = 32  # domains of the shared daemon: as many as all files have tests that take one
+NUMBER = 40  # domains of the shared daemon: as many as all files have tests that take one
 CONFIG = """
 [adapt]
 every_labels = 0

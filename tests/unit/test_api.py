@@ -121,6 +121,11 @@ class Double:
         self._note("promote", domain, to=to, force=force, reason=reason, actor=actor)
         return VERSION
 
+    async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
+        self._note("forget", domain, selector=selector, reason=reason, actor=actor)
+        return {"asked": selector, "at": 1.0, "actor": actor, "reason": reason, "removed": {"event": 1}, "labels_gone": 0,
+                "versions": {}, "checks": {}}
+
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         self._note("hold", domain, what=what, source=source, reason=reason, actor=actor)
         return {}
@@ -197,6 +202,8 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/snapshot", None, "snapshot", ("text", {"reason": "", "actor": "socket"})),
     ("POST", "/v1/text/rollback", {"to": 7, "reason": "r"}, "rollback",
      ("text", {"to": 7, "reason": "r", "actor": "socket"})),
+    ("POST", "/v1/text/forget", {"subject": "s", "reason": "r"}, "forget",
+     ("text", {"selector": {"subject": "s"}, "reason": "r", "actor": "socket"})),
     ("POST", "/v1/text/rollback", None, "rollback", ("text", {"to": None, "reason": "", "actor": "socket"})),
     ("POST", "/v1/text/promote", {"to": 7, "force": True, "reason": "r"}, "promote",
      ("text", {"to": 7, "force": True, "reason": "r", "actor": "socket"})),
