@@ -163,8 +163,12 @@ class Adaptation:
     def _run(self, reason: str, actor: str, done: Future[Outcome]) -> None:
         folder = self._jobs / f"{self._domain}-{os.getpid()}-{time.time_ns()}"
         try:
-            with self._turn():
-                outcome = self._adapt(folder, reason, actor)
+            try:
+                with self._turn():
+                    outcome = self._adapt(folder, reason, actor)
+            finally:  # before anybody hears that it is over: who forgets relies on it
+                self.stage = None
+                shutil.rmtree(folder, ignore_errors=True)
             self.last = {**outcome.body(), "at": time.time()}
             done.set_result(outcome)
         except Exception as error:  # an adaptation that fails leaves the champion as it is
@@ -173,9 +177,6 @@ class Adaptation:
                 self._report("adaptation_failed", f"{self._domain}: {error}", "the champion answers on; look at the log")
                 self.last = {"verdict": "failed", "reasons": [str(error)], "at": time.time()}
             done.set_exception(error)
-        finally:
-            self.stage = None
-            shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:

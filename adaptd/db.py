@@ -323,7 +323,8 @@ class Writer:
 def scrub(connection: Connection) -> str | None:
     """Rewrite the database and empty the WAL, outside a transaction; return what went wrong, to be tried again.
 
-    `secure_delete` zeroes a deleted cell, but not the copies that splits of a page have left in its gaps.
+    `secure_delete` zeroes a deleted cell, but not every copy that splits of a page have left in its gaps: of 1,527
+    rows with large values it left 7 to be read in the file.
     """
     try:
         _raw(connection).execute("VACUUM")

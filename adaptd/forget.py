@@ -92,7 +92,7 @@ class Forgetting:
         assert pending is not None
         if live.number != self._learner.state.version:
             self._answer_with(live)
-            self._adaptation.last = None
+        self._adaptation.last = None  # its reasons may name a label that has gone; the versions have what is left of them
         rows = [row for row, _, _ in erased.rows]
         return self._finish(pending["files"], pending["actions"], rows)
 
@@ -110,8 +110,7 @@ class Forgetting:
         """Bring memory, answers and files to what the tables say, then check, and strike the note."""
         erase.remove_files(self._paths, self._name, files)
         self._make_again(rows)
-        self._checkpoint()
-        undone = self._writer.scrub().result()
+        undone = self._checkpoint() or self._writer.scrub().result()
         if undone is not None:
             self._report("forget_unfinished", f"{self._name}: {undone}", "the next start tries again; free some space")
         checks = self._checks(files) | {"disk": undone or "rewritten"}
@@ -140,11 +139,16 @@ class Forgetting:
         state.prequential, state.progressive, state.per_label = beside.prequential, beside.progressive, beside.per_label
         self._learner.solve()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self) -> str | None:
+        """Keep the state, so that a start need not make the folds again; return what went wrong."""
         with self._reader.connect() as connection:
             branch = registry.live(connection, self._domain).branch
         folder = self._paths.checkpoints / self._name
-        restore.write_checkpoint(folder, self._domain, branch, self._encoder, self._learner.state)
+        try:
+            restore.write_checkpoint(folder, self._domain, branch, self._encoder, self._learner.state)
+        except OSError as error:
+            return f"a checkpoint could not be written: {error}"
+        return None
 
     def _checks(self, files: Sequence[str]) -> dict[str, Any]:
         """Return what the certificate says of memory and files."""

@@ -312,6 +312,7 @@ class Learner:
             head.learned = sum(row.head == name for entry in entries[:first] for row in entry.born)
         aside.publish()
         for start in range(first, len(entries), self._block):
+            self.beat = time.monotonic()
             aside._learn(entries[start : start + self._block])
             aside.solve()
 

@@ -217,6 +217,20 @@ def test_versions_that_were_trained_on_it_are_retired(make: Make) -> None:
     assert "corrupt_version" not in daemon.problems()
 
 
+@pytest.mark.slow
+def test_an_adaptation_that_reads_it_is_stopped(make: Make) -> None:
+    daemon = make(ADAPTING).start()
+    daemon.teach(lesson(["card", "weather", "music", "food", "health", "sport", "garden"], 40))
+    version = daemon.domain()["version"]
+    daemon.post("text/adapt", {"wait": False})
+    until(lambda: (daemon.domain()["adapting"] or {}).get("stage") == "training", "it trains", 120.0, 0.01)
+    assert list(daemon.paths.jobs.rglob("rows.safetensors"))
+    assert daemon.post("text/forget", {"label": "garden"})["removed"]["learned"] == 40
+    assert list(daemon.paths.jobs.iterdir()) == [] and daemon.domain()["adapting"] is None
+    assert daemon.domain()["version"] == version and daemon.rows("SELECT * FROM version WHERE kind = 'candidate'") == []
+    assert daemon.post("text/adapt", {"wait": True})["version"] > version
+
+
 def test_kill_9_amid_a_forget_leaves_all_of_it_or_nothing(make: Make) -> None:
     daemon, noted = make().start(), "SELECT 1 FROM store WHERE key LIKE 'forget:%'"
     for life in range(3):
