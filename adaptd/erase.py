@@ -9,79 +9,24 @@ id, and an HMAC of the client's, so that the same event delivered again is told 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
 from adaptd import registry
 from adaptd import tables as t
-from adaptd.errors import BadPayload, NotFound
-from adaptd.ingest import iso
+from adaptd.errors import NotFound
 from adaptd.journal import act, last_seq, token
 from adaptd.paths import Paths
 from adaptd.records import Erased, canonical
 from adaptd.rows import Interval, lineage
+from adaptd.selector import Selector
 
-SELECTORS = ("event", "source", "subject", "label", "since")
 RETIRED = "its adapter was trained on a record that was forgotten"
-WHEN = 'ISO 8601 with a zone ("2026-05-04T14:05:00Z") or seconds since the epoch'
 Counts = dict[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selector:
-    """Which events of a domain: all of one source, subject or label, received in a time, or one event."""
-
-    kind: str
-    value: str | float
-    until: float | None = None
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Selector:
-        """Read what was asked for.
-
-        Raises
-        ------
-        BadPayload
-            None or several, or times that cannot be.
-        """
-        named = [kind for kind in SELECTORS if given.get(kind) is not None]
-        if len(named) != 1:
-            what = "nothing says what to forget" if not named else f"{' and '.join(named)} both given"
-            raise BadPayload(what, field=named[1] if named else "event", hint=f"give exactly one of {', '.join(SELECTORS)}")
-        until = None if given.get("until") is None else _moment(given["until"], "until")
-        if named[0] != "since":
-            if until is not None:
-                raise BadPayload("until goes with since", field="until", hint="leave it out, or give since")
-            return cls(kind=named[0], value=str(given[named[0]]))
-        since = _moment(given["since"], "since")
-        if since > time.time():
-            raise BadPayload("since lies in the future", field="since", hint="nothing can have come since then; " + WHEN)
-        if until is not None and until <= since:
-            raise BadPayload("until does not lie behind since", field="until", hint=WHEN)
-        return cls(kind="since", value=since, until=until)
-
-    def asked(self) -> dict[str, Any]:
-        """Return what was asked for, for the certificate."""
-        return {self.kind: self.value} | ({} if self.until is None else {"until": self.until})
-
-    def kept(self, key: bytes) -> dict[str, Any]:
-        """Return what the history keeps of it: what may name a person or a forgotten label only as an HMAC."""
-        hidden = self.kind in ("subject", "label")
-        return {f"{self.kind}_hmac": token(key, self.kind, str(self.value))} if hidden else self.asked()
-
-
-def _moment(value: Any, field: str) -> float:
-    if isinstance(value, str):
-        return iso(value, field, WHEN)
-    if not math.isfinite(value):
-        raise BadPayload(f"{value} is no time", field=field, hint=WHEN)
-    return float(value)
 
 
 # -- the transaction ------------------------------------------------------------------------------------------
@@ -107,7 +52,8 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
     marks = _mark_versions(connection, domain, rows, bool(orphans))
     if events:
         connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
-    certificate = {"asked": selector.kept(key), "removed": counts, "labels_gone": len(orphans), "versions": marks["versions"]}
+    asked = selector.kept(lambda kind, value: token(key, kind, value))
+    certificate = {"asked": asked, "removed": counts, "labels_gone": len(orphans), "versions": marks["versions"]}
     action = _history(connection, domain, seq, reason, actor, certificate)
     if events:
         _note(connection, domain, marks["files"], action)

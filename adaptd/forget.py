@@ -17,7 +17,6 @@ from sqlalchemy import Connection, Engine
 from adaptd import erase, registry, restore
 from adaptd.adapt import Adaptation
 from adaptd.db import Writer
-from adaptd.erase import Selector
 from adaptd.journal import Journal
 from adaptd.learn import Learner, State
 from adaptd.model import files
@@ -27,6 +26,7 @@ from adaptd.paths import Paths
 from adaptd.records import Erased
 from adaptd.restore import Report
 from adaptd.rows import births, lineage, replay
+from adaptd.selector import Selector
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
 

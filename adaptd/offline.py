@@ -17,11 +17,11 @@ from sqlalchemy import Connection, Engine, delete, insert
 
 from adaptd import db, erase, registry
 from adaptd import tables as t
-from adaptd.erase import Selector
 from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.journal import last_seq
 from adaptd.paths import Paths
 from adaptd.rows import lineage, replay
+from adaptd.selector import Selector
 
 ADAPTER, HEAD = ".adapter", ".head"  # how a version's files end: what is trained, and what answers as it was solved
 

@@ -16,11 +16,11 @@ from sqlalchemy import Engine, func, select
 from adaptd import registry
 from adaptd import tables as t
 from adaptd.db import Writer
-from adaptd.erase import Selector
 from adaptd.errors import NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
 from adaptd.predict import Inference
 from adaptd.records import Problem
+from adaptd.selector import Selector
 from adaptd.served import Served
 
 Json = dict[str, Any]

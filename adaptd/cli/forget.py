@@ -45,7 +45,7 @@ def forget(domain: str | None, reason: str, yes: bool, as_json: bool, **given: s
         document = options.client().call("POST", options.route(name, "forget"), body, timeout_s=None)
     except NotRunning:
         from adaptd import offline
-        from adaptd.erase import Selector
+        from adaptd.selector import Selector
 
         document = offline.forget(options.paths(), name, Selector.of(selector), reason, options.actor())
     if as_json:
