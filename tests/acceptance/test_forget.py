@@ -104,8 +104,9 @@ def test_what_is_left_equals_a_daemon_that_never_saw_it(make: Make) -> None:
     wanted = twin.scores(ASKED)
     _equal(taught.scores(ASKED), wanted)
     assert spoilt != wanted
-    for name in ("memory", "labels", "labelled", "accuracy"):
+    for name in ("memory", "labels", "labelled", "accuracy", "answered_and_labelled"):
         assert taught.domain()[name] == twin.domain()[name]
+    assert taught.domain()["answered_and_labelled"] == 5
     _equal(taught.restart().scores(ASKED), wanted)
     taught.crash()
     _equal(taught.start().scores(ASKED), wanted)
