@@ -10,6 +10,7 @@ removes.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ class Adaptation:
         self._running: Future[Outcome] | None = None
         self._child: subprocess.Popen[str] | None = None
         self._stopped = False
+        self._halted = False
         self._starting = threading.Lock()
         self.held = False
         self.stage: dict[str, Any] | None = None  # what it is doing now, for status
@@ -121,17 +123,31 @@ class Adaptation:
         Raises
         ------
         Conflict
-            Adaptation is on hold.
+            Adaptation is on hold, or records are being forgotten.
         """
         if self.held:
             raise Conflict("adaptation is on hold", hint="adaptd resume --adaptation")
         with self._starting:
+            if self._halted:
+                raise Conflict("records are being forgotten", hint="adapt again when that is done")
             if self._running is not None and not self._running.done():
                 return self._running
             self._since = 0
             self._running = done = Future[Outcome]()
         threading.Thread(target=self._run, args=(reason, actor, done), name=f"adapt-{self._domain}", daemon=True).start()
         return done
+
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """Stop a running adaptation, which may have read what is to be forgotten, and start none meanwhile."""
+        with self._starting:
+            self._halted = True
+        stopped = self._stopped
+        try:
+            self.close()
+            yield
+        finally:
+            self._stopped, self._halted = stopped, False
 
     def close(self) -> None:
         """Stop a running adaptation; its job is removed."""
@@ -147,8 +163,12 @@ class Adaptation:
     def _run(self, reason: str, actor: str, done: Future[Outcome]) -> None:
         folder = self._jobs / f"{self._domain}-{os.getpid()}-{time.time_ns()}"
         try:
-            with ONE_AT_A_TIME:
-                outcome = self._adapt(folder, reason, actor)
+            try:
+                with self._turn():
+                    outcome = self._adapt(folder, reason, actor)
+            finally:  # before anybody hears that it is over: who forgets relies on it
+                self.stage = None
+                shutil.rmtree(folder, ignore_errors=True)
             self.last = {**outcome.body(), "at": time.time()}
             done.set_result(outcome)
         except Exception as error:  # an adaptation that fails leaves the champion as it is
@@ -157,14 +177,21 @@ class Adaptation:
                 self._report("adaptation_failed", f"{self._domain}: {error}", "the champion answers on; look at the log")
                 self.last = {"verdict": "failed", "reasons": [str(error)], "at": time.time()}
             done.set_exception(error)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for the other domains' adaptations, unless this one is stopped meanwhile."""
+        while not ONE_AT_A_TIME.acquire(timeout=0.5):
+            if self._stopped:
+                raise TrainingFailed("stopped before it began")
+        try:
+            yield
         finally:
-            self.stage = None
-            shutil.rmtree(folder, ignore_errors=True)
+            ONE_AT_A_TIME.release()
 
     def _adapt(self, folder: Path, reason: str, actor: str) -> Outcome:
-        branch = self._versions.branch()
         self.stage = {"stage": "preparing", "progress": 0.0, "since": time.time(), "reason": reason}
-        jobs = self._learner.call(lambda: {name: self._rows(head) for name, head in self._learner.state.heads.items()}).result()
+        branch, jobs = self._learner.call(self._jobs_of_now).result()
         judged: dict[str, tuple[Verdict, dict[str, Any], bytes]] = {}
         for name, (tensors, facts, adapter) in jobs.items():
             if int((tensors["holdout"] == 0).sum()) >= self._settings.min_labels and len(set(tensors["targets"].tolist())) > 1:
@@ -179,7 +206,13 @@ class Adaptation:
                 ),
             )
         self._newest = max(facts["newest"] for _, facts, _ in jobs.values())
-        return self._decide(judged, branch, reason, actor)
+        began = [hashlib.sha256(files.dump_adapter(adapter)).hexdigest() for _, _, adapter in jobs.values()]
+        trained = {"branch": branch, "seq": self._newest, "from": began}  # what a forget asks about it
+        return self._decide(judged, branch, trained, reason, actor)
+
+    def _jobs_of_now(self) -> tuple[int, dict[str, tuple[dict[str, Tensor], dict[str, Any], Adapter]]]:
+        """Return the branch that grows and what a job of each head needs."""
+        return self._versions.branch(), {name: self._rows(head) for name, head in self._learner.state.heads.items()}
 
     def _rows(self, head: Head) -> tuple[dict[str, Tensor], dict[str, Any], Adapter]:
         """Copy what a job needs; in the learner's thread, with the ridge solved."""
@@ -262,7 +295,12 @@ class Adaptation:
         }
 
     def _decide(
-        self, judged: Mapping[str, tuple[Verdict, dict[str, Any], bytes]], branch: int, reason: str, actor: str
+        self,
+        judged: Mapping[str, tuple[Verdict, dict[str, Any], bytes]],
+        branch: int,
+        trained: Mapping[str, Any],
+        reason: str,
+        actor: str,
     ) -> Outcome:
         """Enter the candidate and, if every head's verdict says so, promote it."""
         self.stage = {**(self.stage or {}), "stage": "deciding", "progress": 1.0}
@@ -272,6 +310,7 @@ class Adaptation:
         verdict = Verdict(decision=worst.decision, reasons=reasons, evidence=worst.evidence)
         first = next(iter(judged.values()))[1]
         metrics = {**first, "heads": {name: m for name, (_, m, _) in judged.items()}} if len(judged) > 1 else first
+        metrics = {**metrics, "trained": trained}
         contents = {f"{name}.adapter": data for name, (_, _, data) in judged.items()}
         body = {"decision": verdict.decision, "reasons": reasons, "evidence": verdict.evidence}
         number = self._versions.enter_candidate(contents, body, metrics, f"{self._settings.strategy}: {reason}", actor)
@@ -294,7 +333,7 @@ class Adaptation:
     def _child_run(self, module: str, folder: Path, stage: str, limit_s: float) -> None:
         """Run a child to its end, following its progress; raise TrainingFailed with its own words."""
         if self._stopped:
-            raise TrainingFailed("the daemon is stopping")
+            raise TrainingFailed("stopped: the daemon is stopping, or records are being forgotten")
         self.stage = {**(self.stage or {}), "stage": stage, "progress": 0.0}
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTD_")}
         child = subprocess.Popen(

@@ -15,10 +15,11 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, db, plugins, registry, restore
+from adaptd import __version__, adapt, db, erase, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.config import DomainSettings, Settings
 from adaptd.follow import Follower
+from adaptd.forget import Forgetting
 from adaptd.host import check_folder
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain, Encoder, Feed, Gate
@@ -144,6 +145,8 @@ class Assembly:
         heads = {head: self._head(encoder.dim, settings) for head in domain.heads}
         self._check_encoder(name, number, encoder)
         with self.reader.connect() as connection:
+            if (pending := erase.pending(connection, number)) is not None:
+                erase.remove_files(self.paths, name, pending["files"])  # before anything is read from them
             live = registry.live(connection, number)
             version, contents = restore.sound(connection, live.version, self.paths.versions, self._report)
             base = restore.find_base(connection, live, version, self.paths.checkpoints / name, encoder.digest, self._report)
@@ -184,6 +187,20 @@ class Assembly:
             name, learner, versions, gate, settings.adapt, self.paths.jobs, self.settings.plugins.allow, self._report
         )
         adaptation.held = self._adaptation_held(number)
+        forgetting = Forgetting(
+            number,
+            name,
+            learner,
+            versions,
+            adaptation,
+            vectors,
+            self.journal,
+            self.writer,
+            self.reader,
+            self.paths,
+            encoder.digest,
+            self._report,
+        )
         self.domains[name] = self._by_id[number] = Served(
             name=name,
             id=number,
@@ -195,16 +212,19 @@ class Assembly:
             learner=learner,
             versions=versions,
             adaptation=adaptation,
+            forgetting=forgetting,
             vectors=vectors,
             reader=self.reader,
             queue=self.settings.limits.queue,
         )
         learner.on_failure = self._fatal
+        learner.forgotten = self.journal.forgotten
         learner.on_learned = self._after_learning(name, adaptation, settings.learn.checkpoint_labels)
         learner.start()
         learner.deliver(tail)
         solved = all(head.is_solved() for head in heads.values()) and not tail and version.number == live.version
         learner.call(lambda: learner.settle(solved=solved))
+        forgetting.finish()
 
     def _check_encoder(self, name: str, number: int, encoder: Encoder) -> None:
         with self.reader.connect() as connection:

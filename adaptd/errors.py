@@ -117,6 +117,13 @@ class Conflict(AdaptdError):
     status = 409
 
 
+class Forgotten(AdaptdError):
+    """This was forgotten."""
+
+    code = "forgotten"
+    status = 410
+
+
 class Busy(AdaptdError):
     """The daemon is at capacity."""
 

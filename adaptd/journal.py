@@ -8,6 +8,7 @@ label, which is why "exactly once, in journal order" needs no further proof than
 from __future__ import annotations
 
 import functools
+import hmac
 import logging
 import secrets
 import time
@@ -17,13 +18,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
 from adaptd import relearn
 from adaptd import tables as t
 from adaptd.db import Writer
-from adaptd.errors import Conflict, NotFound
-from adaptd.records import MISSING, Feedback, Item, Learned, Receipt, Row, canonical
+from adaptd.errors import Conflict, Forgotten, NotFound
+from adaptd.records import MISSING, Erased, Feedback, Item, Learned, Receipt, Row, canonical
 from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
 
@@ -68,6 +69,9 @@ class Journal:
         self._seen: Counter[tuple[int, str, str]] = Counter()  # births per (domain, head, target)
         self._live: dict[int, _Live] = {}
         self._next_row = 0
+        self._key = b""  # the store's: recognises the ids of forgotten events
+        self._tombs = False  # there are forgotten events
+        self.forgotten: set[int] = set()  # in this process's life: what is under way to them is dropped
 
     def open(self, connection: Connection) -> None:
         """Read what the writer needs to know; before the writer starts."""
@@ -75,6 +79,8 @@ class Journal:
         count = select(t.learned.c.domain, t.learned.c.head, t.learned.c.target, func.count().label("n"))
         for row in connection.execute(count.group_by(t.learned.c.domain, t.learned.c.head, t.learned.c.target)):
             self._seen[row.domain, row.head, row.target] = row.n
+        self._key = bytes.fromhex(connection.scalar(select(t.store.c.value).where(t.store.c.key == "hmac")) or "")
+        self._tombs = connection.scalar(select(t.event.c.seq).where(t.event.c.source == t.FORGOTTEN).limit(1)) is not None
         for row in connection.execute(select(t.live)):
             self._live[row.domain] = _Live(lineage(connection, row.branch))
         for row in connection.execute(select(t.hold).where(t.hold.c.what == "learning")):
@@ -100,7 +106,7 @@ class Journal:
                 refused = [
                     (canonical(receipt.error), canonical(item.payload).encode())
                     for item, receipt in zip(items, outcome.receipts, strict=True)
-                    if receipt.error is not None
+                    if receipt.error is not None and receipt.error["code"] != Forgotten.code  # it would be kept again
                 ]
                 _keep_cursor(connection, cursor, [*dead, *refused])
             return outcome
@@ -126,11 +132,11 @@ class Journal:
         """Store answers, and vectors (event, part, bytes) not stored yet."""
 
         def run(connection: Connection) -> None:
-            if predictions:
-                connection.execute(insert(t.prediction), list(predictions))
-            if vectors:
+            if kept := [one for one in predictions if one["event"] not in self.forgotten]:
+                connection.execute(insert(t.prediction), kept)
+            if fresh := [one for one in vectors if one[0] not in self.forgotten]:
                 statement = insert(t.vector).prefix_with("OR IGNORE", dialect="sqlite")
-                connection.execute(statement, [{"event": e, "part": p, "encoder": encoder, "data": d} for e, p, d in vectors])
+                connection.execute(statement, [{"event": e, "part": p, "encoder": encoder, "data": d} for e, p, d in fresh])
 
         return self._writer.submit(run)
 
@@ -210,6 +216,18 @@ class Journal:
         if what == "learning":
             self._live[domain].holds.discard(source)
         return Outcome([], learned, self._writer.last_seq), True
+
+    def forget(self, run: Callable[[Connection], Erased]) -> Future[Erased]:
+        """Let `run` take events out of the tables; what is under way to them is dropped from then on."""
+
+        def write(connection: Connection) -> Erased:
+            erased = run(connection)
+            self._seen.subtract((erased.domain, head, target) for _, head, target in erased.rows)
+            self.forgotten.update(erased.events)
+            self._tombs = self._tombs or bool(erased.events)
+            return erased
+
+        return self._writer.submit(write)
 
     def adopt(self, domain: int, intervals: list[Interval], *, hold: bool) -> None:
         """Follow a moved pointer; runs in the writer, in the operation that moves it."""
@@ -292,6 +310,8 @@ class Journal:
     ) -> Receipt:
         """Judge an id that was seen before: a duplicate, a first label, or a conflict."""
         seq, identity, known_digest = stored
+        if not known_digest:
+            return Receipt(status="rejected", event=identity, event_seq=seq, error=_gone(f"id {item.key!r}").body())
         if digest != known_digest:
             error = Conflict(
                 f"id {item.key!r} of source {item.source!r} came before with another payload",
@@ -319,17 +339,32 @@ class Journal:
                     t.event.c.domain == domain, t.event.c.source == source, t.event.c.key.in_(keys[start : start + 500])
                 )
                 known.update({(source, r.key): (r.seq, r.id, r.digest) for r in connection.execute(query)})
+                if self._tombs:
+                    known.update(self._forgotten_of(connection, domain, source, keys[start : start + 500]))
         return known
+
+    def _forgotten_of(
+        self, connection: Connection, domain: int, source: str, keys: Sequence[str]
+    ) -> dict[tuple[str, str | None], tuple[int, str, bytes]]:
+        """Return those of the ids whose events were forgotten; they have no digest."""
+        tokens = {token(self._key, source, key): key for key in keys}
+        query = select(t.event.c.key, t.event.c.seq, t.event.c.id, t.event.c.digest).where(
+            t.event.c.domain == domain, t.event.c.source == t.FORGOTTEN, t.event.c.key.in_(tokens)
+        )
+        return {(source, tokens[r.key]): (r.seq, r.id, r.digest) for r in connection.execute(query)}
 
     def _label(self, connection: Connection, domain: int, given: Feedback) -> tuple[Receipt, list[Learned]]:
         """Journal one label for an earlier event; the same label again is a no-op."""
         where = (
             (t.event.c.id == given.event)
             if given.event is not None
-            else and_(t.event.c.source == given.source, t.event.c.key == given.key)
+            else or_(
+                and_(t.event.c.source == given.source, t.event.c.key == given.key),
+                and_(t.event.c.source == t.FORGOTTEN, t.event.c.key == token(self._key, given.source, given.key)),
+            )
         )
         event = connection.execute(
-            select(t.event.c.seq, t.event.c.id, t.event.c.content).where(t.event.c.domain == domain, where)
+            select(t.event.c.seq, t.event.c.id, t.event.c.source, t.event.c.content).where(t.event.c.domain == domain, where)
         ).one_or_none()
         if event is None:
             name = given.event or f"{given.source}/{given.key}"
@@ -337,6 +372,8 @@ class Journal:
                 f"no event {name!r} in this domain", field="event", hint="use the id from the receipt, or (source, id)"
             )
             return Receipt(status="unknown", error=error.body()), []
+        if event.source == t.FORGOTTEN:
+            return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=_gone("this event").body()), []
         text = canonical(given.label)
         earlier = connection.execute(
             select(t.label.c.label, t.label.c.held).where(t.label.c.event == event.seq).order_by(t.label.c.seq.desc())
@@ -452,6 +489,15 @@ def _end_waiting(connection: Connection, seqs: Sequence[int], became: int) -> No
     """Note what became of labels that waited; others stay what they are."""
     waited = t.label.c.seq.in_(seqs), t.label.c.held == WAITING
     connection.execute(update(t.label).where(*waited).values(held=became))
+
+
+def token(key: bytes, source: str | None, name: str | None) -> str:
+    """Return what is kept of a forgotten event's id: enough to recognise it, not to read it."""
+    return hmac.digest(key, canonical([source, name]).encode(), "sha256").hex()
+
+
+def _gone(what: str) -> Forgotten:
+    return Forgotten(f"{what} was forgotten", field="id", hint="it is not learned again; what is new needs an id of its own")
 
 
 def _keep_cursor(connection: Connection, cursor: tuple[str, str], dead: Sequence[tuple[str, bytes]]) -> None:

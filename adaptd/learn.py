@@ -14,9 +14,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +27,6 @@ from adaptd.metrics import Outcomes, count_answers
 from adaptd.model.decoder import opine
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
-from adaptd.predict import Inference
 from adaptd.records import Learned, Row
 from adaptd.rows import first_labels
 
@@ -57,10 +57,37 @@ class _Call:
     done: Future[Any] = field(default_factory=Future)
 
 
+class Answering(Protocol):
+    """What a learner swaps its snapshots into (`Inference`)."""
+
+    def snapshot(self, domain: str) -> Snapshot:
+        """Return what a domain answers with now."""
+        ...
+
+    def swap(self, domain: str, make: Callable[[], Snapshot]) -> Future[Snapshot]:
+        """Answer with what `make` returns from then on."""
+        ...
+
+
+class _Aside:
+    """Holds the snapshots of a state that nobody is answered from."""
+
+    _held: Snapshot
+
+    def snapshot(self, domain: str) -> Snapshot:
+        return self._held
+
+    def swap(self, domain: str, make: Callable[[], Snapshot]) -> Future[Snapshot]:
+        done: Future[Snapshot] = Future()
+        self._held = make()
+        done.set_result(self._held)
+        return done
+
+
 class Learner:
     """The thread of one domain."""
 
-    def __init__(self, domain: str, state: State, inference: Inference, vectors: Vectors, answers: Answers, *,
+    def __init__(self, domain: str, state: State, inference: Answering, vectors: Vectors, answers: Answers, *,
                  block: int, solve_after_s: float) -> None:
         self.domain = domain
         self.state = state
@@ -76,6 +103,7 @@ class Learner:
         self._dirty_since: float | None = None
         self._credit: dict[str, float] = {}  # rows that testing may still take, per head
         self._behind = False  # the sums follow a restore, in chunks
+        self.forgotten: AbstractSet[int] = frozenset()  # events: what is queued of them is not learned any more
         self.on_learned: Callable[[int], None] = lambda rows: None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.failed: BaseException | None = None
@@ -198,6 +226,8 @@ class Learner:
         return entries, None, False
 
     def _learn(self, entries: Sequence[Learned]) -> None:
+        if self.forgotten:
+            entries = [replace(e, born=[row for row in e.born if row.event not in self.forgotten]) for e in entries]
         vectors = self._vectors(sorted({row.event for entry in entries for row in entry.born}))
         self._test(entries, vectors)
         self.apply(entries, vectors)
@@ -244,8 +274,7 @@ class Learner:
     def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
         """Fold outcomes: first what was answered at the time, then what would have been answered now."""
         rows = first_labels(entries)
-        given = self._answers({row.event: row.born for row in rows})
-        count_answers(self.state.prequential, self.state.per_label, rows, given)
+        self._count(rows)
         snapshot = self._inference.snapshot(self.domain)
         for name, head in self.state.heads.items():
             mine = [row for row in rows if row.head == name]
@@ -261,6 +290,28 @@ class Learner:
                 self.state.progressive.add(known is not None and int(said.pooled[place].argmax()) == known)
                 if known is not None:
                     head.fold.update(said, place, known, frozen)
+
+    def _count(self, rows: Sequence[Row]) -> None:
+        """Fold what was answered at the time."""
+        given = self._answers({row.event: row.born for row in rows})
+        count_answers(self.state.prequential, self.state.per_label, rows, given)
+
+    def replay(self, state: State, entries: Sequence[Learned], tested: int) -> None:
+        """Fold the outcomes of journal entries into a state beside this one, in blocks that no clock decides about.
+
+        Answers that were given count all; what would have been answered is asked for the newest `tested` entries, of a
+        memory that begins with them.
+        """
+        aside = Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0)
+        first = max(0, len(entries) - tested)
+        aside._count(first_labels(entries[:first]))
+        for name, head in state.heads.items():
+            head.learned = sum(row.head == name for entry in entries[:first] for row in entry.born)
+        aside.publish()
+        for start in range(first, len(entries), self._block):
+            self.beat = time.monotonic()
+            aside._learn(entries[start : start + self._block])
+            aside.solve()
 
     def _sample(self, rows: list[Row], name: str, head: HeadSnapshot) -> list[Row]:
         """Return the rows to test: all, or evenly spaced ones where retrieval among so many would cost more than it tells.

@@ -88,8 +88,11 @@ def enter(connection: Connection, moment: Moment, folder: Path, number: int, act
     ------
     CorruptFile
         The adapter that answered then does not match its digest.
+    Refused
+        It was trained on what was forgotten since.
     """
     live = moment.version
+    registry.check_not_retired(live)
     adapters = {name: digest for name, digest in live.files.items() if name.endswith(ADAPTER)}
     contents = registry.read(folder / str(live.number), adapters)
     base, heads = next(_bases(connection, moment, folder))

@@ -1,4 +1,4 @@
-"""What works on a stopped daemon's store: rollback and bringing the schema up to date, under its lock; a look at versions.
+"""What works on a stopped daemon's store, under its lock: rollback, forget, backup, the schema brought up to date; and a look.
 
 Where: beside the daemon, on the same registry functions; the model is never loaded. Raises `StoreLocked` when a
 daemon holds the store, `NotRunning` when there is no store.
@@ -15,13 +15,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert
 
-from adaptd import backup, db, describe, moments, registry
+from adaptd import backup, db, describe, erase, moments, registry
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.journal import last_seq
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.paths import Paths
 from adaptd.rows import lineage, replay
+from adaptd.selector import Selector
 
 
 def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str, at: float | None = None) -> dict[str, int]:
@@ -63,6 +64,32 @@ def back_up(paths: Paths, file: Path, *, force: bool) -> dict[str, Any]:
     _must_exist(paths)
     with db.locked(paths.lock):
         return backup.write(paths, file, force=force)
+
+
+def forget(paths: Paths, domain: str, selector: Selector, reason: str, actor: str) -> dict[str, Any]:
+    """Forget events: out of the tables and the files now; the next start makes the folds again from what is left.
+
+    Raises
+    ------
+    NotFound
+        There is no such event.
+    """
+    with _store(paths) as engine, engine.connect() as connection:
+        with connection.begin():
+            _wanted_schema(connection)
+            number = _domain(connection, domain)
+            erased = erase.erase(connection, number, selector, reason, actor)
+            pending = erase.pending(connection, number) if erased.events else None
+        checks: dict[str, Any] = {}
+        if pending is not None:
+            erase.remove_files(paths, domain, pending["files"])
+            left = sum((paths.versions / file).exists() for file in pending["files"])
+            checks = {"files": {"removed": len(pending["files"]), "left": left},
+                      "disk": db.scrub(connection) or "rewritten"}
+        with connection.begin():
+            checks |= {"tables": erase.left(connection, number)} if checks else {}
+            certificate = erase.certify(connection, [erased.action], checks)
+    return {**certificate, "asked": selector.asked()}
 
 
 def upgrade(paths: Paths) -> tuple[str | None, str]:

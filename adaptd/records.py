@@ -105,6 +105,16 @@ class Learned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Erased:
+    """What a forget took out of the tables of one domain, and what is to be done beside them."""
+
+    domain: int
+    events: Sequence[int]
+    rows: Sequence[tuple[int, str, str]]  # (row, head, target)
+    action: int  # the history line that keeps the certificate
+
+
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """What an encoder reads. A domain fills the field that its encoder takes."""
 

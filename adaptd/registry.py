@@ -173,11 +173,6 @@ def rollback_target(connection: Connection, domain: int) -> Version:
     return version(connection, current.parent)
 
 
-def was_live(version: Version) -> bool:
-    """Say whether a candidate was live: only then has it solved heads."""
-    return any(name.endswith(".head") for name in version.files)
-
-
 def check_kept(target: Version) -> None:
     """Refuse a version whose files retention took.
 
@@ -192,18 +187,37 @@ def check_kept(target: Version) -> None:
 
 
 def check_restorable(target: Version) -> None:
-    """Refuse to roll back to a candidate that was never live: that would go around its gate.
+    """Refuse to roll back to a candidate that was never live, which would go around its gate, or to a retired version.
 
     Raises
     ------
     Refused
-        It was never live, or its files are gone.
+        It was never live, its files are gone, or its adapter was trained on what was forgotten.
     """
     check_kept(target)
+    check_not_retired(target)
     if target.kind == "candidate" and not was_live(target):
         decision = (target.verdict or {}).get("decision")
         raise Refused(f"version {target.number} is a candidate that was never live (its gate said {decision})", field="to",
                       hint="adaptd promote N --force --reason … makes it live over the present memory")
+
+
+def check_not_retired(target: Version) -> None:
+    """Refuse a version whose adapter was trained on a record that was forgotten.
+
+    Raises
+    ------
+    Refused
+        It was.
+    """
+    if target.metrics.get("retired"):
+        raise Refused(f"version {target.number} is retired: its adapter was trained on a record that was forgotten", field="to",
+                      hint="adaptd versions lists those that did not see it; adapt again for one that has learned the rest")
+
+
+def was_live(target: Version) -> bool:
+    """Say whether a version was ever live: then it holds a head, or held one until a record was forgotten."""
+    return "resolved" in target.metrics or any(name.endswith(".head") for name in target.files)
 
 
 def publish(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, Any] | None = None) -> dict[str, str]:

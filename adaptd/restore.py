@@ -61,6 +61,8 @@ def sound(connection: Connection, number: int, versions: Path, report: Report) -
             if current.parent is None:
                 return current, {}
             current = registry.version(connection, current.parent)
+            while current.metrics.get("retired") and current.parent is not None:
+                current = registry.version(connection, current.parent)
 
 
 def find_base(connection: Connection, live: registry.Live, version: Version, folder: Path, encoder: str, report: Report) -> Base:

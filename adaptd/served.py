@@ -15,7 +15,8 @@ from sqlalchemy import Engine, select
 from adaptd import registry, relearn
 from adaptd import tables as t
 from adaptd.adapt import Adaptation
-from adaptd.errors import BadPayload, Busy, Conflict, NotFound, NotReady, StoreFailed
+from adaptd.errors import BadPayload, Busy, Conflict, Forgotten, NotFound, NotReady, StoreFailed
+from adaptd.forget import Forgetting
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain
 from adaptd.journal import Journal, Outcome
@@ -45,6 +46,7 @@ class Served:
     learner: Learner
     versions: Versions
     adaptation: Adaptation
+    forgetting: Forgetting
     vectors: Vectors
     reader: Engine
     queue: int  # labels that may wait to be learned
@@ -127,6 +129,8 @@ class Served:
             found = connection.execute(select(t.event).where(t.event.c.domain == self.id, t.event.c.id == event)).one_or_none()
             if found is None:
                 raise NotFound(f"no event {event!r} in this domain", field="event", hint="use the id from a receipt or an answer")
+            if found.source == t.FORGOTTEN:
+                raise Forgotten(f"event {event!r} was forgotten", field="event", hint="adaptd history says when and why")
             answers = connection.execute(
                 select(t.prediction).where(t.prediction.c.event == found.seq).order_by(t.prediction.c.id)
             ).all()
@@ -232,7 +236,9 @@ class Served:
 
     def _named(self, events: set[int]) -> dict[int, tuple[str, str | None]]:
         """Return id and text of events, for people."""
-        query = select(t.event.c.seq, t.event.c.id, t.event.c.payload).where(t.event.c.seq.in_(events))
+        query = select(t.event.c.seq, t.event.c.id, t.event.c.payload).where(
+            t.event.c.seq.in_(events), t.event.c.source != t.FORGOTTEN
+        )
         with self.reader.connect() as connection:
             return {r.seq: (r.id, self.domain.example(json.loads(r.payload)).text) for r in connection.execute(query)}
 

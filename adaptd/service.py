@@ -23,6 +23,7 @@ from adaptd.follow import Follower
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.records import Problem
+from adaptd.selector import Selector
 from adaptd.served import Served
 
 log = logging.getLogger(__name__)
@@ -233,6 +234,13 @@ class Service:
         self.tell("promote", domain, version=number)
         return {"version": number}
 
+    async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
+        """Forget events and their influence; return the certificate."""
+        served = self._served(domain)
+        certificate = await asyncio.to_thread(served.forgetting.forget, Selector.of(selector), reason, actor)
+        self.tell("forget", domain, events=certificate["removed"]["event"])
+        return certificate
+
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         """Put learning or adaptation on hold."""
         served = self._served(domain)
@@ -397,7 +405,7 @@ class _Counts:
                 .order_by(t.version.c.number.desc())
                 .limit(1)
             ).one_or_none()
-            events = connection.scalar(select(func.count()).where(t.event.c.domain == served.id))
+            events = connection.scalar(select(func.count()).where(t.event.c.domain == served.id, t.event.c.source != t.FORGOTTEN))
             labelled = connection.scalar(
                 select(func.count(t.label.c.event.distinct()))
                 .join(t.event, t.event.c.seq == t.label.c.event)

@@ -123,7 +123,7 @@ def _domain(db: sqlite3.Connection, domain: int, left: Mapping[str, Any]) -> Jso
                          " JOIN version v ON v.number = l.version WHERE l.domain = ?", (domain,)).fetchone()
     if pointer is None:
         raise CannotStart("a domain of this store has no live version", hint="restore the newest backup")
-    events = db.execute("SELECT count(*) FROM event WHERE domain = ?", (domain,)).fetchone()[0]
+    events = db.execute("SELECT count(*) FROM event WHERE domain = ? AND source <> ''", (domain,)).fetchone()[0]
     labelled = db.execute("SELECT count(DISTINCT l.event) FROM label l JOIN event e ON e.seq = l.event"
                           " WHERE e.domain = ?", (domain,)).fetchone()[0]
     holds = db.execute("SELECT what, source FROM hold WHERE domain = ?", (domain,)).fetchall()

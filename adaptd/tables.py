@@ -28,6 +28,7 @@ metadata = MetaData()
 Int = BigInteger().with_variant(Integer, "sqlite")
 Real: Any = Double().with_variant(REAL, "sqlite")
 STRICT: Any = {"sqlite_strict": True}
+FORGOTTEN = ""  # the source of an event that was forgotten; its row stays, empty, so that a second delivery is recognised
 
 store = Table("store", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False), **STRICT)
 

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,10 +39,18 @@ class Vectors:
 
     def keep(self, event: int, vector: Tensor) -> None:
         """Remember a vector that is on its way to the store."""
+        if event in self._journal.forgotten:  # its answer was under way meanwhile
+            return
         with self._lock:
             self._recent[event] = vector
             while len(self._recent) > CACHED:
                 self._recent.popitem(last=False)
+
+    def drop(self, events: Iterable[int]) -> None:
+        """Let go of the vectors of forgotten events."""
+        with self._lock:
+            for event in events:
+                self._recent.pop(event, None)
 
     def __call__(self, events: Sequence[int]) -> dict[int, Tensor]:
         """Return the vectors of events (by seq); those never encoded are encoded now and stored."""

@@ -80,7 +80,7 @@ class Versions:
 
     def snapshot(self, reason: str, actor: str) -> int:
         """Name the live state; the pointer moves to it. Return its number."""
-        with self._alone():
+        with self.alone():
             return self._learner.call(lambda: self._snapshot(reason, actor)).result()
 
     def rollback(self, to: int | None, reason: str, actor: str, at: float | None = None) -> tuple[int, int]:
@@ -90,7 +90,7 @@ class Versions:
         and `at` it is one step back. Learning is put on hold first, in journal order, so that no label falls between
         the saved state and the branch that starts here.
         """
-        with self._alone():
+        with self.alone():
             target = self._target(to, at, actor)
             contents = registry.read(self.folder / str(target.number), target.files)
             if target.encoder != self._encoder:
@@ -117,12 +117,12 @@ class Versions:
 
     def resume(self, what: str, source: str, reason: str, actor: str) -> int:
         """Lift a hold, but never in the middle of a rollback; return how many labels had waited."""
-        with self._alone():
+        with self.alone():
             return self._journal.resume(self.domain, what, source, reason, actor)
 
     def replay(self, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
         """Learn again what the live lineage lacks, but never in the middle of a rollback; return (learned, stayed out)."""
-        with self._alone():
+        with self.alone():
             return self._journal.replay(self.domain, scope, reason, actor)
 
     def branch(self) -> int:
@@ -147,10 +147,11 @@ class Versions:
         Refused
             Its gate did not promote it and `force` was not given, or the live state was rolled back meanwhile.
         """
-        with self._alone():
+        with self.alone():
             with self._reader.connect() as connection:
                 candidate = registry.version(connection, number, self.domain)
                 contents = registry.read(self.folder / str(number), candidate.files)
+            registry.check_not_retired(candidate)
             decision = (candidate.verdict or {}).get("decision")
             if candidate.kind != "candidate":
                 raise Conflict(
@@ -180,7 +181,7 @@ class Versions:
 
     def expire(self, keep: int, keep_days: float) -> None:
         """Let versions that are beyond what is kept lose their files; the mark is durable before a file goes."""
-        with self._alone():
+        with self.alone():
             now = time.time()
             with self._reader.connect() as connection:
                 gone = retention.outlived(connection, self.domain, keep, keep_days, now)
@@ -192,7 +193,8 @@ class Versions:
     # -- in the learner's thread ------------------------------------------------------------------------------
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
+        """Let no other operation on versions run meanwhile."""
         if not self._busy.acquire(timeout=30.0):
             raise Conflict("another version operation is running", hint="try again when it is done")
         try:

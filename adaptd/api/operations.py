@@ -80,6 +80,10 @@ class Operations(Protocol):
         """Make a candidate live. Raises Refused when its gate did and `force` is not given."""
         ...
 
+    async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
+        """Forget events (`selector`: event, source, subject, label or since) and their influence; the certificate."""
+        ...
+
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         """Put learning or adaptation on hold; `source` "" means all."""
         ...

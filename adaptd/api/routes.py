@@ -83,6 +83,12 @@ async def promote(call: Call) -> Json:
                                          actor=call.actor)
 
 
+async def forget(call: Call) -> Json:
+    """Forget events and their influence; a certificate says what was removed and how it was checked."""
+    selector = call.body.model_dump(exclude={"reason"}, exclude_none=True)
+    return await call.operations.forget(call.domain, selector=selector, reason=call.body.reason, actor=call.actor)
+
+
 async def hold(call: Call) -> Json:
     """Stop learning or adaptation; journal and answers go on."""
     return await call.operations.hold(call.domain, what=call.body.what, source=call.body.source,
@@ -211,6 +217,7 @@ ENDPOINTS = (
              answer=s.RolledBack),
     Endpoint(method="POST", path=f"{DOMAIN}/replay", handler=replay, request=s.Replay, answer=s.Replayed),
     Endpoint(method="POST", path=f"{DOMAIN}/promote", handler=promote, request=s.Promote, answer=s.VersionNumber),
+    Endpoint(method="POST", path=f"{DOMAIN}/forget", handler=forget, request=s.Forget, answer=s.Certificate),
     Endpoint(method="POST", path=f"{DOMAIN}/hold", handler=hold, request=s.Hold, may_be_empty=True, answer=s.Answer),
     Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Hold, may_be_empty=True,
              answer=s.Resumed),

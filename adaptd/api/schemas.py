@@ -14,6 +14,7 @@ from adaptd.api.errors import Unprocessable
 from adaptd.clock import moment
 
 Reason = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$", description="why, for the history")]
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 Number = Annotated[int, Field(ge=1, lt=1 << 63, description="a version's number")]
 WRITTEN = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}]})
 Moment = Annotated[float, WRITTEN, Field(description="ISO 8601 with a zone, or seconds since the epoch")]
@@ -147,6 +148,19 @@ class Promote(Body):
     reason: Reason = ""
 
 
+class Forget(Body):
+    """Which events to forget: exactly one of event, source, subject, label, since."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"subject": "customer 17", "reason": "their request"}]})
+    event: Name | None = Field(None, description="one event, by the daemon's id")
+    source: Name | None = Field(None, description="all that came from it")
+    subject: Name | None = Field(None, description="all that is about it")
+    label: Name | None = Field(None, description="all that was ever taught it")
+    since: str | float | None = Field(None, description="all that was received from then on: ISO 8601 with a zone, or seconds")
+    until: str | float | None = Field(None, description="with since: and before then")
+    reason: Reason = ""
+
+
 class Hold(Body):
     """What stops, or goes on again."""
 
@@ -257,6 +271,19 @@ class Replayed(Answer):
 
     relearned: int
     skipped: int
+
+
+class Certificate(Answer):
+    """What was forgotten, by whom, when and why, and how that was checked."""
+
+    asked: dict[str, Any]
+    at: float
+    actor: str
+    reason: str
+    removed: dict[str, int]
+    labels_gone: int
+    versions: dict[str, Any]
+    checks: dict[str, Any]
 
 
 class Versions(Answer):

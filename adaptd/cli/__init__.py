@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "replay": ("adaptd.cli.versions:replay", "Learn again what a rollback took back, but for what was bad."),
     "promote": ("adaptd.cli.versions:promote", "Make a candidate live."),
     "adapt": ("adaptd.cli.versions:adapt", "Train a candidate and let the gate judge it."),
+    "forget": ("adaptd.cli.forget:forget", "Remove records and their influence, for good."),
     "predict": ("adaptd.cli.stream:predict", "Answer texts."),
     "ingest": ("adaptd.cli.ingest:ingest", "Read JSONL files into the journal."),
     "feedback": ("adaptd.cli.stream:feedback", "Give a label to an earlier event."),

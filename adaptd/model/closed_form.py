@@ -244,6 +244,12 @@ class Ridge:
         self._few = [(h, place[y]) for h, y in self._few]
         self._new, self._since, self._factor = [], _Correction(self.features), None
 
+    def shrink(self, classes: int) -> None:
+        """Drop the classes behind the first ones; they have no rows. The next solution is factorised anew."""
+        self.moment, self.counts = self.moment[:, :classes].clone(), self.counts[:classes].clone()
+        self._base = torch.zeros(self.features, len(self.counts))
+        self._new, self._since, self._factor = [], _Correction(self.features), None
+
     def state(self) -> dict[str, Tensor]:
         """Return the sums, to be stored; nothing while they are few enough to be made again from the rows."""
         return {} if self.gram is None else {"gram": self.gram, "moment": self.moment, "counts": self.counts}

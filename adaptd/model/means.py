@@ -55,6 +55,10 @@ class ClassMeans:
         sums[place[: len(self.counts)]], counts[place[: len(self.counts)]] = self.sums, self.counts
         self.sums, self.counts = sums, counts
 
+    def shrink(self, classes: int) -> None:
+        """Drop the classes behind the first ones; they have no rows."""
+        self.sums, self.counts = self.sums[:classes].clone(), self.counts[:classes].clone()
+
     def centres(self, adapter: Adapter, classes: int) -> Centres:
         """Return centre and directions of the first classes, for scoring.
 

@@ -7,7 +7,7 @@ set of rows, whatever they were before) and folds over the journal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adaptd.model import files
 from adaptd.model.attention import Adapter, Bools, Floats, Ints, balance
-from adaptd.model.closed_form import KIND, RandomFeatures, Ridge, weights
+from adaptd.model.closed_form import KIND, PENDING, RandomFeatures, Ridge, weights
 from adaptd.model.decoder import Fold, Young, young_among
 from adaptd.model.means import Centres, ClassMeans
 from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap
@@ -230,9 +230,34 @@ class Head:
         """Drop dead rows when a fifth is dead; a fresh memory and index, so that old snapshots stay whole."""
         if self.memory.dead_share() <= REBUILD_DEAD or self.memory.size < COMPACT_FROM:
             return False
+        self._drop_dead()
+        return True
+
+    def _drop_dead(self) -> None:
         self.memory = self.memory.compacted()
         self.keys, self._other = self.rebuilt(self.adapter), None
-        return True
+
+    def forget(self, rows: Iterable[int], born: Sequence[tuple[int, str]]) -> None:
+        """Take rows out of everything, as if they had never been entered; `born`: what is left, (row, label) in order.
+
+        The sums lose them exactly; arrays and index are made anew without them; a label that no row of `born` has is
+        gone, with its name. What answers is to be solved, and the folds to be made again.
+        """
+        self.retire([self.memory.slot_of[row] for row in rows if row in self.memory.slot_of])
+        self.sync()
+        self._drop_dead()
+        self.set_labels(list(dict.fromkeys(label for _, label in born)))
+        self._class_of = {label: index for index, label in enumerate(self.labels)}
+        self.means.shrink(len(self.labels))
+        if self.memory.size <= PENDING:  # so few that one who never had more would hold no Gram matrix
+            self.ridge, self.memory.summed[:] = Ridge(self.options.features), False
+            self.sync()
+        self.ridge.shrink(len(self.labels))
+        self.learned = len(born)
+        rank = {row: place for place, (row, _) in enumerate(born)}
+        size = self.memory.size
+        self.memory.order[:size] = [rank[row] for row in self.memory.ids[:size].tolist()]
+        self.clear_answers()
 
     def snapshot(self) -> HeadSnapshot:
         """Freeze what answers now; call after `index`, between two batches."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.daemon import Daemon
 
-NUMBER = 48  # domains of the shared daemon: as many as all files have tests that take one
+NUMBER = 64  # domains of the shared daemon: as many as all files have tests that take one
 CONFIG = """
 [adapt]
 every_labels = 0

@@ -280,3 +280,54 @@ def test_weights_that_are_not_finite_are_refused() -> None:
 def test_an_adapter_of_another_shape_is_refused() -> None:
     with pytest.raises(CorruptFile, match="shape"):
         files.parse_adapter(files.dump_adapter(Adapter(torch.ones(7, 4), 16.0, {})), "candidate", DIM)
+
+
+@pytest.mark.parametrize("each", [20, 400])  # few rows: solved without a Gram matrix; many: with one
+def test_a_head_that_forgets_equals_one_that_never_saw_the_rows(each: int) -> None:
+    x, labels = cloud(4, each)
+    gone = {i for i in range(len(x)) if i % 7 == 0 or labels[i] == "class 1"}  # a class that goes wholly, in the middle
+    rest = [i for i in range(len(x)) if i not in gone]
+    taught, twin = fresh(), fresh()
+    enter(taught, x, labels)
+    ready(taught)
+    for place, i in enumerate(rest):
+        enter_one(twin, x[i : i + 1], labels[i], i, place)
+    ready(twin)
+    queries, _ = cloud(4, 10, seed=5)
+    assert answers(taught, queries) != answers(twin, queries)
+
+    taught.forget(gone, [(i, labels[i]) for i in rest])
+    ready(taught)
+
+    assert taught.labels == twin.labels == ["class 2", "class 3", "class 0"]  # in the order of what is left
+    assert torch.equal(taught.means.sums, twin.means.sums) and torch.equal(taught.means.counts, twin.means.counts)
+    assert torch.equal(taught.ridge.moment, twin.ridge.moment) and torch.equal(taught.ridge.counts, twin.ridge.counts)
+    if twin.ridge.gram is not None or taught.ridge.gram is not None:
+        assert taught.ridge.gram is not None and twin.ridge.gram is not None
+        assert torch.equal(taught.ridge.gram, twin.ridge.gram)
+    assert taught.memory.ids[: taught.memory.size].tolist() == rest and len(taught.keys) == len(rest)
+    assert torch.equal(taught.memory.vectors[: len(rest)], x[rest])
+    for (label, scores), (other, wanted) in zip(answers(taught, queries), answers(twin, queries), strict=True):
+        assert label == other and scores == pytest.approx(wanted, abs=1e-6)
+    assert b"class 1" not in b"".join([*taught.checkpoint(), *taught.dump().values()])
+
+
+def enter_one(head: Head, vector: Tensor, label: str, row: int, place: int) -> None:
+    head.enter(NewRows(ids=[row], events=[row], born=[row], targets=[head.class_of(label)], sources=["test"],
+                       contents=[bytes([row % 256])], holdout=[False], vectors=vector))
+    assert head.learned == place + 1
+
+
+def test_a_head_that_forgets_everything_knows_nothing() -> None:
+    x, labels = cloud(2, 5)
+    head = fresh()
+    enter(head, x, labels)
+    ready(head)
+
+    head.forget(range(len(x)), [])
+    ready(head)
+
+    assert (head.labels, head.memory.size, head.learned) == ([], 0, 0)
+    assert answers(head, x)[0] == (None, {})
+    enter(head, x, labels, first=100)
+    assert [label for label, _ in answers(ready(head), x)] == labels

@@ -137,6 +137,11 @@ class Double:
         self._note("promote", domain, to=to, force=force, reason=reason, actor=actor)
         return VERSION
 
+    async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
+        self._note("forget", domain, selector=selector, reason=reason, actor=actor)
+        return {"asked": selector, "at": 1.0, "actor": actor, "reason": reason, "removed": {"event": 1}, "labels_gone": 0,
+                "versions": {}, "checks": {}}
+
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         self._note("hold", domain, what=what, source=source, reason=reason, actor=actor)
         return {}
@@ -218,6 +223,8 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/snapshot", None, "snapshot", ("text", {"reason": "", "actor": "socket"})),
     ("POST", "/v1/text/rollback", {"to": 7, "reason": "r"}, "rollback",
      ("text", {"to": 7, "at": None, "reason": "r", "actor": "socket", **ALONE})),
+    ("POST", "/v1/text/forget", {"subject": "s", "reason": "r"}, "forget",
+     ("text", {"selector": {"subject": "s"}, "reason": "r", "actor": "socket"})),
     ("POST", "/v1/text/rollback", {"at": "2026-05-04T14:05:00Z", "and_replay": True, "except_sources": ["a"]}, "rollback",
      ("text", {"to": None, "at": 1777903500.0, "reason": "", "actor": "socket", "and_replay": True, "except_sources": ["a"]})),
     ("POST", "/v1/text/rollback", None, "rollback",

@@ -1,0 +1,269 @@
+"""Erase: take events and all that was made of them out of the tables, and say what that means for the versions.
+
+Where: the part of `forget` that is the store's; `adaptd.forget` does it on a running daemon, `adaptd.offline` on a
+stopped one. The tables change in one transaction, which also notes the files that are to go; so a crash leaves
+nothing forgotten, or all of it and a note that the next start works off. An event keeps an empty row: its daemon's
+id, and an HMAC of the client's, so that the same event delivered again is told so and not learned again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
+
+from adaptd import registry
+from adaptd import tables as t
+from adaptd.errors import NotFound
+from adaptd.journal import act, last_seq, token
+from adaptd.paths import Paths
+from adaptd.records import Erased, canonical
+from adaptd.rows import Interval, lineage
+from adaptd.selector import Selector
+
+KEPT = ("trained", "resolved", "moment", registry.EXPIRED)  # of a version's metrics: what says nothing of its records
+RETIRED = "its adapter was trained on a record that was forgotten"
+Counts = dict[str, int]
+
+
+# -- the transaction ------------------------------------------------------------------------------------------
+
+
+def erase(connection: Connection, domain: int, selector: Selector, reason: str, actor: str) -> Erased:
+    """Forget the events that are selected, in the caller's transaction.
+
+    Raises
+    ------
+    NotFound
+        There is no such event. (A source, subject, label or time without any is no error: a request may be repeated.)
+    """
+    key = bytes.fromhex(connection.scalar(select(t.store.c.value).where(t.store.c.key == "hmac")) or "")
+    events, seq = find(connection, domain, selector), last_seq(connection)  # a seq that is deleted is never given again
+    rows = [r for some in _chunks(events) for r in connection.execute(
+        select(t.learned.c.id, t.learned.c.head, t.learned.c.target, t.learned.c.born, t.learned.c.holdout)
+        .where(t.learned.c.event.in_(some)))]
+    counts = _delete(connection, events, [r.id for r in rows])
+    _empty(connection, events, key)
+    orphans = _orphans(connection, domain, {(r.head, r.target) for r in rows})
+    _take_from_answers(connection, domain, orphans)
+    marks = _mark_versions(connection, domain, rows, bool(orphans))
+    if events:
+        connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
+    asked = selector.kept(lambda kind, value: token(key, kind, value))
+    certificate = {"asked": asked, "removed": counts, "labels_gone": len(orphans), "versions": marks["versions"]}
+    action = _history(connection, domain, seq, reason, actor, certificate)
+    if events:
+        _note(connection, domain, marks["files"], action)
+    return Erased(domain=domain, events=events, rows=[(r.id, r.head, r.target) for r in rows], action=action)
+
+
+def find(connection: Connection, domain: int, selector: Selector) -> list[int]:
+    """Return the seqs of the events that are selected, those that were forgotten before left out."""
+    here = and_(t.event.c.domain == domain, t.event.c.source != t.FORGOTTEN)
+    found = [int(r.seq) for r in connection.execute(_selected(selector).where(here).order_by(t.event.c.seq))]
+    if selector.kind == "event" and not found:
+        known = select(t.event.c.seq).where(t.event.c.domain == domain, t.event.c.id == selector.value)
+        if connection.scalar(known) is None:
+            raise NotFound(f"no event {selector.value!r} in this domain", field="event",
+                           hint="use the id from a receipt or an answer")
+    return found
+
+
+def _selected(selector: Selector) -> Select[tuple[int]]:
+    query = select(t.event.c.seq)
+    if selector.kind == "since":
+        query = query.where(t.event.c.received >= selector.value)
+        return query if selector.until is None else query.where(t.event.c.received < selector.until)
+    if selector.kind == "label":
+        taught = select(t.learned.c.event).where(t.learned.c.target == selector.value)
+        given = select(t.label.c.event).where(t.label.c.label == canonical(selector.value))
+        return query.where(or_(t.event.c.seq.in_(taught), t.event.c.seq.in_(given)))
+    column = {"event": t.event.c.id, "source": t.event.c.source, "subject": t.event.c.subject}[selector.kind]
+    return query.where(column == selector.value)
+
+
+def _delete(connection: Connection, events: Sequence[int], rows: Sequence[int]) -> Counts:
+    """Delete what hangs on the events, children first; return how many of each."""
+    counts: Counts = {"event": len(events)}
+    for column, keys in ((t.death.c.row, rows), (t.eviction.c.row, rows), (t.learned.c.event, events), (t.label.c.event, events),
+                         (t.vector.c.event, events), (t.prediction.c.event, events)):
+        gone = sum(connection.execute(delete(column.table).where(column.in_(some))).rowcount for some in _chunks(keys))
+        counts[column.table.name] = gone
+    return counts
+
+
+def _empty(connection: Connection, events: Sequence[int], key: bytes) -> None:
+    """Empty the events' rows; of the client's id an HMAC stays."""
+    for some in _chunks(events):
+        query = select(t.event.c.seq, t.event.c.source, t.event.c.key).where(t.event.c.seq.in_(some))
+        values = [{"s": r.seq, "k": None if r.key is None else token(key, r.source, r.key)} for r in connection.execute(query)]
+        connection.execute(
+            update(t.event).where(t.event.c.seq == bindparam("s")).values(
+                key=bindparam("k"), source=t.FORGOTTEN, digest=b"", content=b"", payload="null", answer=None, subject=None,
+                time=None), values)
+
+
+def _orphans(connection: Connection, domain: int, targets: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return the labels of which no row is left, in any lineage."""
+    left = {(r.head, r.target) for r in connection.execute(
+        select(t.learned.c.head, t.learned.c.target).where(t.learned.c.domain == domain).distinct())} if targets else set()
+    return targets - left
+
+
+def _take_from_answers(connection: Connection, domain: int, orphans: set[tuple[str, str]]) -> None:
+    """Take labels that have gone out of the answers that other events were given."""
+    query = select(t.prediction.c.id, t.prediction.c.labels).join(t.event, t.event.c.seq == t.prediction.c.event)
+    for head, label in orphans:
+        naming = query.where(t.event.c.domain == domain, t.prediction.c.labels.contains(canonical(label), autoescape=True))
+        for r in connection.execute(naming).all():
+            said = json.loads(r.labels)
+            if said.get(head) == label:
+                new = canonical({**said, head: None})
+                connection.execute(update(t.prediction).where(t.prediction.c.id == r.id).values(labels=new))
+
+
+def _history(connection: Connection, domain: int, seq: int, reason: str, actor: str, certificate: Mapping[str, Any]) -> int:
+    versions = certificate["versions"]
+    act(connection, seq, domain, "forget", actor, reason, before=versions["before"], after=versions["live"], detail=certificate)
+    return int(connection.scalar(select(func.max(t.action.c.id))) or 0)
+
+
+# -- versions -------------------------------------------------------------------------------------------------
+
+
+def _mark_versions(connection: Connection, domain: int, rows: Sequence[Any], nameless: bool) -> dict[str, Any]:
+    """Retire versions whose adapter was trained on a row, take figures and solved heads from those that held one.
+
+    `nameless`: labels have gone, so judgements that may name them go too.
+    """
+    known = registry.versions(connection, domain)
+    tainted = _tainted(connection, known, rows)
+    files: list[str] = []
+    retired: list[int] = []
+    resolved: list[int] = []
+    for one in known:
+        saw = any(digest in tainted for digest in one.files.values())
+        if not saw and not _held(rows, lineage(connection, one.branch, one.seq)):
+            continue
+        gone = [name for name in one.files if saw or name.endswith(".head")]
+        files += [f"{one.number}/{name}" for name in gone]
+        (retired if saw else resolved).append(one.number)
+        kept: dict[str, Any] = {name: one.metrics[name] for name in KEPT if name in one.metrics}
+        if registry.was_live(one):
+            kept["resolved"] = True
+        values = {"files": canonical({name: digest for name, digest in one.files.items() if name not in gone}),
+                  "metrics": canonical(kept | ({"retired": RETIRED} if saw or one.metrics.get("retired") else {}))}
+        connection.execute(update(t.version).where(t.version.c.number == one.number).values(**values))
+        if nameless:
+            _take_words(connection, one)
+    moved = _move_pointer(connection, domain)
+    return {"files": files, "versions": {"retired": retired, "resolved": resolved, **moved}}
+
+
+def _tainted(connection: Connection, known: Sequence[registry.Version], rows: Sequence[Any]) -> set[str]:
+    """Return the digests of the adapters that were trained on one of the rows, or began from one that was.
+
+    A row counts where it was born in the lineage that was trained on; held-out rows have no gradient.
+    """
+    trained_on = [r for r in rows if not r.holdout]
+    tainted: set[str] = set()
+    for one in known:  # oldest first: what an adapter began from comes before it
+        if one.kind == "candidate":
+            trained = one.metrics.get("trained") or {"branch": one.branch, "seq": one.seq, "from": []}
+            if tainted & set(trained["from"]) or _held(trained_on, lineage(connection, trained["branch"], trained["seq"])):
+                tainted |= {digest for name, digest in one.files.items() if name.endswith(".adapter")}
+    return tainted
+
+
+def _held(rows: Sequence[Any], intervals: Sequence[Interval]) -> bool:
+    return any(low < r.born <= high for r in rows for low, high in intervals)
+
+
+def _take_words(connection: Connection, one: registry.Version) -> None:
+    """Take the words of a judgement that may name a label: in the version, and in its history."""
+    words = "removed with a record that was forgotten"
+    if one.verdict is not None:
+        verdict = canonical({"decision": one.verdict["decision"], "reasons": [words], "evidence": {}})
+        connection.execute(update(t.version).where(t.version.c.number == one.number).values(verdict=verdict))
+    told = and_(t.action.c.after == one.number, or_(t.action.c.what.startswith("verdict-"), t.action.c.what == "promote"))
+    connection.execute(update(t.action).where(told).values(reason=words, detail="{}"))
+
+
+def _move_pointer(connection: Connection, domain: int) -> dict[str, int]:
+    """If the live adapter is retired, let the newest one that did not see a forgotten record answer; rows stay."""
+    live = registry.live(connection, domain)
+    current = registry.version(connection, live.version)
+    if not current.metrics.get("retired"):
+        return {"before": live.version, "live": live.version}
+    sound = [one for one in registry.versions(connection, domain)
+             if not one.metrics.get("retired") and one.encoder == current.encoder and
+             (one.kind != "candidate" or registry.was_live(one))]
+    number = sound[-1].number
+    connection.execute(update(t.live).where(t.live.c.domain == domain).values(version=number, since=time.time()))
+    return {"before": live.version, "live": number}
+
+
+# -- beside the transaction -----------------------------------------------------------------------------------
+
+
+def _note(connection: Connection, domain: int, files: Sequence[str], action: int) -> None:
+    """Note what is still to be done, with what an earlier forget has left undone."""
+    earlier = pending(connection, domain) or {"files": [], "actions": []}
+    value = canonical({"files": [*earlier["files"], *files], "actions": [*earlier["actions"], action]})
+    done(connection, domain)
+    connection.execute(insert(t.store).values(key=_key(domain), value=value))
+
+
+def pending(connection: Connection, domain: int) -> dict[str, Any] | None:
+    """Return what a forget has left to do: files to remove, history lines whose certificate lacks its checks."""
+    value = connection.scalar(select(t.store.c.value).where(t.store.c.key == _key(domain)))
+    return None if value is None else dict(json.loads(value))
+
+
+def done(connection: Connection, domain: int) -> None:
+    """Strike the note: nothing is left to do."""
+    connection.execute(delete(t.store).where(t.store.c.key == _key(domain)))
+
+
+def _key(domain: int) -> str:
+    return f"forget:{domain}"
+
+
+def remove_files(paths: Paths, name: str, files: Sequence[str]) -> int:
+    """Remove the versions' files that are noted and the domain's checkpoints, which are made again; return how many."""
+    there = [paths.versions / file for file in files if (paths.versions / file).exists()]
+    for file in there:
+        file.unlink()
+    shutil.rmtree(paths.checkpoints / name, ignore_errors=True)
+    return len(there)
+
+
+def left(connection: Connection, domain: int) -> Counts:
+    """Count what the tables still hold of forgotten events: the certificate's check, all zeros."""
+    gone = select(t.event.c.seq).where(t.event.c.domain == domain, t.event.c.source == t.FORGOTTEN)
+    full = and_(t.event.c.seq.in_(gone), or_(t.event.c.payload != "null", t.event.c.answer.is_not(None),
+                                             t.event.c.subject.is_not(None), func.length(t.event.c.content) > 0))
+    counts = {"event": int(connection.scalar(select(func.count()).select_from(t.event).where(full)) or 0)}
+    for table in (t.learned, t.label, t.vector, t.prediction):
+        query = select(func.count()).select_from(table).where(table.c.event.in_(gone))
+        counts[table.name] = int(connection.scalar(query) or 0)
+    return counts
+
+
+def certify(connection: Connection, actions: Sequence[int], checks: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the checks to the certificates in the history; return the newest, with who, when and why."""
+    found: dict[str, Any] = {}
+    for action in actions:
+        row = connection.execute(select(t.action).where(t.action.c.id == action)).one()
+        detail = {**json.loads(row.detail), "checks": checks}
+        connection.execute(update(t.action).where(t.action.c.id == action).values(detail=canonical(detail)))
+        found = {"certificate": action, "at": row.at, "actor": row.actor, "reason": row.reason, **detail}
+    return found
+
+
+def _chunks(keys: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (keys[start:start + 500] for start in range(0, len(keys), 500))
