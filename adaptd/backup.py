@@ -26,8 +26,11 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
+from sqlalchemy import Connection
+
 from adaptd import __version__, archive, db, registry
 from adaptd.errors import BadBackup, BadName, Conflict, CorruptFile
+from adaptd.journal import act, last_seq
 from adaptd.newstore import check_folder
 from adaptd.paths import CONFIG, Paths
 from adaptd.status import NEWEST_SEQ
@@ -64,6 +67,11 @@ def write(paths: Paths, file: Path, *, force: bool = False, go_on: Callable[[], 
         os.replace(made, file)
         registry.sync_folder(file.parent)
     return {**done, "file": str(file)}
+
+
+def note(connection: Connection, done: Mapping[str, Any], actor: str) -> None:
+    """Write a backup into the history: a forget names the files that may still hold what it removed."""
+    act(connection, last_seq(connection), None, "backup", actor, "", detail={"file": done["file"], "seq": done["seq"]})
 
 
 def verify(file: Path, scratch: Path, go_on: Callable[[], None] = lambda: None) -> Json:

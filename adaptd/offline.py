@@ -59,11 +59,15 @@ def _target(connection: Connection, paths: Paths, domain: int, to: int | None, a
     return target
 
 
-def back_up(paths: Paths, file: Path, *, force: bool) -> dict[str, Any]:
+def back_up(paths: Paths, file: Path, actor: str, *, force: bool) -> dict[str, Any]:
     """Write a backup of a stopped store, whatever its schema; return what it holds."""
     _must_exist(paths)
-    with db.locked(paths.lock):
-        return backup.write(paths, file, force=force)
+    with _locked(paths) as engine:
+        done = backup.write(paths, file, force=force)
+        with engine.begin() as connection:
+            if db.current_revision(connection) == db.head_revision():
+                backup.note(connection, done, actor)
+        return done
 
 
 def forget(paths: Paths, domain: str, selector: Selector, reason: str, actor: str) -> dict[str, Any]:

@@ -317,6 +317,7 @@ class Service:
             done = await asyncio.to_thread(backup.write, self._paths, Path(file), force=force, go_on=self._go_on)
         finally:
             self._backing_up.release()
+        await asyncio.wrap_future(self._writer.submit(lambda c: backup.note(c, done, actor)))
         log.info("backup %s, asked for by %s", file, actor, extra={"action": "backup"})
         return done
 

@@ -62,7 +62,7 @@ def _written(file: Path, force: bool) -> Mapping[str, Any]:
     except NotRunning:
         from adaptd import offline
 
-        return offline.back_up(options.paths(), file, force=force)
+        return offline.back_up(options.paths(), file, options.actor(), force=force)
 
 
 def _verified(file: Path) -> Mapping[str, Any]:

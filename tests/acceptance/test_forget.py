@@ -54,6 +54,7 @@ def test_what_was_forgotten_is_in_no_byte_of_the_store(make: Make, running: bool
     daemon.restart()  # so does a checkpoint
     before = {name for name, _ in found(daemon, needles)}
     assert before == set(needles) - {"escaped"}, "the search finds what is there"
+    daemon.cli("backup", str(backup := daemon.folder.with_suffix(".tar")))
     words = ("forget", "--subject", SUBJECT, "--reason", "their request", "--yes", "--json")
     if running:
         certificate = json.loads(daemon.cli(*words))
@@ -65,7 +66,9 @@ def test_what_was_forgotten_is_in_no_byte_of_the_store(make: Make, running: bool
     assert certificate["asked"] == {"subject": SUBJECT} and certificate["reason"] == "their request"
     assert certificate["removed"] == {"event": 1, "death": 0, "eviction": 0, "learned": 1, "label": 1, "vector": 1,
                                       "prediction": 0}
-    assert certificate["labels_gone"] == 1 and certificate["actor"]
+    assert certificate["labels_gone"] == 1 and certificate["actor"] and certificate["backups"] == [str(backup)]
+    assert TEXT.encode() in backup.read_bytes()  # named, and left as it is
+    backup.unlink()
     assert set(certificate["checks"]["tables"].values()) == {0} and certificate["checks"]["disk"] == "rewritten"
     daemon.start()
     assert found(daemon, needles) == set() and daemon.rows("SELECT * FROM store WHERE key LIKE 'forget:%'") == []
