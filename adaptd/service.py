@@ -382,7 +382,7 @@ class Service:
 
 
 class _Counts:
-    """Figures of the tables, read at most once a second."""
+    """Figures of the tables, read at most once a second, and anew for another version."""
 
     def __init__(self, reader: Engine, domains: Mapping[str, Served]) -> None:
         self._reader = reader
@@ -392,7 +392,7 @@ class _Counts:
     def of(self, name: str) -> Json:
         """Return counts of events and labels, the pointer, the newest verdict of a domain."""
         at, known = self._cached.get(name, (0.0, {}))
-        if time.monotonic() - at > 1.0 or not known:
+        if time.monotonic() - at > 1.0 or known["version"] != self._domains[name].learner.state.version:
             known = self._read(self._domains[name])
             self._cached[name] = time.monotonic(), known
         return known
@@ -414,6 +414,7 @@ class _Counts:
             )
             parent = registry.version(connection, live.version).parent
         return {
+            "version": live.version,
             "parent": parent,
             "since": live.since,
             "events": events,
