@@ -26,9 +26,10 @@ from adaptd.api.server import Server
 from adaptd.assembly import Assembly
 from adaptd.config import Settings
 from adaptd.host import bind, log_to_stderr, read_token
+from adaptd.observe import Meters, Problems
 from adaptd.paths import Paths
 from adaptd.records import Example, canonical
-from adaptd.service import Meters, Problems, Service
+from adaptd.service import Service
 
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding

@@ -1,0 +1,112 @@
+"""What the daemon says about itself: problems, figures of the tables, meters for Prometheus."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import prometheus_client as prometheus
+from sqlalchemy import Engine, func, select
+
+from adaptd import registry
+from adaptd import tables as t
+from adaptd.records import Problem
+from adaptd.served import Served
+
+Json = dict[str, Any]
+PROBLEM_S = 3600.0  # how long a problem that does not come again is shown
+
+
+class Problems:
+    """What is wrong now: one entry per code and message, gone an hour after it was last seen."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], tuple[Problem, float]] = {}
+        self._lock = threading.Lock()
+
+    def report(self, code: str, message: str, hint: str = "") -> None:
+        """Note a problem, or see it again."""
+        now = time.time()
+        with self._lock:
+            known = self._found.get((code, message))
+            problem = known[0] if known else Problem(code=code, message=message, since=now, hint=hint)
+            self._found[code, message] = problem, now
+
+    def now(self) -> list[Json]:
+        """List the problems, oldest first."""
+        with self._lock:
+            self._found = {key: value for key, value in self._found.items() if time.time() - value[1] < PROBLEM_S}
+            return [vars(problem) for problem, _ in sorted(self._found.values(), key=lambda v: v[0].since)]
+
+
+class Counts:
+    """Figures of the tables, read at most once a second, and anew for another version."""
+
+    def __init__(self, reader: Engine, domains: Mapping[str, Served]) -> None:
+        self._reader = reader
+        self._domains = domains
+        self._cached: dict[str, tuple[float, Json]] = {}
+
+    def of(self, name: str) -> Json:
+        """Return counts of events and labels, the pointer, the newest verdict of a domain."""
+        at, known = self._cached.get(name, (0.0, {}))
+        if time.monotonic() - at > 1.0 or known["version"] != self._domains[name].learner.state.version:
+            known = self._read(self._domains[name])
+            self._cached[name] = time.monotonic(), known
+        return known
+
+    def _read(self, served: Served) -> Json:
+        with self._reader.connect() as connection:
+            live = registry.live(connection, served.id)
+            newest = connection.execute(
+                select(t.version.c.verdict, t.version.c.metrics)
+                .where(t.version.c.domain == served.id, t.version.c.kind == "candidate")
+                .order_by(t.version.c.number.desc())
+                .limit(1)
+            ).one_or_none()
+            events = connection.scalar(select(func.count()).where(t.event.c.domain == served.id, t.event.c.source != t.FORGOTTEN))
+            labelled = connection.scalar(
+                select(func.count(t.label.c.event.distinct()))
+                .join(t.event, t.event.c.seq == t.label.c.event)
+                .where(t.event.c.domain == served.id)
+            )
+            parent = registry.version(connection, live.version).parent
+        return {
+            "version": live.version,
+            "parent": parent,
+            "since": live.since,
+            "events": events,
+            "labelled": labelled,
+            "verdict": json.loads(newest.verdict) if newest and newest.verdict else None,
+            "metrics": json.loads(newest.metrics) if newest else {},
+            "forgetting": served.adaptation.forgetting(),
+        }
+
+
+class Meters:
+    """The Prometheus metrics, by its naming rules."""
+
+    def __init__(self) -> None:
+        self.registry = registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=registry)
+        self.latency = prometheus.Histogram(
+            "adaptd_request_seconds", "Latency of a stage's requests.", ["stage", "domain"], registry=registry
+        )
+        self.predictions = prometheus.Counter("adaptd_predictions_total", "Inputs answered.", ["domain"], registry=registry)
+        self.ingested = prometheus.Counter(
+            "adaptd_ingested_total", "Events and labels by what became of them.", ["domain", "status"], registry=registry
+        )
+        self.version = prometheus.Gauge("adaptd_live_version", "The live version's number.", ["domain"], registry=registry)
+        self.lag = prometheus.Gauge("adaptd_learn_lag_entries", "Journal entries not learned yet.", ["domain"], registry=registry)
+        self.rows = prometheus.Gauge("adaptd_memory_rows", "Alive learned rows.", ["domain"], registry=registry)
+        self.accuracy = prometheus.Gauge(
+            "adaptd_prequential_accuracy_ratio", "Accuracy of recent answers.", ["domain"], registry=registry
+        )
+        self.queue = prometheus.Gauge("adaptd_queue_length", "Events that wait.", ["queue"], registry=registry)
+
+    def time(self, stage: str, domain: str) -> Any:
+        """Return a context manager that observes a stage's latency."""
+        return self.latency.labels(stage, domain).time()
