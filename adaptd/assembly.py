@@ -20,10 +20,11 @@ from adaptd import tables as t
 from adaptd.config import DomainSettings, Settings
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
+from adaptd.history import last_seq
 from adaptd.host import check_folder
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain, Encoder, Feed, Gate
-from adaptd.journal import Journal, last_seq
+from adaptd.journal import Journal
 from adaptd.learn import Learner
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions

@@ -30,7 +30,7 @@ from sqlalchemy import Connection
 
 from adaptd import __version__, archive, db, registry
 from adaptd.errors import BadBackup, BadName, Conflict, CorruptFile
-from adaptd.journal import act, last_seq
+from adaptd.history import act, last_seq
 from adaptd.newstore import check_folder
 from adaptd.paths import CONFIG, Paths
 from adaptd.status import NEWEST_SEQ

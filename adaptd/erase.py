@@ -19,7 +19,8 @@ from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert
 from adaptd import registry
 from adaptd import tables as t
 from adaptd.errors import NotFound
-from adaptd.journal import act, last_seq, token
+from adaptd.history import act, last_seq
+from adaptd.journal import token
 from adaptd.paths import Paths
 from adaptd.records import Erased, canonical
 from adaptd.rows import Interval, lineage

@@ -18,9 +18,10 @@ from sqlalchemy import Engine, insert, select, update
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Busy, StoreFailed
+from adaptd.history import act
 from adaptd.ingest import Door
 from adaptd.interfaces import Feed, FeedItem
-from adaptd.journal import Journal, act
+from adaptd.journal import Journal
 from adaptd.learn import Learner
 
 log = logging.getLogger(__name__)

@@ -24,6 +24,7 @@ from adaptd import relearn
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, Forgotten, NotFound
+from adaptd.history import act
 from adaptd.records import MISSING, Erased, Feedback, Item, Learned, Receipt, Row, canonical
 from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
@@ -507,39 +508,3 @@ def _keep_cursor(connection: Connection, cursor: tuple[str, str], dead: Sequence
         connection.execute(
             insert(t.dead), [{"feed": name, "at": time.time(), "reason": reason, "raw": raw} for reason, raw in dead]
         )
-
-
-def act(
-    connection: Connection,
-    seq: int,
-    domain: int | None,
-    what: str,
-    actor: str,
-    reason: str,
-    *,
-    before: int | None = None,
-    after: int | None = None,
-    detail: Mapping[str, Any] | None = None,
-) -> None:
-    """Write one line of the history."""
-    connection.execute(
-        insert(t.action).values(
-            at=time.time(),
-            seq=seq,
-            domain=domain,
-            what=what,
-            before=before,
-            after=after,
-            actor=actor,
-            reason=reason,
-            detail=canonical(detail or {}),
-        )
-    )
-
-
-def last_seq(connection: Connection) -> int:
-    """Return the newest seq that anything in the store carries."""
-    return max(
-        connection.scalar(select(func.coalesce(func.max(column), 0))) or 0
-        for column in (t.event.c.seq, t.label.c.seq, t.learned.c.born, t.death.c.seq, t.branch.c.start, t.action.c.seq)
-    )

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, delete, insert
 from adaptd import backup, db, describe, erase, moments, registry
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
-from adaptd.journal import last_seq
+from adaptd.history import last_seq
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.paths import Paths
 from adaptd.rows import lineage, replay

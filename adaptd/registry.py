@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Insert, func, insert, select, update
 
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, NotFound, Refused
-from adaptd.journal import act, last_seq
+from adaptd.history import act, last_seq
 from adaptd.records import canonical
 
 EXPIRED = "expired"  # in a version's metrics: when retention took its files

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, update
 
 from adaptd import registry
 from adaptd import tables as t
-from adaptd.journal import act, last_seq
+from adaptd.history import act, last_seq
 from adaptd.records import canonical
 from adaptd.registry import EXPIRED, Version
 

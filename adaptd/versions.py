@@ -21,7 +21,8 @@ from adaptd import moments, registry, restore, retention
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, Refused
-from adaptd.journal import Journal, act
+from adaptd.history import act
+from adaptd.journal import Journal
 from adaptd.learn import Learner
 from adaptd.metrics import Outcomes
 from adaptd.model import files

@@ -15,7 +15,8 @@ from sqlalchemy import Engine, insert, select, update
 from adaptd import db, offline, registry
 from adaptd import tables as t
 from adaptd.errors import CannotStart, CorruptFile, NotFound, NotRunning, SchemaMismatch, StoreLocked, UnknownDomain
-from adaptd.journal import HoldoutRule, Journal, alive, last_seq, lineage
+from adaptd.history import last_seq
+from adaptd.journal import HoldoutRule, Journal, alive, lineage
 from adaptd.paths import Paths
 from adaptd.records import Feedback, Item
 from adaptd.status import stopped_history, stopped_status
