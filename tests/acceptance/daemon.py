@@ -26,6 +26,14 @@ from adaptd.newstore import create
 from adaptd.paths import CONFIG, Paths
 
 Json = dict[str, Any]
+# A configuration whose adaptations start on demand alone, and are short.
+ADAPTING = """
+[adapt]
+every_labels = 0
+options = { steps = 16 }
+[http]
+port = 0
+"""
 START_S, STOP_S, WAIT_S = 90.0, 60.0, 60.0  # a busy machine: limits, not expectations
 
 SUBJECTS: Mapping[str, Sequence[str]] = {

@@ -14,17 +14,10 @@ import psutil
 import pytest
 
 from adaptd.errors import AdaptdError
-from tests.acceptance.daemon import SUBJECTS, Daemon, Json, flip, lesson, newest, texts, until
+from tests.acceptance.daemon import ADAPTING, SUBJECTS, Daemon, Json, flip, lesson, newest, texts, until
 
 pytestmark = pytest.mark.acceptance
 Make = Callable[..., Daemon]
-ADAPTING = """
-[adapt]
-every_labels = 0
-options = { steps = 16 }
-[http]
-port = 0
-"""
 ASKED = ("where did I put my card?", "will it rain on sunday?", "play that jazz album", "a recipe for apple pie")
 LABELS = list(SUBJECTS)
 

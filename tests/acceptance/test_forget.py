@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adaptd.errors import AdaptdError
-from tests.acceptance.daemon import Daemon, Json, lesson, texts, until
+from tests.acceptance.daemon import ADAPTING, Daemon, Json, lesson, texts, until
 
 pytestmark = pytest.mark.acceptance
 Make = Callable[..., Daemon]
@@ -19,13 +19,6 @@ ASKED = ("where did I put my card?", "will it rain on sunday?", "play that jazz 
          "when does my flight leave?")
 TEXT, KEY = "Zoë Quarzbläser wants her kärtchen", "clients-own-id-4711"
 SUBJECT, LABEL = "subject-zoe-quarz", "label-of-quarz-alone"
-ADAPTING = """
-[adapt]
-every_labels = 0
-options = { steps = 16 }
-[http]
-port = 0
-"""
 
 
 def found(daemon: Daemon, needles: Mapping[str, bytes]) -> set[tuple[str, str]]:

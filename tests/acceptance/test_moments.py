@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon import SUBJECTS, Daemon, Json, lesson, texts, until
-from tests.acceptance.test_faults import ADAPTING
+from tests.acceptance.daemon import ADAPTING, SUBJECTS, Daemon, Json, lesson, texts, until
 from tests.acceptance.test_rollback import ASKED, labels
 
 pytestmark = pytest.mark.acceptance
