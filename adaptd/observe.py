@@ -58,6 +58,10 @@ class Counts:
             self._cached[name] = time.monotonic(), known
         return known
 
+    def renew(self, name: str) -> None:
+        """Read them anew next time: something took rows away."""
+        self._cached.pop(name, None)
+
     def _read(self, served: Served) -> Json:
         with self._reader.connect() as connection:
             live = registry.live(connection, served.id)

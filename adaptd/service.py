@@ -215,6 +215,7 @@ class Service:
         """Forget events and their influence; return the certificate."""
         served = self._served(domain)
         certificate = await asyncio.to_thread(served.forgetting.forget, Selector.of(selector), reason, actor)
+        self._counts.renew(domain)
         self.tell("forget", domain, events=certificate["removed"]["event"])
         return certificate
 
