@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, db, erase, plugins, registry, restore
+from adaptd import __version__, adapt, bounds, db, erase, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.config import DomainSettings, Settings
 from adaptd.follow import Follower
@@ -30,6 +31,7 @@ from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
+from adaptd.refold import Refold, Rules, made
 from adaptd.restore import Report
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
@@ -80,6 +82,7 @@ class Assembly:
         self._feed_kinds = plugins.collect(fast, "register_feeds")
         self._gate_kinds = plugins.collect(fast, "register_gates")
         self.strategies = plugins.collect(slow, "register_strategies")
+        self._policies = plugins.collect(slow, "register_memory_policies")
         kinds = plugins.collect(fast, "register_domains")
         served = self.settings.served()
         built = {name: build_domain(kinds, name, settings) for name, settings in served.items()}
@@ -143,7 +146,8 @@ class Assembly:
         door = Door(domain, self.settings.limits, key, time.time)
         vectors = Vectors(domain, settings.encoder, encoder_id, self.inference, self.journal, self.reader)
         encoder = self.inference.encoders[settings.encoder]
-        heads = {head: self._head(encoder.dim, settings) for head in domain.heads}
+        refold = self._refold(number, domain, settings, encoder.dim, vectors)
+        heads = refold.heads()
         self._check_encoder(name, number, encoder)
         with self.reader.connect() as connection:
             if (pending := erase.pending(connection, number)) is not None:
@@ -153,6 +157,8 @@ class Assembly:
             base = restore.find_base(connection, live, version, self.paths.checkpoints / name, encoder.digest, self._report)
             if version.encoder != encoder.digest:
                 contents = {}  # another encoder's adapter and head say nothing about these vectors
+        refold.up_to(base.seq)
+        with self.reader.connect() as connection:
             state = restore.load_state(connection, number, base, contents, heads, vectors, self._report)
             tail = replay(connection, number, lineage(connection, live.branch), base.seq)
         if version.number != live.version:
@@ -199,6 +205,7 @@ class Assembly:
             self.writer,
             self.reader,
             self.paths,
+            refold,
             encoder.digest,
             self._report,
         )
@@ -220,12 +227,28 @@ class Assembly:
         )
         learner.on_failure = self._fatal
         learner.forgotten = self.journal.forgotten
+        learner.record = refold.record
         learner.on_learned = self._after_learning(name, adaptation, settings.learn.checkpoint_labels)
         learner.start()
         learner.deliver(tail)
         solved = all(head.is_solved() for head in heads.values()) and not tail and version.number == live.version
         learner.call(lambda: learner.settle(solved=solved))
         forgetting.finish()
+
+    def _refold(self, number: int, domain: Domain, settings: DomainSettings, dim: int, vectors: Vectors) -> Refold:
+        """Let the configured limits of memory hold from now on; return what makes heads with them, and evictions again."""
+        limits = settings.memory.model_dump(include={"capacity", "per_class", "policy", "options"})
+        made(limits, self._policies)  # refused here rather than when the memory is full
+        given = self.writer.submit(lambda connection: bounds.impose(connection, number, limits, self.writer.last_seq)).result()
+        rules = Rules(given, self._policies)
+        return Refold(
+            domain=number,
+            reader=self.reader,
+            vectors=vectors,
+            heads=lambda: {head: self._head(dim, settings, rules, vectors) for head in domain.heads},
+            record=functools.partial(self.journal.evicted, number),
+            block=settings.learn.block,
+        )
 
     def _check_encoder(self, name: str, number: int, encoder: Encoder) -> None:
         with self.reader.connect() as connection:
@@ -251,7 +274,7 @@ class Assembly:
                 is not None
             )
 
-    def _head(self, dim: int, settings: DomainSettings) -> Head:
+    def _head(self, dim: int, settings: DomainSettings, rules: Rules, vectors: Vectors) -> Head:
         learn = settings.learn
         options = HeadOptions(
             dim=dim,
@@ -261,7 +284,10 @@ class Assembly:
             abstain_below=learn.abstain_below,
         )
         shared = self._features.setdefault((dim, learn.features, learn.seed), RandomFeatures(dim, learn.features, learn.seed))
-        return Head(options, shared)
+        head = Head(options, shared)
+        head.bounded.rules = rules
+        head.bounded.read_from(vectors)
+        return head
 
     def _after_learning(self, name: str, adaptation: adapt.Adaptation, every: int) -> Callable[[int], None]:
         """Return what follows a learned block: count towards an adaptation, now and then a checkpoint."""

@@ -27,6 +27,7 @@ from adaptd.tomlfile import line_of, resolved, stands
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -75,9 +76,13 @@ class Learn(Section):
 
 
 class Memory(Section):
-    """What retrieval returns."""
+    """What is retrieved, and what stays retrievable when there is too much. 0 = as many as come."""
 
     neighbours: Positive = 64
+    capacity: Count = 200_000
+    per_class: Count = 0
+    policy: str = "balanced"
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Holdout(Section):

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
-from adaptd import registry
+from adaptd import bounds, registry
 from adaptd import tables as t
 from adaptd.errors import NotFound
 from adaptd.history import act, last_seq
@@ -48,6 +48,8 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
         select(t.learned.c.id, t.learned.c.head, t.learned.c.target, t.learned.c.born, t.learned.c.holdout)
         .where(t.learned.c.event.in_(some)))]
     counts = _delete(connection, events, [r.id for r in rows])
+    if rows:  # what was evicted since, went for one row more than there are now
+        bounds.cut(connection, domain, min(r.born for r in rows))
     _empty(connection, events, key)
     orphans = _orphans(connection, domain, {(r.head, r.target) for r in rows})
     _take_from_answers(connection, domain, orphans)

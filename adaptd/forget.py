@@ -8,6 +8,7 @@ is now. Answers go on meanwhile, as they were until the new snapshot is swapped 
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -24,8 +25,9 @@ from adaptd.model.attention import Adapter
 from adaptd.model.network import Head
 from adaptd.paths import Paths
 from adaptd.records import Erased
+from adaptd.refold import Refold
 from adaptd.restore import Report
-from adaptd.rows import births, lineage, replay
+from adaptd.rows import Interval, births, lineage, replay
 from adaptd.selector import Selector
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
@@ -38,7 +40,8 @@ class Forgetting:
     """What one domain does to forget."""
 
     def __init__(self, domain: int, name: str, learner: Learner, versions: Versions, adaptation: Adaptation, vectors: Vectors,
-                 journal: Journal, writer: Writer, reader: Engine, paths: Paths, encoder: str, report: Report) -> None:
+                 journal: Journal, writer: Writer, reader: Engine, paths: Paths, refold: Refold, encoder: str,
+                 report: Report) -> None:
         self._domain = domain
         self._name = name
         self._learner = learner
@@ -49,6 +52,7 @@ class Forgetting:
         self._writer = writer
         self._reader = reader
         self._paths = paths
+        self._refold = refold
         self._encoder = encoder
         self._report = report
 
@@ -132,12 +136,23 @@ class Forgetting:
             entries = replay(connection, self._domain, intervals, -1)
         for name, head in state.heads.items():
             head.forget(rows, [(r.id, r.target) for r in born if r.head == name])
+        self._evict_again(intervals, born)
         beside = State(version=state.version, seq=0, heads={name: _beside(head) for name, head in state.heads.items()})
         self._learner.replay(beside, entries, TESTED)
         for name, head in state.heads.items():
             head.fold = beside.heads[name].fold
         state.prequential, state.progressive, state.per_label = beside.prequential, beside.progressive, beside.per_label
         self._learner.solve()
+
+    def _evict_again(self, intervals: Sequence[Interval], born: Sequence[Any]) -> None:
+        """Evict what would have been evicted had the forgotten rows never come, and nothing else."""
+        state = self._learner.state
+        self._refold.up_to(state.seq)
+        _, evicted = restore.alive_ids(self._reader, self._domain, intervals)
+        with self._reader.connect() as connection:
+            for name, head in state.heads.items():
+                load = functools.partial(restore.alive_rows, connection, self._domain, intervals, name, head, self._vectors)
+                head.bounded.shelve(evicted & {r.id for r in born if r.head == name}, load)
 
     def _checkpoint(self) -> str | None:
         """Keep the state, so that a start need not make the folds again; return what went wrong."""

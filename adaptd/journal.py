@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
-from adaptd import relearn
+from adaptd import bounds, relearn
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, Forgotten, NotFound
@@ -140,6 +140,10 @@ class Journal:
                 connection.execute(statement, [{"event": e, "part": p, "encoder": encoder, "data": d} for e, p, d in fresh])
 
         return self._writer.submit(run)
+
+    def evicted(self, domain: int, through: int, rows: Sequence[tuple[int, int]]) -> Future[None]:
+        """Record what memory evicted, (row, seq): all of it up to `through`."""
+        return self._writer.submit(lambda connection: bounds.record(connection, domain, through, rows))
 
     def hold(self, domain: int, what: str, source: str, reason: str, actor: str) -> Future[None]:
         """Stop learning (of one source, or "" = all) or adaptation; journal and answers go on."""

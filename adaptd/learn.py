@@ -32,6 +32,7 @@ from adaptd.rows import first_labels
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Record = Callable[[int, Sequence[tuple[int, int]]], Future[None]]  # evictions (row, seq), all of them up to a seq
 Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored or freshly encoded vectors
 Answers = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # {event: its label's seq} -> the answer before
 
@@ -84,6 +85,22 @@ class _Aside:
         return done
 
 
+def learn_beside(state: State, entries: Sequence[Learned], vectors: Vectors, record: Record, block: int) -> None:
+    """Teach journal entries to a state that answers nobody, to see what its memory evicts; nothing is solved."""
+    aside = Learner("", state, _Aside(), vectors, lambda born: {}, block=block, solve_after_s=0.0)
+    aside.record = record
+    for start in range(0, len(entries), block):
+        some = entries[start:start + block]
+        aside.apply(some, vectors(sorted({row.event for entry in some for row in entry.born})))
+
+
+def _unrecorded(seq: int, evicted: Sequence[tuple[int, int]]) -> Future[None]:
+    """Stand for a store, beside one."""
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
+
+
 class Learner:
     """The thread of one domain."""
 
@@ -106,6 +123,8 @@ class Learner:
         self.forgotten: AbstractSet[int] = frozenset()  # events: what is queued of them is not learned any more
         self.on_learned: Callable[[int], None] = lambda rows: None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
+        self.record: Record = _unrecorded
+        self._recorded: Future[None] | None = None
         self.failed: BaseException | None = None
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"learner-{domain}", daemon=True)
@@ -198,6 +217,8 @@ class Learner:
         if self._dirty_since is not None and not self._behind and (call is not None or end or self._due()):
             self.solve()
         if call is not None:
+            if self._recorded is not None:
+                self._recorded.result()  # whoever reads the store now finds every eviction that memory has made
             try:
                 settle(call.done, call.run())
             except Exception as error:  # belongs to whoever called
@@ -254,18 +275,26 @@ class Learner:
             if entry.died:
                 self._enter(fresh, vectors)
                 for head in self.state.heads.values():
-                    head.retire([head.memory.slot_of[row] for row in entry.died if row in head.memory.slot_of])
+                    head.retire_rows(entry.died)
             for row in entry.born:
                 if row.head in fresh:
                     fresh[row.head].append(row)
             self.state.seq = entry.seq
         self._enter(fresh, vectors)
+        self._record_evictions()
+
+    def _record_evictions(self) -> None:
+        heads = self.state.heads.values()
+        if any(head.bounded.rules(self.state.seq) is not None for head in heads):
+            self._recorded = self.record(self.state.seq, [one for head in heads for one in head.bounded.new])
+            for head in heads:
+                head.bounded.new = []
 
     def _enter(self, fresh: dict[str, list[Row]], vectors: dict[int, Tensor]) -> None:
         for name, rows in fresh.items():
             if rows:
                 head = self.state.heads[name]
-                head.enter(NewRows(ids=[r.id for r in rows], events=[r.event for r in rows], born=[r.born for r in rows],
+                head.learn(NewRows(ids=[r.id for r in rows], events=[r.event for r in rows], born=[r.born for r in rows],
                                    targets=[head.class_of(r.target) for r in rows], sources=[r.source for r in rows],
                                    contents=[r.content for r in rows], holdout=[r.holdout for r in rows],
                                    vectors=torch.stack([vectors[r.event] for r in rows])))

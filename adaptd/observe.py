@@ -105,7 +105,7 @@ class Meters:
         )
         self.version = prometheus.Gauge("adaptd_live_version", "The live version's number.", ["domain"], registry=registry)
         self.lag = prometheus.Gauge("adaptd_learn_lag_entries", "Journal entries not learned yet.", ["domain"], registry=registry)
-        self.rows = prometheus.Gauge("adaptd_memory_rows", "Alive learned rows.", ["domain"], registry=registry)
+        self.rows = prometheus.Gauge("adaptd_memory_rows", "Learned rows that are retrievable.", ["domain"], registry=registry)
         self.accuracy = prometheus.Gauge(
             "adaptd_prequential_accuracy_ratio", "Accuracy of recent answers.", ["domain"], registry=registry
         )

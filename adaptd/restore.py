@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from adaptd.errors import CorruptFile, Refused
 from adaptd.learn import State
 from adaptd.metrics import Outcomes
 from adaptd.model import files
+from adaptd.model.bounded import Columns, evicted_rows
+from adaptd.model.evicted import packed
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head
 from adaptd.moments import HEAD
 from adaptd.registry import Version
-from adaptd.rows import Interval, alive, births, lineage
+from adaptd.rows import Interval, alive, births, evicted, lineage
 from adaptd.vectors import Vectors
 
 log = logging.getLogger(__name__)
@@ -99,11 +102,13 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
             head.load_head(answering, name, solved=base.folder is not None or base.version.solved)
         head.set_labels(list(dict.fromkeys([*head.labels, *(r.target for r in mine)])))
         rows = alive_rows(connection, domain, base.intervals, name, head, vectors)
+        gone = evicted_columns(connection, domain, base.intervals, name, head)
         statistics = files.parse(stored[f"{name}.sums"], name) if f"{name}.sums" in stored else None
-        head.restore(rows, statistics, stored.get(f"{name}.keys"))
+        head.restore(rows, statistics, stored.get(f"{name}.keys"), gone)
         head.learned = len(mine)
         rank = {r.id: place for place, r in enumerate(mine)}  # dead rows of other lineages have none
         head.memory.order[:head.memory.size] = [rank.get(row, 0) for row in head.memory.ids[:head.memory.size].tolist()]
+        head.bounded.reorder(rank)
         head.fold.expect(head.adapter.prior)
     folds = (base.facts or base.version.metrics).get("folds")
     if folds:
@@ -123,13 +128,18 @@ def folds(state: State) -> dict[str, Any]:
 
 
 def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head,
-               vectors: Vectors, only: set[int] | None = None) -> NewRows:
-    """Read the rows of a head that are alive in a lineage, with their vectors (encoded now where there are none)."""
+               vectors: Vectors, only: Collection[int] | None = None) -> NewRows:
+    """Read the rows of a head that are retrievable in a lineage, with their vectors (encoded now where there are none).
+
+    With `only`, those alive rows, evicted or not.
+    """
     query = alive(domain, intervals).where(t.learned.c.head == name)
+    query = query.where(~evicted(intervals)) if only is None else query
     joined = query.add_columns(t.vector.c.data).outerjoin(
         t.vector, and_(t.vector.c.event == t.learned.c.event, t.vector.c.part == t.learned.c.part,
                        t.vector.c.encoder == vectors.encoder_id))
-    found = [r for r in connection.execute(joined) if only is None or r.id in only]
+    wanted = None if only is None else set(only)
+    found = [r for r in _some(connection, joined, wanted) if wanted is None or r.id in wanted]
     matrix = torch.empty(len(found), head.options.dim, dtype=torch.float16)
     missing = vectors([r.event for r in found if r.data is None])
     for place, r in enumerate(found):
@@ -139,11 +149,26 @@ def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval
                    contents=[r.content for r in found], holdout=[bool(r.holdout) for r in found], vectors=matrix)
 
 
-def alive_ids(reader: Engine, domain: int, intervals: Sequence[Interval]) -> set[int]:
-    """Return the ids of the rows that are alive in a lineage."""
+def _some(connection: Connection, query: Any, ids: set[int] | None) -> Iterable[Any]:
+    """Run a query over learned rows: for few ids by id, for many by reading all."""
+    if ids is None or len(ids) > 10_000:
+        return connection.execute(query)
+    every = sorted(ids)
+    parts = [every[start:start + 500] for start in range(0, len(every), 500)]
+    return chain.from_iterable(connection.execute(query.where(t.learned.c.id.in_(part))) for part in parts)
+
+
+def evicted_columns(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head) -> Columns:
+    """Read what is kept in RAM of the rows of a head that are alive in a lineage and evicted."""
+    found = connection.execute(alive(domain, intervals).where(t.learned.c.head == name, evicted(intervals))).all()
+    return evicted_rows(found, head.class_of, packed([r.content for r in found]))
+
+
+def alive_ids(reader: Engine, domain: int, intervals: Sequence[Interval]) -> tuple[set[int], set[int]]:
+    """Return the ids of the rows that are alive in a lineage, and of those of them that are evicted."""
     query = alive(domain, intervals).with_only_columns(t.learned.c.id).order_by(None)
     with reader.connect() as connection:
-        return set(connection.execute(query).scalars())
+        return set(connection.execute(query).scalars()), set(connection.execute(query.where(evicted(intervals))).scalars())
 
 
 def _checkpoint_files(base: Base, report: Report) -> dict[str, bytes]:

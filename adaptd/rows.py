@@ -52,6 +52,11 @@ def alive(domain: int, intervals: Sequence[Interval]) -> Any:
         .order_by(t.learned.c.born, t.learned.c.id))
 
 
+def evicted(intervals: Sequence[Interval]) -> Any:
+    """Return the condition that an alive row is not retrievable in a lineage: it was evicted inside it."""
+    return exists().where(t.eviction.c.row == t.learned.c.id, within(t.eviction.c.seq, intervals))
+
+
 def counts(connection: Connection, domain: int, intervals: Sequence[Interval]) -> dict[str, dict[str, int]]:
     """Return how many rows each label of each head has alive in a lineage."""
     found = alive(domain, intervals).order_by(None).subquery()

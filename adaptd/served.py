@@ -160,17 +160,18 @@ class Served:
         return {"results": results}
 
     def memory(self) -> dict[str, Any]:
-        """Return counts per head and label, and the bytes that rows take in RAM."""
+        """Return counts per head and label, the limits, and the bytes that rows take in RAM."""
         heads = {}
         for name, head in self.learner.state.heads.items():
             counts = {label: n for label, n in zip(head.labels, head.means.counts.tolist(), strict=False) if n}
             heads[name] = {
                 "rows": sum(counts.values()),
                 "labels": counts,
+                **head.bounded.facts(),
                 "slots": head.memory.size,
-                "holdout": int((head.memory.holdout & head.memory.alive).sum()),
+                "holdout": int((head.memory.holdout & head.memory.alive).sum()) + head.bounded.gone.holdout,
                 "key_dim": head.keys.dim,
-                "bytes": head.memory.size * (2 * head.options.dim + 2 * head.keys.dim),
+                "bytes": head.memory.size * (2 * head.options.dim + 2 * head.keys.dim) + head.bounded.gone.rows.nbytes,
             }
         return {"domain": self.name, "heads": heads}
 

@@ -321,6 +321,7 @@ class Service:
     def _domain_status(self, served: Served) -> Json:
         state, counts = served.learner.state, self._counts.of(served.name)
         evaluated = counts["metrics"].get("holdout") or {}
+        memory = [head.bounded.facts() for head in state.heads.values()]
         promoted = (counts["verdict"] or {}).get("decision") == "promote"
         return {
             "version": state.version,
@@ -329,7 +330,8 @@ class Service:
             "labels": sum(int((head.means.counts > 0).sum()) for head in state.heads.values()),
             "events": counts["events"],
             "labelled": counts["labelled"],
-            "memory": sum(int(head.means.counts.sum()) for head in state.heads.values()),
+            **{name: sum(one[key] for one in memory) for name, key in (("memory", "retrievable"), ("evicted", "evicted"))},
+            "capacity": sum(one["capacity"] for one in memory),
             "accuracy": {
                 "prequential": state.prequential.accuracy,
                 "holdout": evaluated.get("candidate" if promoted else "champion"),

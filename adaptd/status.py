@@ -21,7 +21,7 @@ Json = dict[str, Any]
 FOREVER = 1 << 62
 DAMAGED = "restore the newest backup; keep the damaged file for a look"
 UNMEASURED: Json = {"accuracy": {"prequential": None, "holdout": None}, "forgetting": None, "drift": None,
-                    "last_verdict": None, "learn_lag": 0}
+                    "last_verdict": None, "learn_lag": 0, "capacity": None}
 
 NEWEST_SEQ = """SELECT max(s) FROM (
     SELECT max(seq) s FROM event UNION ALL SELECT max(seq) FROM label UNION ALL SELECT max(born) FROM learned
@@ -127,10 +127,10 @@ def _domain(db: sqlite3.Connection, domain: int, left: Mapping[str, Any]) -> Jso
     labelled = db.execute("SELECT count(DISTINCT l.event) FROM label l JOIN event e ON e.seq = l.event"
                           " WHERE e.domain = ?", (domain,)).fetchone()[0]
     holds = db.execute("SELECT what, source FROM hold WHERE domain = ?", (domain,)).fetchall()
-    labels, memory = _alive(db, domain, pointer["branch"])
+    labels, memory, evicted = _alive(db, domain, pointer["branch"])
     return {**UNMEASURED, **_figures(left, pointer["version"]), "version": pointer["version"],
             "parent": pointer["parent"], "promoted_at": pointer["since"], "labels": labels, "events": events,
-            "labelled": labelled, "memory": memory, "adapting": None,
+            "labelled": labelled, "memory": memory, "evicted": evicted, "adapting": None,
             "held": sorted(row["source"] for row in holds if row["what"] == "learning"),
             "adaptation_held": any(row["what"] == "adaptation" for row in holds)}
 
@@ -144,14 +144,14 @@ def _figures(left: Mapping[str, Any], version: int) -> Json:
     return kept
 
 
-def _alive(db: sqlite3.Connection, domain: int, branch: int) -> tuple[int, int]:
-    """Count the labels known and the examples remembered now (`adaptd.journal.alive` has the rule)."""
+def _alive(db: sqlite3.Connection, domain: int, branch: int) -> tuple[int, int, int]:
+    """Count the labels known, and the examples learned that are retrievable and evicted now (`adaptd.rows` has the rule)."""
     intervals = list(_lineage(db, branch))
     if not intervals:
-        return 0, 0
+        return 0, 0, 0
     query = ALIVE.format(intervals=",".join(["(?, ?)"] * len(intervals)))
     row = db.execute(query, [*(bound for pair in intervals for bound in pair), domain]).fetchone()
-    return row["labels"], row["alive"] - row["evicted"]
+    return row["labels"], row["alive"] - row["evicted"], row["evicted"]
 
 
 def _lineage(db: sqlite3.Connection, branch: int | None) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ touched only after it, and a failure then stops the daemon, which comes up from 
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import time
@@ -258,7 +259,7 @@ class Versions:
         saved = self._save(self.numbers.take(), "saved", live, f"before rollback to {target.number}", actor)
         with self._reader.connect() as connection:
             intervals = lineage(connection, target.branch, target.seq)
-        rows = restore.alive_ids(self._reader, self.domain, intervals)
+        rows, evicted = restore.alive_ids(self._reader, self.domain, intervals)
 
         def write(connection: Connection) -> None:
             registry.add(connection, saved)
@@ -270,18 +271,25 @@ class Versions:
         self._writer.submit(write).result()
         moved.set()
         try:
-            self._become(target, contents, rows, intervals)
+            self._become(target, contents, rows, evicted, intervals)
         except BaseException as error:  # the pointer has moved and memory is between two states: come up from the disk
             self._learner.on_failure(error)
             raise
         return target.number, saved.number
 
-    def _become(self, target: Version, contents: Mapping[str, bytes], rows: set[int], intervals: list[tuple[int, int]]) -> None:
+    def _become(
+        self,
+        target: Version,
+        contents: Mapping[str, bytes],
+        rows: set[int],
+        evicted: set[int],
+        intervals: list[tuple[int, int]],
+    ) -> None:
         """Make the state what it was at a version: rows, labels, solved heads, adapters, folds."""
         state = self._learner.state
         state.version, state.seq = target.number, target.seq
         for name, head in state.heads.items():
-            self._become_head(head, name, target, contents, rows, intervals)
+            self._become_head(head, name, target, contents, rows, evicted, intervals)
         if folded := target.metrics.get("folds"):
             restore.load_folds(state, folded)
         else:
@@ -299,23 +307,20 @@ class Versions:
         target: Version,
         contents: Mapping[str, bytes],
         rows: set[int],
+        evicted: set[int],
         intervals: list[tuple[int, int]],
     ) -> None:
-        held = head.memory.slot_of
-        here = {row for row in rows if row in held}
         with self._reader.connect() as connection:
             born = [r for r in births(connection, self.domain, intervals) if r.head == name]
-            absent = {r.id for r in born} & (rows - here)
             if f"{name}.head" in contents:
                 head.load_head(contents[f"{name}.head"], f"version {target.number}", solved=target.solved)
                 head.set_labels(list(dict.fromkeys([*head.labels, *(r.target for r in born)])))
             else:
                 head.set_labels(list(dict.fromkeys(r.target for r in born)))
                 head.clear_answers()
-            head.retire([slot for row, slot in held.items() if row not in rows])
-            head.revive([held[row] for row in here])
-            if absent:
-                head.enter(restore.alive_rows(connection, self.domain, intervals, name, head, self._vectors, only=absent))
+            load = functools.partial(restore.alive_rows, connection, self.domain, intervals, name, head, self._vectors)
+            mine = {r.id for r in born}
+            head.bounded.become(rows & mine, evicted & mine, load)
         head.learned = len(born)
         rank = {r.id: place for place, r in enumerate(born)}
         order = head.memory.order.copy()  # a snapshot that still answers shares the old one
@@ -323,6 +328,7 @@ class Versions:
             if row in rank:
                 order[slot] = rank[row]
         head.memory.order = order
+        head.bounded.reorder(rank)
         head.adopt(
             files.parse_adapter(contents[f"{name}.adapter"], f"version {target.number}")
             if f"{name}.adapter" in contents

@@ -11,7 +11,7 @@ import click
 from adaptd.cli import options, show
 from adaptd.errors import NotRunning
 
-COLUMNS = ("domain", "version", "labels", "events", "labelled", "memory", "recent", "holdout", "forgot", "lag")
+COLUMNS = ("domain", "version", "labels", "events", "labelled", "memory", "evicted", "recent", "holdout", "forgot", "lag")
 STATUS_TIMEOUT_S = 10.0
 
 
@@ -96,7 +96,7 @@ def _for_people(document: Mapping[str, Any]) -> None:
 
 def _row(name: str, domain: Mapping[str, Any]) -> list[Any]:
     accuracy = domain["accuracy"]
-    return [name, domain["version"], domain["labels"], domain["events"], domain["labelled"], domain["memory"],
+    return [name, domain["version"], domain["labels"], domain["events"], domain["labelled"], domain["memory"], domain["evicted"],
             show.percent(accuracy["prequential"]), show.percent(accuracy["holdout"]),
             show.percent(domain["forgetting"]), domain["learn_lag"]]
 

@@ -106,7 +106,8 @@ def test_a_fresh_store_has_one_version_and_counts_nothing(store: Store) -> None:
     assert {k: v for k, v in document.items() if k != "domains"} == {
         "state": "stopped", "pid": None, "uptime_s": 0, "seq": 0, "listening": [], "feeds": {}, "problems": []}
     assert {k: v for k, v in domain.items() if k != "promoted_at"} == {
-        "version": 1, "parent": None, "labels": 0, "events": 0, "labelled": 0, "memory": 0, "forgetting": None,
+        "version": 1, "parent": None, "labels": 0, "events": 0, "labelled": 0, "memory": 0, "evicted": 0,
+        "capacity": None, "forgetting": None,
         "drift": None, "accuracy": {"prequential": None, "holdout": None}, "adapting": None, "last_verdict": None,
         "learn_lag": 0, "held": [], "adaptation_held": False}
     assert isinstance(domain["promoted_at"], float)
