@@ -59,7 +59,7 @@ class Herding(Newest):
         total, n = rows.kept
         away = np.round(((n - 1) * rows.mean - total) * 2.0**20) / 2.0**20  # on a grid, so that products are exact
         vectors = rows.vectors
-        return int((2.0 * (vectors @ away) + (vectors * vectors).sum(1)).argmin())
+        return int((2.0 * (vectors @ away) + np.einsum("ij,ij->i", vectors, vectors)).argmin())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,8 @@ class Drift(Newest):
         names, counts = np.unique(octave, return_counts=True)
         full = np.flatnonzero(octave == names[len(counts) - 1 - counts[::-1].argmax()])
         vectors = rows.vectors
-        near = 2.0 * (vectors[full] @ vectors.T) - (vectors * vectors).sum(1)  # minus the squared distance, but for a constant
+        products = np.stack([vectors @ vectors[row] for row in full])  # few and small: BLAS would start threads for one product
+        near = 2.0 * products - np.einsum("ij,ij->i", vectors, vectors)  # minus the squared distance, but for a constant
         near[np.arange(len(full)), full] = -np.inf
         near[rows.order[full][:, None] > rows.order[None, :]] = -np.inf  # the newer of two stands for both
         best = near.max(1)

@@ -63,8 +63,8 @@ class Source(Protocol):
 
 def gridded(vectors: npt.NDArray[np.floating]) -> Floats:
     """Put vectors on the grid."""
-    rounded: Floats = np.round(vectors.astype(np.float64) * GRID) / GRID
-    return rounded
+    rounded: Floats = np.rint(vectors.astype(np.float32) * np.float32(GRID)).astype(np.float64)
+    return rounded / GRID
 
 
 def priority(content: bytes) -> int:

@@ -2,7 +2,8 @@
 
 In-process, one head for each policy and capacity; all learn the same rows, and answer with the ridge of one head that
 learned them all, as what is evicted stays in the sums. Sets by class: the class-incremental stream, the test split asked
-at its end. Sets in time: each block of events is answered, then learned. `attention` is the attention over memory alone.
+at its end, with trust where it begins. Sets in time: each block of events is answered, then learned. `attention` is the
+attention over memory alone.
 """
 
 from __future__ import annotations
@@ -106,14 +107,15 @@ def measure(run: Run, tools: Tools) -> dict[str, Any]:
             block = slice(new.ids[0], new.ids[-1] + 1)
             solved = heads[0].head.snapshot()
             for one in heads:
-                one.answer(vectors[block], labels[block], solved, fold=True)
+                if tests is None:
+                    one.answer(vectors[block], labels[block], solved, fold=True)
                 one.head.learn(replace(new, targets=[one.head.class_of(label) for label in labels[block]]))
-            heads[0].head.solve()
+            if tests is None or block.stop == len(texts):
+                heads[0].head.solve()
             advance(len(new.ids))
     if tests is not None:
         solved = heads[0].head.snapshot()
         for one in heads:
-            one.right = {name: [] for name in one.right}
             for start in range(0, len(tests), BLOCK):
                 one.answer(tests[start:start + BLOCK], answers[start:start + BLOCK], solved, fold=False)
     return {"rows": [one.row(timed=tests is None) for one in heads]}

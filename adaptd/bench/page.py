@@ -59,8 +59,9 @@ The stream pauses while an adaptation runs: the real ones take years.
 ## Bounded memory
 
 In-process, one head for each policy and capacity; what is evicted stays in the sums, so all answer with the same ridge.
-clinc150: the class-incremental stream, the test split asked at its end. commit_stream: each block of 100 events is
-answered, then learned. pooled: the whole answer; attention: the attention over memory alone.
+clinc150: the class-incremental stream, the test split asked at its end, trust in the parts of the answer where it begins.
+commit_stream: each block of 100 events is answered, then learned. pooled: the whole answer; attention: the attention over
+memory alone.
 """,
     "speed": """\
 ## Speed and size

@@ -107,7 +107,7 @@ class Bounded:
     def vectors_of(self, rows: Sequence[int]) -> Floats:
         """Return the vectors of retrievable rows."""
         memory = self._head.memory
-        found: Floats = memory.vectors[[memory.slot_of[row] for row in rows]].double().numpy()
+        found: Floats = memory.vectors[[memory.slot_of[row] for row in rows]].float().numpy()
         return found
 
     def order_of(self, rows: Sequence[int]) -> Ints:
