@@ -175,8 +175,10 @@ class Forgetting:
 
 
 def _beside(head: Head) -> Head:
-    """Return an empty head with the same labels and adapter."""
+    """Return an empty head with the same limits, labels and adapter."""
     empty = Head(head.options, head.features, adapter=head.adapter)
+    empty.bounded.rules = head.bounded.rules
+    empty.bounded.read_from(head.bounded.gone.fetch)
     empty.set_labels(head.labels)
     empty.clear_answers()
     return empty

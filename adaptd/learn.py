@@ -125,6 +125,7 @@ class Learner:
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.record: Record = _unrecorded
         self._recorded: Future[None] | None = None
+        self._unrecorded = False  # that nothing was evicted lately, which waits for the next barrier
         self.failed: BaseException | None = None
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"learner-{domain}", daemon=True)
@@ -217,8 +218,7 @@ class Learner:
         if self._dirty_since is not None and not self._behind and (call is not None or end or self._due()):
             self.solve()
         if call is not None:
-            if self._recorded is not None:
-                self._recorded.result()  # whoever reads the store now finds every eviction that memory has made
+            self._complete_record()
             try:
                 settle(call.done, call.run())
             except Exception as error:  # belongs to whoever called
@@ -285,10 +285,18 @@ class Learner:
 
     def _record_evictions(self) -> None:
         heads = self.state.heads.values()
-        if any(head.bounded.rules(self.state.seq) is not None for head in heads):
-            self._recorded = self.record(self.state.seq, [one for head in heads for one in head.bounded.new])
+        if new := [one for head in heads for one in head.bounded.new]:
+            self._recorded = self.record(self.state.seq, new)
             for head in heads:
                 head.bounded.new = []
+        self._unrecorded = not new and any(head.bounded.rules(self.state.seq) is not None for head in heads)
+
+    def _complete_record(self) -> None:
+        """Wait until whoever reads the store finds every eviction that memory has made, and that there are no others."""
+        if self._unrecorded:
+            self._recorded, self._unrecorded = self.record(self.state.seq, []), False
+        if self._recorded is not None:
+            self._recorded.result()
 
     def _enter(self, fresh: dict[str, list[Row]], vectors: dict[int, Tensor]) -> None:
         for name, rows in fresh.items():

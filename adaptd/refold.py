@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
 from adaptd import bounds, plugins, registry, restore
 from adaptd import tables as t
@@ -74,10 +74,18 @@ class Refold:
             given = bounds.read(connection, self.domain)
         if given.through >= seq or not given.bound_after(given.through):
             return
-        for branch, start, end in self._sections(seq):
-            if end > given.through:
-                self._section(branch, max(start, given.through), end)
+        if self._may_be_full(given):
+            for branch, start, end in self._sections(seq):
+                if end > given.through:
+                    self._section(branch, max(start, given.through), end)
         self.record(seq, []).result()
+
+    def _may_be_full(self, given: Bounds) -> bool:
+        """Say whether any head has ever learned more rows than a limit allows."""
+        query = select(func.count()).where(t.learned.c.domain == self.domain).group_by(t.learned.c.head)
+        with self.reader.connect() as connection:
+            most = max(connection.execute(query).scalars(), default=0)
+        return any(limits["per_class"] or 0 < limits["capacity"] < most for _, limits in given.limits)
 
     def _sections(self, seq: int) -> Iterator[tuple[int, int, int]]:
         """Yield every branch with the seqs between which it grew, oldest first."""

@@ -121,7 +121,8 @@ class _Stream:
     def vectors_of(self, rows: Sequence[int]) -> Floats:
         found = np.random.default_rng(0).normal(size=(STREAM, 8))[list(rows)]
         found[:, 0] += np.array([_class(row) + row / 100 for row in rows])
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        unit: Floats = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return unit
 
     def order_of(self, rows: Sequence[int]) -> Ints:
         return np.array(rows, dtype=np.int64)

@@ -61,7 +61,7 @@ class Bounded:
             return bound is None and self.rules(new.born[-1]) is None
         targets = self._head.memory.targets[:self._head.memory.size][self._head.memory.retrievable]
         room = not bound.capacity or len(targets) + len(new.ids) <= bound.capacity
-        return room and (not bound.per_class or int(np.bincount([*targets, *new.targets]).max()) <= bound.per_class)
+        return room and (not bound.per_class or int(np.bincount(np.append(targets, new.targets)).max()) <= bound.per_class)
 
     def entered(self, slots: slice, *, evict: bool) -> None:
         """Follow rows that were entered; with `evict` let others go for them (then it is one row)."""
