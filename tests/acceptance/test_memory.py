@@ -171,7 +171,7 @@ def test_limits_hold_from_when_they_are_given_and_are_shown(make: Make) -> None:
     head = daemon.ask("GET", "/v1/text/memory")[1]["heads"]["label"]
     assert {name: head[name] for name in ("capacity", "per_class", "policy", "retrievable", "evicted", "rows")} == {
         "capacity": 12, "per_class": 0, "policy": "balanced", "retrievable": 12, "evicted": 51, "rows": 63}
-    assert "capacity 12" in daemon.cli("memory", "stats") and "evicted" in daemon.cli("status")
+    assert "12 capacity" in daemon.cli("memory", "stats") and "evicted" in daemon.cli("status")
     daemon.post("text/rollback", {"to": version, "reason": "before the limits"})
     assert remembered(daemon) == free[0]
     assert daemon.stop() == 0
