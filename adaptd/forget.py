@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -79,13 +80,31 @@ class Forgetting:
     # -- in the learner's thread ------------------------------------------------------------------------------
 
     def _forget(self, selector: Selector, reason: str, actor: str) -> dict[str, Any]:
-        erased = self._journal.forget(lambda c: erase.erase(c, self._domain, selector, reason, actor)).result()
+        with self._subtracted(selector):
+            erased = self._journal.forget(lambda c: erase.erase(c, self._domain, selector, reason, actor)).result()
         if not erased.events:
             return self._writer.submit(lambda c: erase.certify(c, [erased.action], {})).result()
         try:
             return self._after(erased)
         except BaseException as error:  # the tables have forgotten and memory has not: come up from the disk
             self._learner.on_failure(error)
+            raise
+
+    @contextmanager
+    def _subtracted(self, selector: Selector) -> Iterator[None]:
+        """Take evicted rows out of the sums while the store has their vectors still; put them back if nothing is erased."""
+        with self._reader.connect() as connection:
+            events = erase.find(connection, self._domain, selector)
+        heads = [(head, head.bounded.of_events(events)) for head in self._learner.state.heads.values()]
+        for head, rows in heads:
+            head.bounded.retire(rows)
+            head.sync()
+        try:
+            yield
+        except BaseException:
+            for head, rows in heads:
+                head.bounded.revive(rows)
+                head.sync()
             raise
 
     def _after(self, erased: Erased) -> dict[str, Any]:

@@ -136,6 +136,12 @@ class Bounded:
         if memory.evicted[:memory.size].any():
             self.gone.take(memory, np.flatnonzero(memory.evicted[:memory.size] & held))
 
+    def of_events(self, events: Sequence[int]) -> list[int]:
+        """Return the alive rows of events that are here and nowhere else in this process."""
+        rows = self.gone.rows
+        found: list[int] = rows["id"][rows["alive"] & np.isin(rows["event"], np.array(events, np.int64))].tolist()
+        return found
+
     def retire(self, rows: Collection[int]) -> None:
         """Let evicted rows die: out of the class means now, of the ridge with the next `sync`."""
         self._turn(self.gone.find(rows), alive=False)
