@@ -11,7 +11,7 @@ import click
 from adaptd.cli import options, show
 from adaptd.errors import NotRunning
 
-COLUMNS = ("domain", "version", "labels", "events", "labelled", "memory", "evicted", "recent", "holdout", "forgot", "lag")
+COLUMNS = ("domain", "version", "labels", "events", "labelled", "memory", "recent", "holdout", "forgot", "lag")
 STATUS_TIMEOUT_S = 10.0
 
 
@@ -96,7 +96,7 @@ def _for_people(document: Mapping[str, Any]) -> None:
 
 def _row(name: str, domain: Mapping[str, Any]) -> list[Any]:
     accuracy = domain["accuracy"]
-    return [name, domain["version"], domain["labels"], domain["events"], domain["labelled"], domain["memory"], domain["evicted"],
+    return [name, domain["version"], domain["labels"], domain["events"], domain["labelled"], domain["memory"],
             show.percent(accuracy["prequential"]), show.percent(accuracy["holdout"]),
             show.percent(domain["forgetting"]), domain["learn_lag"]]
 
@@ -106,6 +106,7 @@ def _now(domain: Mapping[str, Any]) -> str:
     stage, drift, verdict = domain["adapting"], domain["drift"] or {}, domain["last_verdict"] or {}
     words = [f"adapting: {stage.get('stage')} {stage.get('progress') or 0:.0%}"] if stage else []
     words += [f"drift seen {drift['detected']} times"] if drift.get("detected") else []
+    words += [f"memory full, {domain['evicted']} evicted"] if domain.get("evicted") else []
     words += [f"learning on hold{f' ({source})' if source else ''}" for source in domain.get("held", ())]
     words += ["adaptation on hold"] if domain.get("adaptation_held") else []
     words += [f"last verdict {verdict['decision']}"] if "decision" in verdict else []

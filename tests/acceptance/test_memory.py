@@ -171,7 +171,7 @@ def test_limits_hold_from_when_they_are_given_and_are_shown(make: Make) -> None:
     head = daemon.ask("GET", "/v1/text/memory")[1]["heads"]["label"]
     assert {name: head[name] for name in ("capacity", "per_class", "policy", "retrievable", "evicted", "rows")} == {
         "capacity": 12, "per_class": 0, "policy": "balanced", "retrievable": 12, "evicted": 51, "rows": 63}
-    assert "12 capacity" in daemon.cli("memory", "stats") and "evicted" in daemon.cli("status")
+    assert "12 capacity" in daemon.cli("memory", "stats") and "memory full, 51 evicted" in daemon.cli("status")
     daemon.post("text/rollback", {"to": version, "reason": "before the limits"})
     assert remembered(daemon) == free[0]
     assert daemon.stop() == 0
@@ -179,7 +179,8 @@ def test_limits_hold_from_when_they_are_given_and_are_shown(make: Make) -> None:
 
 
 def test_an_adaptation_learns_from_memory_and_experience_and_is_judged_on_every_held_out_row(make: Make) -> None:
-    daemon = make(config("balanced") + "[holdout]\nafter = 5\nshare = 0.4\n").start()
+    few = config("balanced").replace("[adapt]", "[adapt]\nmin_labels = 50")
+    daemon = make(few + "[holdout]\nafter = 5\nshare = 0.4\n").start()
     teach(daemon, list(("card", "weather", "music", "food", "travel")), 50, 50, "a")
     held = daemon.rows("SELECT count(*) FROM learned WHERE holdout = 1")[0][0]
     assert daemon.ask("GET", "/v1/text/memory")[1]["heads"]["label"]["holdout"] == held > 40

@@ -30,7 +30,7 @@ Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 Adaptd = Callable[..., Result]
 STATUS = {"state": "running", "pid": 7, "uptime_s": 3700.0, "seq": 12, "listening": ["http://127.0.0.1:8411"],
           "domains": {"text": {"version": 3, "parent": 2, "promoted_at": 1_777_888_800.0, "labels": 4, "events": 12,
-                               "labelled": 9, "memory": 9, "evicted": 0, "accuracy": {"prequential": 0.9, "holdout": None},
+                               "labelled": 9, "memory": 9, "accuracy": {"prequential": 0.9, "holdout": None},
                                "forgetting": 0.0, "drift": {"detected": 2}, "held": ["", "crm"],
                                "adapting": {"stage": "training", "progress": 0.5}, "last_verdict": None,
                                "learn_lag": 0}},
