@@ -181,6 +181,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self.failed: BaseException | None = None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
+        self.before_commit: Callable[[Connection], None] = lambda connection: None  # once a group, in its transaction
         self.beat = time.monotonic()  # the watchdog's view of this loop
         self._seq = 0
         self._commits = 0
@@ -288,6 +289,7 @@ class Writer:
                     results.append(self._one(connection, operation, savepoint or transaction))
                     if savepoint is not None and results[-1][2] is None:
                         savepoint.commit()
+                self.before_commit(connection)
         except BaseException as error:  # the first failed commit is fatal, whatever it was
             self.failed = error
             log.critical("the journal could not be written: %s", error, extra={"action": "commit_failed"})
