@@ -9,22 +9,25 @@ commitment, so the chain still holds, and without the salt nobody can try conten
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, insert, or_, select, update
 
 from adaptd import tables as t
-from adaptd.records import canonical
 
 SALT_BYTES = 16
-# What is committed to, by name; an empty field is left out, so that a new one may be added behind.
+# What is committed to, in this order: released, so never changed.
 EVENT = ("seq", "id", "domain", "source", "key", "digest", "content", "payload", "answer", "subject", "time", "received")
 LABEL = ("seq", "event", "label", "source", "received")  # not `held`: it says what became of it
-Row = Mapping[str, Any]
+Values = Sequence[Any]
+_event, _label = itemgetter(*EVENT), itemgetter(*LABEL)
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,31 +38,25 @@ class Head:
     seq: int = 0
     hash: bytes = bytes(32)
 
-    def after(self, seq: int, commitment: bytes) -> Head:
+    def after(self, seq: int, committed: bytes) -> Head:
         """Return the head with one entry more."""
         entry = self.entry + 1
-        return Head(entry=entry, seq=seq, hash=hashlib.sha256(self.hash + b"%d %d " % (entry, seq) + commitment).digest())
+        return Head(entry=entry, seq=seq, hash=hashlib.sha256(self.hash + b"%d %d " % (entry, seq) + committed).digest())
 
     def shown(self) -> dict[str, Any]:
         """Return the head as people note it and documents carry it."""
         return {"entry": self.entry, "seq": self.seq, "hash": self.hash.hex()}
 
 
-def commitment(salt: bytes, event: Row | None, label: Row | None) -> bytes:
-    """Return what an entry is bound to; without the salt it says nothing."""
-    content = {"event": _fields(EVENT, event), "label": _fields(LABEL, label)}
-    return hashlib.sha256(salt + canonical(content).encode()).digest()
+def commitment(salt: bytes, event: Values | None, label: Values | None) -> bytes:
+    """Return what an entry is bound to, its rows' values in the order of EVENT and LABEL; without the salt it says nothing."""
+    return hashlib.sha256(salt + _encode([_plain(event), _plain(label)]).encode()).digest()
 
 
-def _fields(names: Sequence[str], row: Row | None) -> dict[str, Any] | None:
-    return None if row is None else {name: _plain(row[name]) for name in names if row[name] is not None}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it and as the database gives it back: it knows no minus zero."""
-    if isinstance(value, bytes):
-        return value.hex()
-    return value + 0.0 if isinstance(value, float) else value
+def _plain(values: Values | None) -> list[Any] | None:
+    """Return values as JSON holds them and as the database gives them back: it knows no minus zero."""
+    return None if values is None else [
+        value.hex() if type(value) is bytes else value + 0.0 if type(value) is float else value for value in values]
 
 
 def head(connection: Connection) -> Head:
@@ -86,9 +83,9 @@ class Chain:
         """Go on from what is committed; before the writer starts."""
         self._head = head(connection)
 
-    def add(self, events: Sequence[Row], labels: Sequence[Row]) -> None:
+    def add(self, events: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]]) -> None:
         """Commit to the rows of new entries; their link is made in `seal`."""
-        of_event, of_label = ({row["seq"]: row for row in rows} for rows in (events, labels))
+        of_event, of_label = {row["seq"]: _event(row) for row in events}, {row["seq"]: _label(row) for row in labels}
         for seq in sorted(of_event.keys() | of_label.keys()):
             salt = secrets.token_bytes(SALT_BYTES)
             self._waiting.append((seq, salt, commitment(salt, of_event.get(seq), of_label.get(seq))))

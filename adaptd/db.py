@@ -119,14 +119,20 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     ------
     SchemaMismatch
         The store is newer than this adaptd.
+    CannotStart
+        A revision failed; the store is as it was.
     """
-    with engine.begin() as connection:
-        before = current_revision(connection)
-        if before is not None:
-            check_known(before)
-        config = _alembic()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    try:
+        with engine.begin() as connection:
+            before = current_revision(connection)
+            if before is not None:
+                check_known(before)
+            config = _alembic()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except SQLAlchemyError as error:
+        raise CannotStart(f"the store's schema could not be brought to {head_revision()!r}: {error.__cause__ or error}",
+                          hint="the store is as it was; free some space or mend what is wrong, then try again") from error
     return before, head_revision()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ CHUNK = 1000  # entries in one read transaction
 SHOWN = 20  # of what does not hold; all are counted
 FORGOTTEN = ""  # an emptied event's source
 EVENT_AT, LABEL_AT = 5, 5 + len(EVENT)
+ID, SOURCE, DIGEST, PAYLOAD = (EVENT.index(name) for name in ("id", "source", "digest", "payload"))
 ENTRIES = (f"SELECT c.seq, c.entry, c.salt, c.commitment, c.hash, {', '.join(f'e.{name}' for name in EVENT)},"  # noqa: S608
            f" {', '.join(f'l.{name}' for name in LABEL)} FROM chain c LEFT JOIN event e ON e.seq = c.seq"
            " LEFT JOIN label l ON l.seq = c.seq WHERE c.seq > ? ORDER BY c.seq LIMIT ?")
@@ -137,10 +138,10 @@ def _check_link(result: Result, row: Any, heads: Mapping[int, Mapping[str, str]]
 def _check_content(result: Result, row: Any) -> None:
     """Check that an entry's rows are what was committed to."""
     seq, entry, salt, committed = row[:4]
-    event, label = _row(EVENT, row[EVENT_AT:LABEL_AT]), _row(LABEL, row[LABEL_AT:])
+    event, label = _there(row[EVENT_AT:LABEL_AT]), _there(row[LABEL_AT:])
     if salt is None:
         result.forgotten += 1
-        if label is not None or (event is not None and event["source"] != FORGOTTEN):
+        if label is not None or (event is not None and event[SOURCE] != FORGOTTEN):
             result.add(seq, "unsalted", "its salt is destroyed and its content is there: nothing proves it")
     elif event is None and label is None:
         result.add(seq, "missing", f"entry {entry} is in the chain and not in the journal: its row was deleted")
@@ -153,17 +154,18 @@ def _text(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-def _row(names: tuple[str, ...], values: Any) -> dict[str, Any] | None:
-    return None if values[0] is None else dict(zip(names, values, strict=True))
+def _there(values: Sequence[Any]) -> Sequence[Any] | None:
+    """Return a row's values, none where the join found none."""
+    return None if values[0] is None else values
 
 
-def _what(event: Mapping[str, Any] | None, label: Mapping[str, Any] | None) -> str:
+def _what(event: Sequence[Any] | None, label: Sequence[Any] | None) -> str:
     """Name what was altered as closely as the rows tell."""
     if event is None:
         return "the label"
-    if event["digest"] != hashlib.blake2b(event["payload"].encode(), digest_size=16).digest():
-        return f"the payload of event {event['id']}"
-    return f"event {event['id']}" + ("" if label is None else ", or the label that came with it,")
+    if event[DIGEST] != hashlib.blake2b(event[PAYLOAD].encode(), digest_size=16).digest():
+        return f"the payload of event {event[ID]}"
+    return f"event {event[ID]}" + ("" if label is None else ", or the label that came with it,")
 
 
 def _heads(store: sqlite3.Connection) -> dict[int, dict[str, str]]:

@@ -59,14 +59,12 @@ def link(connection):
 
 
 def content(event, label):
-    """Return an entry's canonical text, as `adaptd.chain` made it when this schema was released."""
-    plain = {"event": fields(EVENT, event), "label": fields(LABEL, label)}
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    """Return an entry's text, as `adaptd.chain` makes it."""
+    return json.dumps([plain(EVENT, event), plain(LABEL, label)], separators=(",", ":")).encode()
 
 
-def fields(names, row):
-    return None if row is None else {
-        name: row[name].hex() if isinstance(row[name], bytes) else row[name] for name in names if row[name] is not None}
+def plain(names, row):
+    return None if row is None else [row[name].hex() if isinstance(row[name], bytes) else row[name] for name in names]
 
 
 def downgrade():

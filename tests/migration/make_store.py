@@ -17,6 +17,7 @@ CONFIG = """
 [domains.text]
 [adapt]
 every_labels = 0
+min_labels = 8
 options = { steps = 8 }
 [learn]
 features = 64
@@ -47,12 +48,14 @@ def story(daemon: Daemon) -> Json:
     daemon.post("text/feedback", [{"event": one["event"], "label": label} for one, label in
                                   zip(asked, ("music", "weather"), strict=True)], 202)
     daemon.post("text/feedback", {"event": asked[1]["event"], "label": "travel"}, 202)  # a correction
-    daemon.post("text/adapt", {"wait": True})
+    candidate = daemon.post("text/adapt", {"wait": True})["version"]
+    if daemon.domain()["version"] != candidate:
+        daemon.post("text/promote", {"to": candidate, "force": True, "reason": "a try"})
+    daemon.post("text/forget", {"subject": "s-2", "reason": "their request"})  # the candidate, which saw it, is retired
     kept = daemon.post("text/snapshot", {"reason": "kept"})["version"]
     then = live(daemon)
     daemon.teach(lesson(["music", "food"], 6, prefix="b"))
-    daemon.post("text/forget", {"subject": "s-2", "reason": "their request"})
-    daemon.post("text/rollback", {"to": kept, "reason": "a try"})
+    daemon.post("text/rollback", {"to": kept, "reason": "another try"})
     daemon.post("text/resume")
     daemon.teach(lesson(["music"], 8, prefix="c"))
     daemon.post("text/hold", {"what": "learning", "source": "suspect", "reason": "odd labels"})
