@@ -35,7 +35,7 @@ from adaptd.newstore import check_folder
 from adaptd.paths import CONFIG, Paths
 from adaptd.status import NEWEST_SEQ
 from adaptd.tomlfile import line_of
-from adaptd.verify import verify as verify_chain
+from adaptd.verify import proved
 
 Json = dict[str, Any]
 PAGES = 256  # copied at a time; in between the daemon may stop
@@ -255,16 +255,8 @@ def _facts(copy: Path, go_on: Callable[[], None]) -> Json:
         live = dict(store.execute("SELECT d.name, l.version FROM live l JOIN domain d ON d.id = l.domain").fetchall())
         counts = {what: store.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for what, table in COUNTS.items()}  # noqa: S608
         seq = store.execute(NEWEST_SEQ).fetchone()[0] or 0
-        chain = _chain(store, go_on)
+        chain = proved(store, go_on)
     return {"adaptd": __version__, "schema": revision, "domains": live, "seq": seq, "counts": counts, "chain": chain}
-
-
-def _chain(store: sqlite3.Connection, go_on: Callable[[], None]) -> Json | None:
-    """Return the chain's head and what does not hold; a store of a schema before the chain has none."""
-    if store.execute("SELECT 1 FROM sqlite_master WHERE name = 'chain'").fetchone() is None:
-        return None
-    result = verify_chain(store, lambda _: go_on())
-    return {"head": result.head.shown(), "forgotten": result.forgotten, "broken": [one.__dict__ for one in result.broken]}
 
 
 # -- checking it ------------------------------------------------------------------------------------------------

@@ -40,12 +40,16 @@ class Head:
 
     def after(self, seq: int, committed: bytes) -> Head:
         """Return the head with one entry more."""
-        entry = self.entry + 1
-        return Head(entry=entry, seq=seq, hash=hashlib.sha256(self.hash + b"%d %d " % (entry, seq) + committed).digest())
+        return Head(entry=self.entry + 1, seq=seq, hash=link(self.hash, self.entry + 1, seq, committed))
 
     def shown(self) -> dict[str, Any]:
         """Return the head as people note it and documents carry it."""
         return {"entry": self.entry, "seq": self.seq, "hash": self.hash.hex()}
+
+
+def link(previous: bytes, entry: int, seq: int, committed: bytes) -> bytes:
+    """Return the hash that ties an entry to all before it."""
+    return hashlib.sha256(previous + b"%d %d " % (entry, seq) + committed).digest()
 
 
 def commitment(salt: bytes, event: Values | None, label: Values | None) -> bytes:
@@ -102,10 +106,12 @@ class Chain:
 
     def seal(self, connection: Connection) -> None:
         """Link what a group has added, in its transaction and before its commit."""
-        links = []
-        for seq, salt, committed in self._waiting:
-            self._head = self._head.after(seq, committed)
-            links.append({"seq": seq, "entry": self._head.entry, "salt": salt, "commitment": committed, "hash": self._head.hash})
-        if links:
-            connection.execute(insert(t.chain), links)
+        if not self._waiting:
+            return
+        links, seq, digest = [], 0, self._head.hash
+        for entry, (seq, salt, committed) in enumerate(self._waiting, self._head.entry + 1):
+            digest = link(digest, entry, seq, committed)
+            links.append({"seq": seq, "entry": entry, "salt": salt, "commitment": committed, "hash": digest})
+        connection.execute(insert(t.chain), links)
+        self._head = Head(entry=self._head.entry + len(links), seq=seq, hash=digest)
         self._waiting.clear()

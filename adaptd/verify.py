@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from bisect import insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ ID, SOURCE, DIGEST, PAYLOAD = (EVENT.index(name) for name in ("id", "source", "d
 ENTRIES = (f"SELECT c.seq, c.entry, c.salt, c.commitment, c.hash, {', '.join(f'e.{name}' for name in EVENT)},"  # noqa: S608
            f" {', '.join(f'l.{name}' for name in LABEL)} FROM chain c LEFT JOIN event e ON e.seq = c.seq"
            " LEFT JOIN label l ON l.seq = c.seq WHERE c.seq > ? ORDER BY c.seq LIMIT ?")
-STRAYS = ("SELECT seq FROM (SELECT seq FROM event UNION ALL SELECT seq FROM label) j WHERE seq > ? AND seq <= ?"
+STRAYS = ("SELECT DISTINCT seq FROM (SELECT seq FROM event UNION ALL SELECT seq FROM label) j WHERE seq > ? AND seq <= ?"
           " AND NOT EXISTS (SELECT 1 FROM chain c WHERE c.seq = j.seq) ORDER BY seq")
 FORGETS = """SELECT (SELECT count(*) FROM chain WHERE salt IS NULL),
     coalesce((SELECT sum(json_extract(detail, '$.entries')) FROM action
@@ -62,8 +63,8 @@ class Result:
     def add(self, seq: int, code: str, message: str) -> None:
         """Count what does not hold, and keep the first ones."""
         self.breaks += 1
-        if len(self.broken) < SHOWN:
-            self.broken.append(Break(seq=seq, code=code, message=message))
+        insort(self.broken, Break(seq=seq, code=code, message=message), key=lambda one: one.seq)
+        del self.broken[SHOWN:]
 
 
 def noted(text: str) -> tuple[int, str]:
@@ -104,6 +105,14 @@ def verify(store: sqlite3.Connection, advance: Callable[[int], None] = lambda en
     _check_end(result, heads)
     _check_forgets(store, result)
     return result
+
+
+def proved(store: sqlite3.Connection, go_on: Callable[[], None]) -> Json | None:
+    """Return the chain's head and what does not hold, for a backup's manifest; a schema before the chain has none."""
+    if store.execute("SELECT 1 FROM sqlite_master WHERE name = 'chain'").fetchone() is None:
+        return None
+    result = verify(store, lambda _: go_on())
+    return {"head": result.head.shown(), "forgotten": result.forgotten, "broken": [one.__dict__ for one in result.broken]}
 
 
 def _chunk(store: sqlite3.Connection, result: Result, heads: Mapping[int, Mapping[str, str]]) -> bool:
