@@ -72,7 +72,7 @@ def write(paths: Paths, file: Path, *, force: bool = False, go_on: Callable[[], 
 
 def note(connection: Connection, done: Mapping[str, Any], actor: str) -> None:
     """Write a backup into the history: a forget names the files that may still hold what it removed."""
-    act(connection, last_seq(connection), None, "backup", actor, "", 
+    act(connection, last_seq(connection), None, "backup", actor, "",
         detail={"file": done["file"], "seq": done["seq"], "chain": (done["chain"] or {}).get("head")})
 
 

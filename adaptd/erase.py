@@ -56,8 +56,8 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
     if events:
         connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
     asked = selector.kept(lambda kind, value: token(key, kind, value))
-    certificate = {"asked": asked, "removed": counts, "entries": entries, "labels_gone": len(orphans), "versions": marks["versions"],
-                   "backups": _backups(connection, events)}
+    certificate = {"asked": asked, "removed": counts, "entries": entries, "labels_gone": len(orphans),
+                   "versions": marks["versions"], "backups": _backups(connection, events)}
     action = _history(connection, domain, seq, reason, actor, certificate)
     if events:
         _note(connection, domain, marks["files"], action)

@@ -396,9 +396,9 @@ class Journal:
         if (waits and earlier[0].label == text) or (not waits and set(given.targets.items()) <= current and current):
             return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
         seq, held = self._writer.next_seq(), self._is_held(domain, given.teacher)
-        label = {"seq": seq, "event": event.seq, "label": text, "source": given.teacher, "received": time.time(), "held": int(held)}
-        connection.execute(insert(t.label).values(**label))
-        self._chain.add([], [label])
+        row = {"seq": seq, "event": event.seq, "label": text, "source": given.teacher, "received": time.time(), "held": int(held)}
+        connection.execute(insert(t.label).values(**row))
+        self._chain.add([], [row])
         receipt = Receipt(status="accepted", event=event.id, event_seq=event.seq, held=held)
         if held:
             return receipt, []

@@ -213,4 +213,5 @@ def _check_forgets(store: sqlite3.Connection, result: Result) -> None:
     gone, certified = store.execute(FORGETS).fetchone()
     certified += result.begun.get("forgotten", 0)
     if gone != certified:
-        result.add(result.head.seq, "uncertified", f"{gone} entries are forgotten, and the history's certificates have {certified}")
+        result.add(result.head.seq, "uncertified",
+                   f"{gone} entries are forgotten, and the certificates in the history have {certified}")

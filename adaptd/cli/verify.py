@@ -27,7 +27,7 @@ def _noted(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 
 @click.command()
 @options.config_option
-@click.option("--head", metavar="ENTRY:HASH", callback=_noted, help="A head that was noted before: the chain must lead through it.")
+@click.option("--head", metavar="ENTRY:HASH", callback=_noted, help="A head noted before: the chain must lead through it.")
 @options.json_option
 def verify(head: tuple[int, str] | None, as_json: bool) -> int:
     """Prove that the journal is what was written: every event and label, in order, none missing, none added.

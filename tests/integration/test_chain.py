@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
-from adaptd import backup, chain, db, doctor, offline, registry
+from adaptd import backup, chain, db, offline, registry
 from adaptd import tables as t
 from adaptd.chain import EVENT, LABEL
 from adaptd.paths import Paths
@@ -112,7 +112,7 @@ def test_a_chain_made_whole_again_shows_against_a_head_that_was_noted(store: Pat
     assert found(store, noted(f"{head.entry}:{head.hash.hex()}")) == [(15, "rewritten")]
 
 
-# -- forget, backup, doctor ------------------------------------------------------------------------------------------
+# -- forget, backup --------------------------------------------------------------------------------------------------
 
 
 def test_a_forget_destroys_salts_and_the_chain_still_holds(store: Paths) -> None:
@@ -154,10 +154,3 @@ def test_a_restored_backup_verifies_and_one_whose_journal_was_altered_says_so(st
     done = offline.back_up(store, tmp_path / "c.tar", "me", force=False)
     assert [one["seq"] for one in done["chain"]["broken"]] == [14]
     assert backup.restore(tmp_path / "c.tar", tmp_path / "other")["chain"] == done["chain"]
-
-
-def test_a_doctor_tells(store: Paths) -> None:
-    assert [one.code for one in doctor.examine(store, str(store.config), running=False)] == []
-    execute(store, "UPDATE label SET label = '\"z\"' WHERE seq = 14")
-    told = doctor.examine(store, str(store.config), running=False)
-    assert [one.code for one in told] == ["journal_altered"] and "seq 14" in told[0].message and "verify" in told[0].hint

@@ -59,13 +59,12 @@ def test_every_field_that_is_altered_is_found(store: Paths, table: str, column: 
     "entries renumbered": (["DELETE FROM event WHERE seq = 4", "DELETE FROM label WHERE seq = 4",
                             "DELETE FROM chain WHERE seq = 4", "UPDATE chain SET entry = entry - 1 WHERE seq > 4"],
                            [(seq, "unlinked") for seq in range(5, EVENTS + 4)]),
-    "a row put in": (["INSERT INTO event SELECT 99, 'e99', domain, source, 'k99', digest, content, payload, answer, subject, time,"
-                      " received FROM event WHERE seq = 4"], [(99, "stray")]),
+    "a row put in": (["INSERT INTO event SELECT 99, 'e99', domain, source, 'k99', digest, content, payload, answer, subject,"
+                      " time, received FROM event WHERE seq = 4"], [(99, "stray")]),
     "a row put in at the front": (["INSERT INTO label SELECT -3, event, label, source, received, held FROM label WHERE seq = 4"],
                                   [(-3, "stray")]),
-    "two payloads exchanged": (["UPDATE event SET payload = CASE seq WHEN 4 THEN (SELECT payload FROM event WHERE seq = 7) ELSE"
-                                " (SELECT payload FROM event WHERE seq = 4) END WHERE seq IN (4, 7)"],
-                               [(4, "altered"), (7, "altered")]),
+    "two payloads exchanged": (["UPDATE event SET payload = CASE seq WHEN 4 THEN '{\"text\":\"text 6\"}' ELSE"
+                                " '{\"text\":\"text 3\"}' END WHERE seq IN (4, 7)"], [(4, "altered"), (7, "altered")]),
     "two entries exchanged": (["UPDATE event SET seq = -seq WHERE seq IN (4, 5)", "UPDATE event SET seq = 9 + seq WHERE seq < 0",
                                "UPDATE label SET seq = -seq, event = -event WHERE seq IN (4, 5)",
                                "UPDATE label SET seq = 9 + seq, event = 9 + event WHERE seq < 0",

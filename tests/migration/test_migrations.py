@@ -36,8 +36,9 @@ def test_an_empty_store_comes_to_the_tables_of_the_code(engine: Engine) -> None:
     tables.metadata.create_all(wanted)
     made, named = schema(engine), schema(wanted)
     assert set(made) == set(named), f"tables.py and migrations differ in {sorted(set(made) ^ set(named))}"
-    for name, what in ((name, what) for name in named for what in named[name]):
-        assert made[name][what] == named[name][what], f"{what} of {name}"
+    for name, wanted_table in named.items():
+        for what, wanted_part in wanted_table.items():
+            assert made[name][what] == wanted_part, f"{what} of {name}"
 
 
 def test_every_table_is_strict(engine: Engine) -> None:

@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from adaptd import backup, db
 from adaptd.errors import CannotStart
 from adaptd.paths import CONFIG, Paths
 from tests.acceptance.daemon import Daemon, Json, lesson
-from tests.migration.make_store import STORES, history, live
+from tests.migration.make_store import ASKED, STORES, TOLD, history, told
 
 RELEASED = sorted(path.name.removesuffix(".tar.gz") for path in STORES.glob("*.tar.gz"))
 CHANGES = ("ALTER", "CREATE", "DELETE", "DROP", "INSERT", "UPDATE")
@@ -130,15 +130,15 @@ def upgraded(request: pytest.FixtureRequest) -> Iterator[tuple[Daemon, Json]]:
         yield daemon.start(), json.loads((STORES / f"{schema}.json").read_text())
 
 
-def like(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+def like(found: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
     """Return what a later adaptd says under the names that there were."""
     return {name: found[name] for name in wanted}
 
 
-def same(found: Json, wanted: Json) -> None:
-    """Assert that a store answers as it did, and says the same of itself."""
-    assert like(found["status"], wanted["status"]) == wanted["status"]
-    for (label, scores), (was, were) in zip(found["answers"], wanted["answers"], strict=True):
+def same(daemon: Daemon, wanted: Json, names: Sequence[str] = TOLD) -> None:
+    """Assert that a store says the same of itself, and answers as it did."""
+    assert like(told(daemon), names) == like(wanted["status"], names)
+    for (label, scores), (was, were) in zip(daemon.scores(ASKED), wanted["answers"], strict=True):
         assert label == was and scores == pytest.approx(were, abs=1e-4)
 
 
@@ -146,13 +146,12 @@ def same(found: Json, wanted: Json) -> None:
 @pytest.mark.slow
 def test_an_upgraded_store_answers_and_goes_back_as_it_did(upgraded: tuple[Daemon, Json]) -> None:
     daemon, wanted = upgraded
-    same(live(daemon), wanted["live"])
-    told = history(daemon)
-    assert [like(found, was) for found, was in zip(told, wanted["history"], strict=True)] == wanted["history"]
+    same(daemon, wanted["live"])
+    assert [like(found, was) for found, was in zip(history(daemon), wanted["history"], strict=True)] == wanted["history"]
     daemon.teach(lesson(["travel"], 5, prefix="new"))
     for version, then in wanted["versions"].items():
         daemon.post("text/rollback", {"to": int(version)})
-        same(live(daemon), {"answers": then["answers"], "status": like(then["status"], ("version", "labels", "memory"))})
+        same(daemon, then, ("version", "labels", "memory"))
     assert json.loads(daemon.cli("db", "current", "--json"))["current"] == db.head_revision()
     assert json.loads(daemon.cli("verify", "--json"))["holds"]
     assert daemon.problems() == {}
