@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
-from adaptd import bounds, registry
+from adaptd import bounds, chain, registry
 from adaptd import tables as t
 from adaptd.errors import NotFound
 from adaptd.history import act, last_seq
@@ -47,6 +47,7 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
     rows = [r for some in _chunks(events) for r in connection.execute(
         select(t.learned.c.id, t.learned.c.head, t.learned.c.target, t.learned.c.born, t.learned.c.holdout)
         .where(t.learned.c.event.in_(some)))]
+    entries = sum(chain.destroy_salts(connection, some) for some in _chunks(events))
     counts = _delete(connection, events, [r.id for r in rows])
     if rows:  # what was evicted since, went for one row more than there are now
         bounds.cut(connection, domain, min(r.born for r in rows))
@@ -57,8 +58,8 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
     if events:
         connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
     asked = selector.kept(lambda kind, value: token(key, kind, value))
-    certificate = {"asked": asked, "removed": counts, "labels_gone": len(orphans), "versions": marks["versions"],
-                   "backups": _backups(connection, events)}
+    certificate = {"asked": asked, "removed": counts, "entries": entries, "labels_gone": len(orphans),
+                   "versions": marks["versions"], "backups": _backups(connection, events)}
     action = _history(connection, domain, seq, reason, actor, certificate)
     if events:
         _note(connection, domain, marks["files"], action)
@@ -259,6 +260,8 @@ def left(connection: Connection, domain: int) -> Counts:
     full = and_(t.event.c.seq.in_(gone), or_(t.event.c.payload != "null", t.event.c.answer.is_not(None),
                                              t.event.c.subject.is_not(None), func.length(t.event.c.content) > 0))
     counts = {"event": int(connection.scalar(select(func.count()).select_from(t.event).where(full)) or 0)}
+    salted = select(func.count()).select_from(t.chain).where(t.chain.c.seq.in_(gone), t.chain.c.salt.is_not(None))
+    counts["chain"] = int(connection.scalar(salted) or 0)
     for table in (t.learned, t.label, t.vector, t.prediction):
         query = select(func.count()).select_from(table).where(table.c.event.in_(gone))
         counts[table.name] = int(connection.scalar(query) or 0)

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 
 from adaptd import bounds, relearn
 from adaptd import tables as t
+from adaptd.chain import Chain
 from adaptd.db import Writer
 from adaptd.errors import Conflict, Forgotten, NotFound
 from adaptd.history import act
@@ -72,6 +73,8 @@ class Journal:
         self._next_row = 0
         self._key = b""  # the store's: recognises the ids of forgotten events
         self._tombs = False  # there are forgotten events
+        self._chain = Chain()
+        writer.before_commit = self._chain.seal
         self.forgotten: set[int] = set()  # in this process's life: what is under way to them is dropped
 
     def open(self, connection: Connection) -> None:
@@ -82,6 +85,7 @@ class Journal:
             self._seen[row.domain, row.head, row.target] = row.n
         self._key = bytes.fromhex(connection.scalar(select(t.store.c.value).where(t.store.c.key == "hmac")) or "")
         self._tombs = connection.scalar(select(t.event.c.seq).where(t.event.c.source == t.FORGOTTEN).limit(1)) is not None
+        self._chain.open(connection)
         for row in connection.execute(select(t.live)):
             self._live[row.domain] = _Live(lineage(connection, row.branch))
         for row in connection.execute(select(t.hold).where(t.hold.c.what == "learning")):
@@ -102,15 +106,16 @@ class Journal:
         size = sum(len(canonical(item.payload)) for item in items) + sum(len(raw) for _, raw in dead)
 
         def run(connection: Connection) -> Outcome:
-            outcome = self._append(connection, domain, items)
-            if cursor is not None:
-                refused = [
-                    (canonical(receipt.error), canonical(item.payload).encode())
-                    for item, receipt in zip(items, outcome.receipts, strict=True)
-                    if receipt.error is not None and receipt.error["code"] != Forgotten.code  # it would be kept again
-                ]
-                _keep_cursor(connection, cursor, [*dead, *refused])
-            return outcome
+            with self._chain.operation():
+                outcome = self._append(connection, domain, items)
+                if cursor is not None:
+                    refused = [
+                        (canonical(receipt.error), canonical(item.payload).encode())
+                        for item, receipt in zip(items, outcome.receipts, strict=True)
+                        if receipt.error is not None and receipt.error["code"] != Forgotten.code  # it would be kept again
+                    ]
+                    _keep_cursor(connection, cursor, [*dead, *refused])
+                return outcome
 
         return self._writer.submit(run, events=max(1, len(items)), size=size, bounded=bounded, after=self._deliver)
 
@@ -119,10 +124,11 @@ class Journal:
 
         def run(connection: Connection) -> Outcome:
             receipts, learned = [], []
-            for one in given:
-                receipt, taught = self._label(connection, domain, one)
-                receipts.append(receipt)
-                learned += taught
+            with self._chain.operation():
+                for one in given:
+                    receipt, taught = self._label(connection, domain, one)
+                    receipts.append(receipt)
+                    learned += taught
             return Outcome(receipts, learned, self._writer.last_seq)
 
         return self._writer.submit(run, events=len(given), bounded=bounded, after=self._deliver)
@@ -304,6 +310,7 @@ class Journal:
             connection.execute(insert(t.event), events)
         if labels:
             connection.execute(insert(t.label), labels)
+        self._chain.add(events, labels)
         self._insert_rows(connection, learned)
         for index, feedback in late:  # after the inserts: the label may be for an event of this very batch
             receipts[index], taught = self._label(connection, domain, feedback)
@@ -393,11 +400,9 @@ class Journal:
         if (waits and earlier[0].label == text) or (not waits and set(given.targets.items()) <= current and current):
             return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
         seq, held = self._writer.next_seq(), self._is_held(domain, given.teacher)
-        connection.execute(
-            insert(t.label).values(
-                seq=seq, event=event.seq, label=text, source=given.teacher, received=time.time(), held=int(held)
-            )
-        )
+        row = {"seq": seq, "event": event.seq, "label": text, "source": given.teacher, "received": time.time(), "held": int(held)}
+        connection.execute(insert(t.label).values(**row))
+        self._chain.add([], [row])
         receipt = Receipt(status="accepted", event=event.id, event_seq=event.seq, held=held)
         if held:
             return receipt, []

@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import prometheus_client as prometheus
 from sqlalchemy import Engine, select
 
-from adaptd import backup, describe, registry
+from adaptd import backup, chain, describe, registry
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotReady, StoreFailed, UnknownDomain
@@ -28,6 +28,7 @@ from adaptd.served import Served
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
+T = TypeVar("T")
 LISTENERS = 100  # events that a slow listener of the stream may lag behind
 
 
@@ -157,7 +158,7 @@ class Service:
         """Return what one version has more and less than another."""
         return await asyncio.to_thread(self._read, describe.difference, self._served(domain).id, one, other)
 
-    def _read(self, query: Callable[..., Json], *about: int) -> Json:
+    def _read(self, query: Callable[..., T], *about: int) -> T:
         with self._reader.connect() as connection:
             return query(connection, *about)
 
@@ -313,6 +314,7 @@ class Service:
             "uptime_s": round(time.time() - self._started, 1),
             "domains": {name: self._domain_status(served) for name, served in self.domains.items()},
             "seq": self._writer.last_seq,
+            "chain": self._read(chain.head).shown(),
             "listening": list(self.listening),
             "feeds": {name: follower.status() for name, follower in self.followers.items()},
             "problems": self.problems.now(),

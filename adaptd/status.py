@@ -46,13 +46,13 @@ def stopped_status(paths: Paths) -> Json:
     SchemaMismatch
         The store's tables are not the ones this adaptd reads.
     """
-    with _reading(paths.database) as db:
+    with reading(paths.database) as db:
         left = _left(db)
         figures = left.get("domains", {})
         domains = {row["name"]: _domain(db, row["id"], figures.get(row["name"], {}))
                    for row in db.execute("SELECT id, name FROM domain ORDER BY id")}
         return {"state": "stopped", "pid": None, "uptime_s": 0, "domains": domains,
-                "seq": db.execute(NEWEST_SEQ).fetchone()[0] or 0, "listening": [],
+                "seq": db.execute(NEWEST_SEQ).fetchone()[0] or 0, "chain": _head(db), "listening": [],
                 "feeds": _feeds(db, left.get("feeds", {})), "problems": left.get("problems", [])}
 
 
@@ -64,7 +64,7 @@ def stopped_history(paths: Paths, domain: str | None, limit: int) -> Json:
     UnknownDomain
         The store has no such domain.
     """
-    with _reading(paths.database) as db:
+    with reading(paths.database) as db:
         names = [row["name"] for row in db.execute("SELECT name FROM domain ORDER BY id")]
         if domain is not None and domain not in names:
             raise UnknownDomain(f"the store has no domain {domain!r}", hint=f"it has: {', '.join(names) or 'none'}")
@@ -76,7 +76,18 @@ def stopped_history(paths: Paths, domain: str | None, limit: int) -> Json:
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+def reading(file: Path) -> Iterator[sqlite3.Connection]:
+    """Open a store read-only for a while; what it cannot be read for is told in words.
+
+    Raises
+    ------
+    NotRunning
+        There is no store yet.
+    SchemaMismatch
+        The store's tables are not the ones this adaptd reads.
+    CannotStart
+        It is damaged, or not for this user.
+    """
     if not file.is_file():
         raise NotRunning(f"this store has never run: there is no {file}", hint="start it: adaptd run")
     with closing(open_store(file)) as db:
@@ -109,6 +120,12 @@ def open_store(file: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         db.close()
         raise CannotStart(f"{file}: {error}", hint=DAMAGED) from None
+
+
+def _head(db: sqlite3.Connection) -> Json:
+    """Return the journal's chain head, as `adaptd.chain` shows it."""
+    row = db.execute("SELECT entry, seq, hex(hash) AS hash FROM chain ORDER BY seq DESC LIMIT 1").fetchone()
+    return {"entry": 0, "seq": 0, "hash": "00" * 32} if row is None else {**dict(row), "hash": row["hash"].lower()}
 
 
 def _left(db: sqlite3.Connection) -> Json:

@@ -65,6 +65,15 @@ label = Table(  # with the event (same seq) or later (its own seq)
     Column("held", Int, nullable=False),  # 1: waits for `resume`; 2: the domain refused it then
     **STRICT)
 
+chain = Table(  # one row an entry of the journal; `adaptd.chain` has the formulas
+    "chain", metadata,
+    Column("seq", Int, primary_key=True, autoincrement=False),
+    Column("entry", Int, nullable=False),  # 1, 2, 3 …: seqs have gaps, entries have none
+    Column("salt", LargeBinary),  # null: forgotten
+    Column("commitment", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    **STRICT)
+
 learned = Table(
     "learned", metadata,
     Column("id", Int, primary_key=True, autoincrement=False),
@@ -141,6 +150,7 @@ version = Table(
     Column("actor", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("created", Real, nullable=False),
+    Column("chain", Text),  # JSON: the chain's head then; null in versions that are older than the chain
     **STRICT)
 
 live = Table(  # the pointer: one row a domain, moved in one transaction

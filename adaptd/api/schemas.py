@@ -326,6 +326,7 @@ class Status(Answer):
     uptime_s: float
     domains: dict[str, dict[str, Any]]
     seq: int
+    chain: dict[str, Any]
     listening: Any
     feeds: dict[str, dict[str, Any]]
     problems: list[dict[str, Any]]
@@ -339,6 +340,7 @@ class BackedUp(Answer):
     schema_: str = Field(alias="schema")
     seq: int
     domains: dict[str, int]
+    chain: dict[str, Any] | None
     counts: dict[str, int]
     unsound: list[str]
 
