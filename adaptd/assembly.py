@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, db, erase, plugins, registry, restore
+from adaptd import __version__, adapt, db, erase, incumbent, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.config import DomainSettings, Settings
 from adaptd.follow import Follower
@@ -25,11 +25,12 @@ from adaptd.host import check_folder
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain, Encoder, Feed, Gate
 from adaptd.journal import Journal
-from adaptd.learn import Learner
+from adaptd.learn import Answers, Learner
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
+from adaptd.probation import Probation
 from adaptd.restore import Report
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
@@ -155,6 +156,8 @@ class Assembly:
                 contents = {}  # another encoder's adapter and head say nothing about these vectors
             state = restore.load_state(connection, number, base, contents, heads, vectors, self._report)
             tail = replay(connection, number, lineage(connection, live.branch), base.seq)
+            if version.number == live.version and settings.probation.labels:
+                state.trial = restore.trial(connection, number, base, heads, self.paths.versions, encoder.digest, self._report)
         if version.number != live.version:
             self._repair(number, version.number, live)
         learner = Learner(
@@ -165,6 +168,7 @@ class Assembly:
             self._answered_before,
             block=settings.learn.block,
             solve_after_s=settings.learn.solve_after_s,
+            incumbent=self._said_by_incumbent(number, door),
         )
         versions = Versions(
             number,
@@ -188,6 +192,7 @@ class Assembly:
             name, learner, versions, gate, settings.adapt, self.paths.jobs, self.settings.plugins.allow, self._report
         )
         adaptation.held = self._adaptation_held(number)
+        probation = Probation(number, name, learner, versions, adaptation, self.writer, settings.probation, self._report)
         forgetting = Forgetting(
             number,
             name,
@@ -213,6 +218,7 @@ class Assembly:
             learner=learner,
             versions=versions,
             adaptation=adaptation,
+            probation=probation,
             forgetting=forgetting,
             vectors=vectors,
             reader=self.reader,
@@ -220,7 +226,7 @@ class Assembly:
         )
         learner.on_failure = self._fatal
         learner.forgotten = self.journal.forgotten
-        learner.on_learned = self._after_learning(name, adaptation, settings.learn.checkpoint_labels)
+        learner.on_learned = self._after_learning(name, adaptation, probation, settings.learn.checkpoint_labels)
         learner.start()
         learner.deliver(tail)
         solved = all(head.is_solved() for head in heads.values()) and not tail and version.number == live.version
@@ -263,13 +269,15 @@ class Assembly:
         shared = self._features.setdefault((dim, learn.features, learn.seed), RandomFeatures(dim, learn.features, learn.seed))
         return Head(options, shared)
 
-    def _after_learning(self, name: str, adaptation: adapt.Adaptation, every: int) -> Callable[[int], None]:
-        """Return what follows a learned block: count towards an adaptation, now and then a checkpoint."""
+    def _after_learning(self, name: str, adaptation: adapt.Adaptation, probation: Probation,
+                        every: int) -> Callable[[int], None]:
+        """Return what follows a learned block: count towards an adaptation, look at a probation, now and then a checkpoint."""
         since = 0
 
         def learned(rows: int) -> None:
             nonlocal since
             adaptation.count(rows)
+            probation.judge()
             since += rows
             if since >= every:
                 since = 0
@@ -312,6 +320,15 @@ class Assembly:
         """Return what events were answered with before their labels came."""
         with self.reader.connect() as connection:
             return answered_before(connection, born)
+
+    def _said_by_incumbent(self, domain: int, door: Door) -> Answers:
+        """Return what looks up the incumbent's answers to events."""
+
+        def said(born: dict[int, int]) -> dict[int, dict[str, str | None]]:
+            with self.reader.connect() as connection:
+                return incumbent.answers(connection, domain, born, door.targets)
+
+        return said
 
     def _deliver(self, learned: Any) -> None:
         """Hand journal entries to their domain's learner; in the writer's thread, in order."""

@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -23,18 +23,19 @@ import torch
 from torch import Tensor
 
 from adaptd.futures import fail, settle
-from adaptd.metrics import Outcomes, count_answers
+from adaptd.metrics import Comparison, Outcomes, count_answers
 from adaptd.model.decoder import opine
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
 from adaptd.records import Learned, Row
 from adaptd.rows import first_labels
+from adaptd.sequential import Trial
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored or freshly encoded vectors
 Answers = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # {event: its label's seq} -> the answer before
-
+Given = Mapping[int, Mapping[str, str | None]]  # event -> answer per head
 
 SEARCH = 1_000_000_000 / 256  # multiplications a row that testing may spend on retrieval: among many, a sample is tested
 
@@ -49,6 +50,8 @@ class State:
     prequential: Outcomes = field(default_factory=Outcomes)  # answers that were given
     progressive: Outcomes = field(default_factory=Outcomes)  # answers that would have been given: test-then-learn
     per_label: dict[str, list[int]] = field(default_factory=dict)  # label -> [right, total], of answers given
+    incumbent: Comparison = field(default_factory=Comparison)  # beside the model that is in production today
+    trial: Trial | None = None  # the live version's, beside the champion before it
 
 
 @dataclass
@@ -88,12 +91,13 @@ class Learner:
     """The thread of one domain."""
 
     def __init__(self, domain: str, state: State, inference: Answering, vectors: Vectors, answers: Answers, *,
-                 block: int, solve_after_s: float) -> None:
+                 block: int, solve_after_s: float, incumbent: Answers = lambda born: {}) -> None:
         self.domain = domain
         self.state = state
         self._inference = inference
         self._vectors = vectors
         self._answers = answers
+        self._incumbent = incumbent
         self._block = block
         self._solve_after_s = solve_after_s
         self._queue: queue.SimpleQueue[Learned | _Call | None] = queue.SimpleQueue()
@@ -274,27 +278,53 @@ class Learner:
     def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
         """Fold outcomes: first what was answered at the time, then what would have been answered now."""
         rows = first_labels(entries)
-        self._count(rows)
+        given = self._count(rows)
         snapshot = self._inference.snapshot(self.domain)
+        tested: dict[int, bool] = {}
         for name, head in self.state.heads.items():
             mine = [row for row in rows if row.head == name]
             frozen = snapshot.heads[name]
-            if not mine or not frozen.known.any():
-                continue
-            mine = self._sample(mine, name, frozen)
-            if not mine:
-                continue
-            said = opine(torch.stack([vectors[row.event] for row in mine]), frozen)
-            for place, row in enumerate(mine):
-                known = frozen.index_of(row.target)
-                self.state.progressive.add(known is not None and int(said.pooled[place].argmax()) == known)
-                if known is not None:
-                    head.fold.update(said, place, known, frozen)
+            if mine and frozen.known.any() and (mine := self._sample(mine, name, frozen)):
+                tested |= self._ask(mine, torch.stack([vectors[row.event] for row in mine]), head, frozen)
+        self._compare(rows, given, tested)
 
-    def _count(self, rows: Sequence[Row]) -> None:
-        """Fold what was answered at the time."""
+    def _ask(self, rows: Sequence[Row], vectors: Tensor, head: Head, frozen: HeadSnapshot) -> dict[int, bool]:
+        """Ask about rows before they are learned, and learn from the outcomes; return which would have been answered right."""
+        before = self._before(rows[0].head, vectors, head, frozen)
+        said = opine(vectors, frozen)
+        answers = said.pooled.argmax(1).tolist()
+        right = {}
+        for place, row in enumerate(rows):
+            known = frozen.index_of(row.target)
+            right[row.id] = known is not None and answers[place] == known
+            self.state.progressive.add(right[row.id])
+            if before is not None and self.state.trial is not None:
+                self.state.trial.add(right[row.id], known is not None and before[place] == known)
+            if known is not None:
+                head.fold.update(said, place, known, frozen)
+        return right
+
+    def _before(self, name: str, vectors: Tensor, head: Head, frozen: HeadSnapshot) -> list[int] | None:
+        """Return what the champion before this one would answer, while the live version is on probation."""
+        if self.state.trial is None or name not in self.state.trial.adapters:
+            return None
+        answers: list[int] = opine(vectors, head.under(self.state.trial.adapters[name], frozen)).pooled.argmax(1).tolist()
+        return answers
+
+    def _count(self, rows: Sequence[Row]) -> Given:
+        """Fold what was answered at the time, and return it."""
         given = self._answers({row.event: row.born for row in rows})
         count_answers(self.state.prequential, self.state.per_label, rows, given)
+        return given
+
+    def _compare(self, rows: Sequence[Row], given: Given, tested: Mapping[int, bool]) -> None:
+        """Fold our answers beside the incumbent's: what was answered at the time, else what would have been."""
+        other = self._incumbent({row.event: row.born for row in rows})
+        for row in rows:
+            if row.event in other and row.head in other[row.event]:
+                ours = given[row.event][row.head] == row.target if row.head in given.get(row.event, ()) else tested.get(row.id)
+                if ours is not None:
+                    self.state.incumbent.add(ours, other[row.event][row.head] == row.target)
 
     def replay(self, state: State, entries: Sequence[Learned], tested: int) -> None:
         """Fold the outcomes of journal entries into a state beside this one, in blocks that no clock decides about.
@@ -302,9 +332,11 @@ class Learner:
         Answers that were given count all; what would have been answered is asked for the newest `tested` entries, of a
         memory that begins with them.
         """
-        aside = Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0)
+        aside = Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
+                        incumbent=self._incumbent)
         first = max(0, len(entries) - tested)
-        aside._count(first_labels(entries[:first]))
+        rows = first_labels(entries[:first])
+        aside._compare(rows, aside._count(rows), {})
         for name, head in state.heads.items():
             head.learned = sum(row.head == name for entry in entries[:first] for row in entry.born)
         aside.publish()

@@ -8,7 +8,7 @@ set of rows, whatever they were before) and folds over the journal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -289,6 +289,25 @@ class Head:
             events=memory.events,
             sources=memory.sources,
             abstain_below=self.options.abstain_below,
+        )
+
+    def under(self, adapter: Adapter, serving: HeadSnapshot) -> HeadSnapshot:
+        """Return what would answer under another adapter: rows, ridge and trust are those of what answers now.
+
+        Only the learner's thread may ask it: nobody else searches the index of the adapter before this one.
+        """
+        if self._other is None or not adapter.same(self._other[0]):
+            self._other = adapter, self.rebuilt(adapter)
+        keys, size = self._other[1], self.memory.size
+        keys.add(adapter.keys(self.memory.vectors[len(keys) : size]))
+        value = adapter.values(serving.labels) + balance(torch.from_numpy(serving.counts))
+        return replace(
+            serving,
+            adapter=adapter,
+            keys=keys,
+            centres=self.means.centres(adapter, len(serving.labels)),
+            log_value=value.numpy(),
+            trust=self.fold.under(adapter.prior).trusted(serving.learned).numpy(),
         )
 
     def _rates(self, classes: int) -> Floats:
