@@ -323,10 +323,11 @@ class Assembly:
 
     def _said_by_incumbent(self, domain: int, door: Door) -> Answers:
         """Return what looks up the incumbent's answers to events."""
+        read = incumbent.reader(door.targets, door.domain.heads)
 
         def said(born: dict[int, int]) -> dict[int, dict[str, str | None]]:
             with self.reader.connect() as connection:
-                return incumbent.answers(connection, domain, born, door.targets)
+                return incumbent.answers(connection, domain, born, read)
 
         return said
 

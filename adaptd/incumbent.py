@@ -8,7 +8,7 @@ is compared. So a fold over the journal is the same whenever it is made.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -23,28 +23,35 @@ NUMBER = 0  # its version
 SWITCH, BACK = "switch", "switch-back"
 CONFIDENCE = 0.95  # two-sided, of one look
 
+Said = dict[str, str | None]  # per head
+
 
 def answers(connection: Connection, domain: int, born: Mapping[int, int],
-            targets: Callable[[Any], Mapping[str, str]]) -> dict[int, dict[str, str | None]]:
-    """Return what the incumbent said of events, per head; `born` gives the seq at which each one's label was learned.
+            read: Callable[[Any], Said]) -> dict[int, Said]:
+    """Return what the incumbent said of events; `born` gives the seq at which each one's label was learned.
 
-    None stands for an answer that is no label of the domain. What was learned after the switch is left out.
+    What was learned after the switch is left out. `read` is `reader`'s.
     """
-    found: dict[int, dict[str, str | None]] = {}
+    found: dict[int, Said] = {}
     events = sorted(born)
     for start in range(0, len(events), 500):
         query = select(t.event.c.seq, t.event.c.answer).where(t.event.c.seq.in_(events[start:start + 500]))
         for r in connection.execute(query.where(t.event.c.answer.is_not(None))):
-            found[r.seq] = _heads(json.loads(r.answer), targets)
+            found[r.seq] = read(json.loads(r.answer))
     moves = _moves(connection, domain) if found else []
-    return {event: said for event, said in found.items() if said and not _switched(moves, born[event])}
+    return {event: said for event, said in found.items() if not _switched(moves, born[event])}
 
 
-def _heads(answer: Any, targets: Callable[[Any], Mapping[str, str]]) -> dict[str, str | None]:
-    try:
-        return dict(targets(answer))
-    except AdaptdError:  # it may say what no label can be
-        return {}
+def reader(targets: Callable[[Any], Mapping[str, str]], heads: Iterable[str]) -> Callable[[Any], Said]:
+    """Return what reads an answer as the domain reads a label; one that is none is None for every head."""
+
+    def read(answer: Any) -> Said:
+        try:
+            return dict(targets(answer))
+        except AdaptdError:
+            return dict.fromkeys(heads)
+
+    return read
 
 
 def _moves(connection: Connection, domain: int) -> list[Any]:

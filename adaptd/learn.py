@@ -24,7 +24,7 @@ from torch import Tensor
 
 from adaptd.futures import fail, settle
 from adaptd.metrics import Comparison, Outcomes, count_answers
-from adaptd.model.decoder import opine
+from adaptd.model.decoder import Fold, Opinions, opine
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
 from adaptd.records import Learned, Row
@@ -290,26 +290,15 @@ class Learner:
 
     def _ask(self, rows: Sequence[Row], vectors: Tensor, head: Head, frozen: HeadSnapshot) -> dict[int, bool]:
         """Ask about rows before they are learned, and learn from the outcomes; return which would have been answered right."""
-        before = self._before(rows[0].head, vectors, head, frozen)
-        said = opine(vectors, frozen)
-        answers = said.pooled.argmax(1).tolist()
-        right = {}
-        for place, row in enumerate(rows):
-            known = frozen.index_of(row.target)
-            right[row.id] = known is not None and answers[place] == known
+        right = _outcomes(rows, opine(vectors, frozen), head.fold, frozen)
+        for row in rows:
             self.state.progressive.add(right[row.id])
-            if before is not None and self.state.trial is not None:
-                self.state.trial.add(right[row.id], known is not None and before[place] == known)
-            if known is not None:
-                head.fold.update(said, place, known, frozen)
+        if (trial := self.state.trial) is not None and (shadow := trial.shadows.get(rows[0].head)) is not None:
+            before = head.under(shadow, frozen)
+            old = _outcomes(rows, opine(vectors, before), shadow.fold, before)
+            for row in rows:
+                trial.add(right[row.id], old[row.id])
         return right
-
-    def _before(self, name: str, vectors: Tensor, head: Head, frozen: HeadSnapshot) -> list[int] | None:
-        """Return what the champion before this one would answer, while the live version is on probation."""
-        if self.state.trial is None or name not in self.state.trial.adapters:
-            return None
-        answers: list[int] = opine(vectors, head.under(self.state.trial.adapters[name], frozen)).pooled.argmax(1).tolist()
-        return answers
 
     def _count(self, rows: Sequence[Row]) -> Given:
         """Fold what was answered at the time, and return it."""
@@ -383,3 +372,14 @@ class Learner:
     def _catch_up(self, *, wholly: bool) -> None:
         left = sum(head.sync(None if wholly else self._block) for head in self.state.heads.values())
         self._behind = left > 0
+
+
+def _outcomes(rows: Sequence[Row], said: Opinions, fold: Fold, head: HeadSnapshot) -> dict[int, bool]:
+    """Return by row whether it was answered right, and let what answered learn from it."""
+    right = {}
+    for place, row in enumerate(rows):
+        known = head.index_of(row.target)
+        right[row.id] = known is not None and int(said.pooled[place].argmax()) == known
+        if known is not None:
+            fold.update(said, place, known, head)
+    return right

@@ -1,7 +1,8 @@
 """Probation: after a promotion the old champion shadows the new one on live traffic, and comes back if the new one is worse.
 
 Where: behind learning. The learner asks both about each labelled row before it learns it (`Learner._ask`): the old
-adapter over the same memory, ridge and trust, so that only the adapter differs. Only labelled rows are asked about, in the
+adapter over the same memory and ridge, so that only the adapter differs, and with it what each has learned to trust from its
+own outcomes. Only labelled rows are asked about, in the
 learner's thread, so no answer waits for it. A sequential test (`adaptd.sequential`) looks at the counts after each
 block, and either demotes or, at the end of the window, does not. Another promotion, a rollback or a forget ends it.
 """
@@ -20,7 +21,7 @@ from adaptd.db import Writer
 from adaptd.errors import AdaptdError
 from adaptd.history import act
 from adaptd.learn import Learner
-from adaptd.model.attention import Adapter
+from adaptd.model.network import Shadow
 from adaptd.sequential import Trial
 from adaptd.versions import ADAPTD, Versions
 
@@ -60,8 +61,8 @@ class Probation:
 
     # -- in the learner's thread ------------------------------------------------------------------------------
 
-    def _begin(self, version: int, champion: int, adapters: Mapping[str, Adapter]) -> None:
-        new = Trial(version=version, champion=champion, began=time.time(), adapters=adapters)
+    def _begin(self, version: int, champion: int, shadows: Mapping[str, Shadow]) -> None:
+        new = Trial(version=version, champion=champion, began=time.time(), shadows=shadows)
         self._learner.state.trial = new if self._settings.labels else None
 
     def judge(self) -> None:

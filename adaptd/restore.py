@@ -24,9 +24,10 @@ from adaptd.errors import CorruptFile, Refused
 from adaptd.learn import State
 from adaptd.metrics import Comparison, Outcomes
 from adaptd.model import files
+from adaptd.model.decoder import Fold
 from adaptd.model.memory import NewRows
-from adaptd.model.network import Head
-from adaptd.moments import HEAD
+from adaptd.model.network import Head, Shadow
+from adaptd.moments import ADAPTER, HEAD
 from adaptd.registry import Version
 from adaptd.rows import Interval, alive, births, lineage
 from adaptd.sequential import Trial
@@ -121,18 +122,26 @@ def trial(connection: Connection, domain: int, base: Base, heads: Iterable[str],
     if promoted is None or promoted.parent is None or promoted.encoder != encoder:
         return None
     old = registry.version(connection, promoted.parent)
-    changed = {name: old.files[f"{name}.adapter"] for name in heads
-               if f"{name}.adapter" in old.files and old.files[f"{name}.adapter"] != promoted.files.get(f"{name}.adapter")}
+    changed = [name for name in heads if old.files.get(f"{name}{ADAPTER}") != promoted.files.get(f"{name}{ADAPTER}")]
     try:
-        contents = registry.read(versions / str(old.number), {f"{name}.adapter": digest for name, digest in changed.items()})
-    except CorruptFile as error:
-        report("probation_ended", f"version {promoted.number} is on probation no more: {error.message}",
+        contents = registry.read(versions / str(old.number), {file: digest for file, digest in old.files.items()
+                                                              if file.removesuffix(ADAPTER).removesuffix(HEAD) in changed})
+        shadows = {name: _shadow(contents[f"{name}{ADAPTER}"], contents[f"{name}{HEAD}"]) for name in changed}
+    except (CorruptFile, KeyError) as error:
+        report("probation_ended", f"version {promoted.number} is on probation no more: {error}",
                "nothing shadows it; adaptd rollback if it does badly")
         return None
-    adapters = {name: files.parse_adapter(contents[f"{name}.adapter"], f"version {old.number}") for name in changed}
-    found = Trial(version=promoted.number, champion=old.number, began=promotion.at, adapters=adapters)
+    found = Trial(version=promoted.number, champion=old.number, began=promotion.at, shadows=shadows)
     found.go_on(((base.facts or base.version.metrics).get("folds") or {}).get("trial"))
     return found
+
+
+def _shadow(adapter: bytes, head: bytes) -> Shadow:
+    """Return what a version answered with, as it was then: what it would have learned since from outcomes is not kept."""
+    tensors, facts = files.parse(head, "the old champion")
+    fold = Fold()
+    fold.load(tensors["trust"], tensors["trust_at"], facts)
+    return Shadow(files.parse_adapter(adapter, "the old champion"), fold)
 
 
 def _promotion(connection: Connection, domain: int) -> Any:

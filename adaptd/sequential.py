@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adaptd.model.attention import Adapter
+    from adaptd.model.network import Shadow
 
 MOST = 1e12  # an e-value beyond it says nothing more
 
@@ -48,7 +48,7 @@ class Trial:
     version: int  # that was promoted
     champion: int  # under which the old one was saved
     began: float
-    adapters: Mapping[str, Adapter]  # the old champion's, of the heads where the two differ
+    shadows: Mapping[str, Shadow]  # the old champion, head by head, where the two differ
     n: int = 0
     better: int = 0  # rows on which the new one alone was right
     worse: int = 0  # rows on which the old one alone was

@@ -29,7 +29,7 @@ from adaptd.metrics import Comparison, Outcomes
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.memory import Keys, Memory
-from adaptd.model.network import Head
+from adaptd.model.network import Head, Shadow
 from adaptd.records import canonical
 from adaptd.registry import Version
 from adaptd.relearn import Scope
@@ -82,8 +82,8 @@ class Versions:
         self._encoder = encoder
         self._config = config
         self._busy = threading.Lock()  # one operation at a time; a second one is told so
-        # (version, what was live is saved as, its adapters), in the learner's thread
-        self.on_promoted: Callable[[int, int, Mapping[str, Adapter]], None] = lambda version, champion, adapters: None
+        # (version, what was live is saved as, what it answered with), in the learner's thread
+        self.on_promoted: Callable[[int, int, Mapping[str, Shadow]], None] = lambda version, champion, shadows: None
 
     def snapshot(self, reason: str, actor: str) -> int:
         """Name the live state; the pointer moves to it. Return its number."""
@@ -360,6 +360,11 @@ class Versions:
             raise Refused("the live state was rolled back while this candidate was trained", hint="adapt again")
         number = candidate.number
 
+        def adopt(head: Head, name: str) -> None:
+            if name in adapters:
+                memory, keys = made[name]
+                head.adopt(adapters[name], keys if memory is head.memory else None)  # compacted meanwhile: anew
+
         def enter(connection: Connection, new: Version) -> None:
             values = {
                 "files": canonical(new.files),
@@ -371,8 +376,8 @@ class Versions:
             connection.execute(t.version.update().where(t.version.c.number == number).values(**values))
             registry.point(connection, self.domain, number, live.branch, "promote", actor, reason, evidence)
 
-        before = {name: self._learner.state.heads[name].adapter for name in adapters}
-        new = self._exchange(number, live, adapters, made, f"before promotion of {number}", actor, enter)
+        before = {name: self._learner.state.heads[name].shadow() for name in adapters}
+        new = self._exchange(number, live, adopt, f"before promotion of {number}", actor, enter)
         assert new.parent is not None
         self.on_promoted(number, new.parent, before)
         return number
@@ -381,22 +386,20 @@ class Versions:
         self,
         number: int,
         live: registry.Live,
-        adapters: Mapping[str, Adapter],
-        made: Mapping[str, tuple[Memory, Keys]],
+        adopt: Callable[[Head, str], None],
         words: str,
         actor: str,
         enter: Callable[[Connection, Version], None],
     ) -> Version:
-        """Answer with other adapters over the present memory; `enter` enters that as a version and moves the pointer.
+        """Let every head `adopt` another adapter over the present memory; `enter` enters that as a version that is live.
 
         What was live is saved first, in the same transaction.
         """
         state = self._learner.state
         saved = self._save(self.numbers.take(), "saved", live, words, actor)
-        before = {name: (head.adapter, head.keys) for name, head in state.heads.items()}
-        for name, adapter in adapters.items():
-            memory, keys = made.get(name, (None, None))
-            state.heads[name].adopt(adapter, keys if memory is state.heads[name].memory else None)  # compacted meanwhile: anew
+        before = {name: (head.adapter, head.keys, head.fold) for name, head in state.heads.items()}
+        for name, head in state.heads.items():
+            adopt(head, name)
         try:
             new = replace(self._save(number, "reinstated", live, words, actor), parent=saved.number)
 
@@ -406,8 +409,9 @@ class Versions:
 
             self._writer.submit(write).result()
         except BaseException:
-            for name, (adapter, old) in before.items():
-                state.heads[name].adopt(adapter, old)
+            for name, (adapter, keys, fold) in before.items():
+                state.heads[name].fold = fold
+                state.heads[name].adopt(adapter, keys)
             raise
         state.version = number
         self._learner.publish()
@@ -418,11 +422,16 @@ class Versions:
             return None  # rolled back, forgotten or promoted over meanwhile
         number, live = self.numbers.take(), self._live()
 
+        def adopt(head: Head, name: str) -> None:
+            if (shadow := trial.shadows.get(name)) is not None:
+                head.adopt(shadow.adapter)
+                head.fold = shadow.fold
+
         def enter(connection: Connection, new: Version) -> None:
             registry.add(connection, replace(new, reason=reason))
             registry.point(connection, self.domain, number, live.branch, "demote", ADAPTD, reason, trial.evidence())
 
-        self._exchange(number, live, trial.adapters, {}, f"before demotion of {trial.version}", ADAPTD, enter)
+        self._exchange(number, live, adopt, f"before demotion of {trial.version}", ADAPTD, enter)
         self._learner.state.trial = None
         return number
 

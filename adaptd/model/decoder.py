@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -231,12 +230,6 @@ class Fold:
         self.trust = self.trust * (new / self.prior)[:, None]
         self.trust = self.trust / self.trust.sum(0).clamp(min=1e-9)
         self.prior = new
-
-    def under(self, prior: Sequence[float]) -> Fold:
-        """Return what this is under another prior; this one stays as it is."""
-        other = copy(self)
-        other.expect(prior)
-        return other
 
     def trusted(self, learned: int) -> Tensor:
         """Return the trust [E, C] after so many learned rows: of a class that is silent it goes back to the prior.

@@ -8,6 +8,7 @@ set of rows, whatever they were before) and folds over the journal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -90,6 +91,14 @@ class Snapshot:
     version: int
     seq: int
     heads: Mapping[str, HeadSnapshot]
+
+
+@dataclass
+class Shadow:
+    """What a head answered with before its adapter changed: the adapter, and what it has learned from outcomes since then too."""
+
+    adapter: Adapter
+    fold: Fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,15 +300,21 @@ class Head:
             abstain_below=self.options.abstain_below,
         )
 
-    def under(self, adapter: Adapter, serving: HeadSnapshot) -> HeadSnapshot:
-        """Return what would answer under another adapter: rows, ridge and trust are those of what answers now.
+    def shadow(self) -> Shadow:
+        """Return what answers now, to be kept up beside what is to answer from now on."""
+        return Shadow(self.adapter, deepcopy(self.fold))
+
+    def under(self, shadow: Shadow, serving: HeadSnapshot) -> HeadSnapshot:
+        """Return what would answer had a shadow stayed: the rows and the ridge are those of what answers now.
 
         Only the learner's thread may ask it: nobody else searches the index of the adapter before this one.
         """
+        adapter, fold = shadow.adapter, shadow.fold
         if self._other is None or not adapter.same(self._other[0]):
             self._other = adapter, self.rebuilt(adapter)
         keys, size = self._other[1], self.memory.size
         keys.add(adapter.keys(self.memory.vectors[len(keys) : size]))
+        fold.grow(len(serving.labels))
         value = adapter.values(serving.labels) + balance(torch.from_numpy(serving.counts))
         return replace(
             serving,
@@ -307,7 +322,9 @@ class Head:
             keys=keys,
             centres=self.means.centres(adapter, len(serving.labels)),
             log_value=value.numpy(),
-            trust=self.fold.under(adapter.prior).trusted(serving.learned).numpy(),
+            trust=fold.trusted(serving.learned).numpy(),
+            rule=fold.rule,
+            temperature=fold.temperature,
         )
 
     def _rates(self, classes: int) -> Floats:

@@ -82,7 +82,7 @@ def test_a_trial_of_a_thousand_labels_in_simulation(lost: float, won: float, lea
 
 
 def test_a_trial_counts_only_rows_on_which_exactly_one_was_right_as_evidence() -> None:
-    trial = Trial(version=7, champion=6, began=0.0, adapters={})
+    trial = Trial(version=7, champion=6, began=0.0, shadows={})
     for new, old in [(True, True)] * 50 + [(False, False)] * 50 + [(True, False)] * 2 + [(False, True)] * 3:
         trial.add(new, old)
     assert trial.evidence() == {"version": 7, "champion": 6, "compared": 105, "better": 2, "worse": 3,
@@ -90,8 +90,8 @@ def test_a_trial_counts_only_rows_on_which_exactly_one_was_right_as_evidence() -
 
 
 def test_a_trial_goes_on_with_its_own_counts_alone() -> None:
-    first = Trial(version=7, champion=6, began=0.0, adapters={}, n=9, better=1, worse=2)
-    same, other = (Trial(version=number, champion=6, began=0.0, adapters={}) for number in (7, 8))
+    first = Trial(version=7, champion=6, began=0.0, shadows={}, n=9, better=1, worse=2)
+    same, other = (Trial(version=number, champion=6, began=0.0, shadows={}) for number in (7, 8))
     for one in (same, other):
         one.go_on(first.facts())
         one.go_on(None)
