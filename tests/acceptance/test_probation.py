@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ labels = {labels}
 days = {days}
 """
 LABELS = list(SUBJECTS)
-TAUGHT = 20  # of each label, before the promotion
+TAUGHT = 8  # of each label, before the promotion: so few that trust has not learned to do without attention
 GOOD = Adapter(scale=38.0)  # answers nearly as the untrained one does
 
 
@@ -81,8 +82,9 @@ def history(daemon: Daemon) -> list[Json]:
     return [line for line in reversed(lines) if line["what"] in about]
 
 
-def test_a_version_that_passes_the_gate_and_does_badly_is_demoted_by_itself(ready: Callable[..., tuple[Daemon, int]]) -> None:
-    daemon, number = ready(bad())
+@contextmanager
+def asking(daemon: Daemon) -> Iterator[None]:
+    """Ask for answers all the while; none may fail."""
     failed: list[Any] = []
     over = threading.Event()
 
@@ -92,20 +94,28 @@ def test_a_version_that_passes_the_gate_and_does_badly_is_demoted_by_itself(read
             if status != 200 or document["predictions"][0]["label"] is None:
                 failed.append(document)
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    daemon.cli("promote", str(number), "--force", "--reason", "looks good")
-    trial = daemon.domain()["probation"]
-    assert (trial["version"], trial["compared"], trial["e_value"], trial["labels"]) == (number, 0, 1.0, 1000)
-    champion, sent = trial["champion"], 0
-    for events in live_traffic():
-        sent += daemon.teach(events)["accepted"]
-        if daemon.domain()["version"] != number:
-            break
-    until(lambda: daemon.domain()["version"] != number, f"demoted: {daemon.domain()['probation']}")
-    over.set()
-    asking.join(60)
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(60)
     assert failed == []
+
+
+def test_a_version_that_passes_the_gate_and_does_badly_is_demoted_by_itself(ready: Callable[..., Any]) -> None:
+    daemon, number = ready(bad())
+    with asking(daemon):
+        daemon.cli("promote", str(number), "--force", "--reason", "looks good")
+        trial = daemon.domain()["probation"]
+        assert (trial["version"], trial["compared"], trial["e_value"], trial["labels"]) == (number, 0, 1.0, 1000)
+        champion, sent = trial["champion"], 0
+        for events in live_traffic(last=45):
+            sent += daemon.teach(events)["accepted"]
+            if daemon.domain()["version"] != number:
+                break
+        until(lambda: daemon.domain()["version"] != number, f"demoted: {daemon.domain()['probation']}")
 
     found = daemon.domain()
     promoted, demoted = history(daemon)
@@ -209,3 +219,56 @@ def test_a_rollback_and_a_forget_end_it(ready: Callable[..., Any]) -> None:
     assert daemon.restart().domain()["probation"] is None
     daemon.teach(next(traffic))
     assert [line["what"] for line in history(daemon)] == ["promote", "rollback", "promote", "forget", "forget"]
+
+
+def test_the_incumbent_stands_beside_adaptd_until_the_operator_switches(shared: Daemon, domain: str) -> None:
+    shared.teach(lesson(["card", "weather", "music"], 10), domain)
+    assert shared.domain(domain)["incumbent"] is None
+    asked = [{"text": text, "label": label, "answer": "weather", "id": text} for label in ("card", "weather")
+             for text in texts(label)[10:20]]
+    inputs = [{**one, "label": None} for one in asked[5:15]]  # half of them are asked for first
+    told = shared.post(f"{domain}/predict", {"inputs": inputs})["predictions"]
+    until(lambda: shared.rows("SELECT count(*) FROM prediction p JOIN event e ON e.seq = p.event JOIN domain d ON d.id = e.domain"
+                              " WHERE d.name = ?", domain) == [(10,)], "the answers are stored")
+    right = sum(one["label"] == event["label"] for one, event in zip(told, asked[5:15], strict=True))
+    shared.teach(asked[5:15], domain)  # the same events again, with their labels
+    found = shared.domain(domain)["incumbent"]
+    assert (found["version"], found["compared"], found["switched_at"]) == (0, 10, None)
+    assert found["accuracy"] == {"adaptd": right / 10, "incumbent": 0.5} and found["better"] - found["worse"] == right - 5
+    assert found["interval"][0] < found["difference"] < found["interval"][1]
+    shared.teach([*asked[:5], *asked[15:], *lesson(["music"], 2)], domain)  # never asked for; no answer of the incumbent's
+    before = shared.domain(domain)["incumbent"]
+    assert (before["compared"], before["accuracy"]["incumbent"]) == (20, 0.5) and before["accuracy"]["adaptd"] > 0.5
+
+    assert "version" in shared.cli("switch", "--domain", domain, "--reason", "better for a month")
+    status, refused = shared.ask("POST", f"/v1/{domain}/switch")
+    assert (status, refused["error"]["code"]) == (409, "conflict")
+    line = shared.ask("GET", f"/v1/history?domain={domain}&limit=1")[1]["actions"][0]
+    assert (line["what"], line["before"], line["reason"], line["detail"]["compared"]) == ("switch", 0, "better for a month", 20)
+    shared.teach([{"text": texts("card")[30], "label": "card", "answer": "weather"}], domain)
+    after = shared.domain(domain)["incumbent"]
+    assert after["compared"] == 20 and after["switched_at"] is not None
+    shared.cli("switch", "--back", "--domain", domain)
+    shared.teach([{"text": texts("card")[31], "label": "card", "answer": 7}], domain)  # no label: wrong
+    assert shared.domain(domain)["incumbent"]["compared"] == 21
+    assert domain in shared.cli("status").split("adaptd alone")[1]
+
+
+def test_the_comparison_with_the_incumbent_comes_back_with_its_version_and_over_a_crash(make: Make) -> None:
+    daemon = make().start()
+    daemon.teach(lesson(["card", "weather"], 5))
+    daemon.teach([{"text": text, "label": "card", "answer": "weather"} for text in texts("card")[5:10]])
+    version = daemon.post("text/snapshot")["version"]
+    then = daemon.domain()["incumbent"]
+    daemon.teach([{"text": text, "label": "card", "answer": "card"} for text in texts("card")[10:20]])
+    later = daemon.domain()["incumbent"]
+    assert (then["compared"], later["compared"]) == (5, 15)
+    daemon.kill()
+    daemon.start()
+    assert daemon.domain()["incumbent"] == later
+    assert daemon.restart().domain()["incumbent"] == later
+    daemon.post("text/rollback", {"to": version})
+    assert daemon.domain()["incumbent"] == then
+    daemon.post("text/resume")
+    daemon.post("text/forget", {"since": 0.0})
+    assert daemon.domain()["incumbent"] is None

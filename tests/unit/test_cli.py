@@ -476,7 +476,8 @@ def test_promote_needs_a_reason(adaptd: Adaptd, daemon: FakeDaemon) -> None:
 
 @pytest.mark.parametrize(("words", "back", "said"), [((), False, "clients use version 9"),
                                                      (("--back",), True, "clients use the incumbent again")])
-def test_a_switch_is_told_to_the_daemon(adaptd: Adaptd, daemon: FakeDaemon, words: tuple[str, ...], back: bool, said: str) -> None:
+def test_a_switch_is_told_to_the_daemon(adaptd: Adaptd, daemon: FakeDaemon, words: tuple[str, ...], back: bool,
+                                        said: str) -> None:
     daemon.on("/v1/text/switch", 200, {"version": 9, "incumbent": None})
     result = adaptd("switch", *words, "--reason", "better")
     assert (result.exit_code, result.stdout) == (0, said + "\n")
