@@ -72,7 +72,8 @@ class Probation:
             return
         if trial.e_value >= 1 / self._settings.alpha:
             self._demoting = True  # elsewhere: it waits for this thread
-            threading.Thread(target=self._demote, args=(trial,), name=f"demote-{self._name}", daemon=True).start()
+            given = trial, f"{_figures(trial)}; {1 / self._settings.alpha:g} was enough", trial.evidence()
+            threading.Thread(target=self._demote, args=given, name=f"demote-{self._name}", daemon=True).start()
         elif trial.n >= self._settings.labels or time.time() >= trial.began + self._settings.days * DAY_S:
             self._pass(trial)
 
@@ -85,16 +86,15 @@ class Probation:
 
     # -- in a thread of its own -------------------------------------------------------------------------------
 
-    def _demote(self, trial: Trial) -> None:
+    def _demote(self, trial: Trial, words: str, evidence: Mapping[str, Any]) -> None:
         """Bring the old champion back; a running adaptation, which began from the new one, is stopped."""
-        words = f"{_figures(trial)}; {1 / self._settings.alpha:g} was enough"
         try:
             with self._adaptation.halted():
-                number = self._versions.demote(trial, words)
+                number = self._versions.demote(trial, words, evidence)
             if number is not None:
                 self._report("demoted", f"{self._name}: version {trial.version} did worse than the champion before it and was "
                              f"demoted: {words}", f"version {number} answers: the old adapter over the present memory")
-        except AdaptdError as error:  # the next block tries again
+        except (AdaptdError, OSError) as error:  # the next block tries again
             self._report("demotion_failed", f"{self._name}: version {trial.version} does worse and could not be demoted: {error}",
                          "it is tried again with the next label; or adaptd rollback")
         finally:

@@ -186,13 +186,13 @@ class Versions:
                 lambda: self._promote(candidate, adapters, made, reason, actor, evidence or {}, branch)
             ).result()
 
-    def demote(self, trial: Trial, reason: str) -> int | None:
+    def demote(self, trial: Trial, reason: str, evidence: Mapping[str, Any]) -> int | None:
         """Take a version on probation back: the old champion's adapters over the present memory, under a new number.
 
         Nothing that was learned is lost and learning goes on. Returns None when the trial is over meanwhile.
         """
         with self.alone():
-            return self._learner.call(lambda: self._demote(trial, reason)).result()
+            return self._learner.call(lambda: self._demote(trial, reason, evidence)).result()
 
     def expire(self, keep: int, keep_days: float) -> None:
         """Let versions that are beyond what is kept lose their files; the mark is durable before a file goes."""
@@ -417,7 +417,7 @@ class Versions:
         self._learner.publish()
         return new
 
-    def _demote(self, trial: Trial, reason: str) -> int | None:
+    def _demote(self, trial: Trial, reason: str, evidence: Mapping[str, Any]) -> int | None:
         if self._learner.state.trial is not trial:
             return None  # rolled back, forgotten or promoted over meanwhile
         number, live = self.numbers.take(), self._live()
@@ -429,7 +429,7 @@ class Versions:
 
         def enter(connection: Connection, new: Version) -> None:
             registry.add(connection, replace(new, reason=reason))
-            registry.point(connection, self.domain, number, live.branch, "demote", ADAPTD, reason, trial.evidence())
+            registry.point(connection, self.domain, number, live.branch, "demote", ADAPTD, reason, evidence)
 
         self._exchange(number, live, adopt, f"before demotion of {trial.version}", ADAPTD, enter)
         self._learner.state.trial = None
