@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, bounds, db, erase, plugins, registry, restore
+from adaptd import __version__, adapt, bounds, db, erase, incumbent, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.config import DomainSettings, Settings
 from adaptd.follow import Follower
@@ -26,11 +26,12 @@ from adaptd.host import check_folder
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain, Encoder, Feed, Gate
 from adaptd.journal import Journal
-from adaptd.learn import Learner
+from adaptd.learn import Answers, Learner
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
+from adaptd.probation import Probation
 from adaptd.refold import Refold, Rules, made
 from adaptd.restore import Report
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
@@ -161,6 +162,8 @@ class Assembly:
         with self.reader.connect() as connection:
             state = restore.load_state(connection, number, base, contents, heads, vectors, self._report)
             tail = replay(connection, number, lineage(connection, live.branch), base.seq)
+            if version.number == live.version and settings.probation.labels:
+                state.trial = restore.trial(connection, number, base, heads, self.paths.versions, encoder.digest, self._report)
         if version.number != live.version:
             self._repair(number, version.number, live)
         learner = Learner(
@@ -171,6 +174,7 @@ class Assembly:
             self._answered_before,
             block=settings.learn.block,
             solve_after_s=settings.learn.solve_after_s,
+            incumbent=self._said_by_incumbent(number, door),
         )
         versions = Versions(
             number,
@@ -184,16 +188,11 @@ class Assembly:
             encoder=encoder.digest,
             config=self.settings.digest(),
         )
-        gate: Gate = plugins.build(
-            plugins.pick(self._gate_kinds, settings.gate.kind, "gate.kind"), settings.gate.options, "gate.options"
-        )
-        plugins.build(
-            plugins.pick(self.strategies, settings.adapt.strategy, "adapt.strategy"), settings.adapt.options, "adapt.options"
-        )
         adaptation = adapt.Adaptation(
-            name, learner, versions, gate, settings.adapt, self.paths.jobs, self.settings.plugins.allow, self._report
+            name, learner, versions, self._gate(settings), settings.adapt, self.paths.jobs, self.settings.plugins.allow, self._report
         )
         adaptation.held = self._adaptation_held(number)
+        probation = Probation(number, name, learner, versions, adaptation, self.writer, settings.probation, self._report)
         forgetting = Forgetting(
             number,
             name,
@@ -220,6 +219,7 @@ class Assembly:
             learner=learner,
             versions=versions,
             adaptation=adaptation,
+            probation=probation,
             forgetting=forgetting,
             vectors=vectors,
             reader=self.reader,
@@ -228,12 +228,22 @@ class Assembly:
         learner.on_failure = self._fatal
         learner.forgotten = self.journal.forgotten
         learner.record = refold.record
-        learner.on_learned = self._after_learning(name, adaptation, settings.learn.checkpoint_labels)
+        learner.on_learned = self._after_learning(name, adaptation, probation, settings.learn.checkpoint_labels)
         learner.start()
         learner.deliver(tail)
         solved = all(head.is_solved() for head in heads.values()) and not tail and version.number == live.version
         learner.call(lambda: learner.settle(solved=solved))
         forgetting.finish()
+
+    def _gate(self, settings: DomainSettings) -> Gate:
+        """Return the gate; a strategy that is wrong is refused here rather than at the first adaptation."""
+        gate: Gate = plugins.build(
+            plugins.pick(self._gate_kinds, settings.gate.kind, "gate.kind"), settings.gate.options, "gate.options"
+        )
+        plugins.build(
+            plugins.pick(self.strategies, settings.adapt.strategy, "adapt.strategy"), settings.adapt.options, "adapt.options"
+        )
+        return gate
 
     def _refold(self, number: int, domain: Domain, settings: DomainSettings, dim: int, vectors: Vectors) -> Refold:
         """Let the configured limits of memory hold from now on; return what makes heads with them, and evictions again."""
@@ -289,13 +299,15 @@ class Assembly:
         head.bounded.read_from(vectors)
         return head
 
-    def _after_learning(self, name: str, adaptation: adapt.Adaptation, every: int) -> Callable[[int], None]:
-        """Return what follows a learned block: count towards an adaptation, now and then a checkpoint."""
+    def _after_learning(self, name: str, adaptation: adapt.Adaptation, probation: Probation,
+                        every: int) -> Callable[[int], None]:
+        """Return what follows a learned block: count towards an adaptation, look at a probation, now and then a checkpoint."""
         since = 0
 
         def learned(rows: int) -> None:
             nonlocal since
             adaptation.count(rows)
+            probation.judge()
             since += rows
             if since >= every:
                 since = 0
@@ -338,6 +350,16 @@ class Assembly:
         """Return what events were answered with before their labels came."""
         with self.reader.connect() as connection:
             return answered_before(connection, born)
+
+    def _said_by_incumbent(self, domain: int, door: Door) -> Answers:
+        """Return what looks up the incumbent's answers to events."""
+        read = incumbent.reader(door.targets, door.domain.heads)
+
+        def said(born: dict[int, int]) -> dict[int, dict[str, str | None]]:
+            with self.reader.connect() as connection:
+                return incumbent.answers(connection, domain, born, read)
+
+        return said
 
     def _deliver(self, learned: Any) -> None:
         """Hand journal entries to their domain's learner; in the writer's thread, in order."""

@@ -114,6 +114,14 @@ class GateSettings(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class Probation(Section):
+    """How long the old champion shadows a promoted version, and what brings it back."""
+
+    labels: Annotated[int, Field(ge=0)] = 1000
+    days: Annotated[float, Field(gt=0)] = 7.0
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
 class DomainSettings(Section):
     """One prediction problem; `kind` names the domain class, by default the one with the domain's own name."""
 
@@ -125,6 +133,7 @@ class DomainSettings(Section):
     holdout: Holdout = Holdout()
     adapt: Adapt = Adapt()
     gate: GateSettings = GateSettings()
+    probation: Probation = Probation()
 
 
 class FeedSettings(Section):
@@ -191,7 +200,7 @@ class Settings(BaseSettings):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-SHARED = ("learn", "memory", "holdout", "adapt", "gate")  # top-level tables that are defaults for every domain
+SHARED = ("learn", "memory", "holdout", "adapt", "gate", "probation")  # top-level tables that are defaults for every domain
 
 
 def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]:

@@ -109,6 +109,7 @@ class Forgetting:
 
     def _after(self, erased: Erased) -> dict[str, Any]:
         self._vectors.drop(erased.events)
+        self._learner.state.trial = None  # the old champion may have been trained on what has gone
         with self._reader.connect() as connection:
             pending = erase.pending(connection, self._domain)
             live = registry.version(connection, registry.live(connection, self._domain).version)
@@ -161,6 +162,7 @@ class Forgetting:
         for name, head in state.heads.items():
             head.fold = beside.heads[name].fold
         state.prequential, state.progressive, state.per_label = beside.prequential, beside.progressive, beside.per_label
+        state.incumbent = beside.incumbent
         self._learner.solve()
 
     def _evict_again(self, intervals: Sequence[Interval], born: Sequence[Any]) -> None:

@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -23,19 +23,20 @@ import torch
 from torch import Tensor
 
 from adaptd.futures import fail, settle
-from adaptd.metrics import Outcomes, count_answers
-from adaptd.model.decoder import opine
+from adaptd.metrics import Comparison, Outcomes, count_answers
+from adaptd.model.decoder import Fold, Opinions, opine
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
 from adaptd.records import Learned, Row
 from adaptd.rows import first_labels
+from adaptd.sequential import Trial
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Record = Callable[[int, Sequence[tuple[int, int]]], Future[None]]  # evictions (row, seq), all of them up to a seq
 Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored or freshly encoded vectors
 Answers = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # {event: its label's seq} -> the answer before
-
+Given = Mapping[int, Mapping[str, str | None]]  # event -> answer per head
 
 SEARCH = 1_000_000_000 / 256  # multiplications a row that testing may spend on retrieval: among many, a sample is tested
 
@@ -50,6 +51,8 @@ class State:
     prequential: Outcomes = field(default_factory=Outcomes)  # answers that were given
     progressive: Outcomes = field(default_factory=Outcomes)  # answers that would have been given: test-then-learn
     per_label: dict[str, list[int]] = field(default_factory=dict)  # label -> [right, total], of answers given
+    incumbent: Comparison = field(default_factory=Comparison)  # beside the model that is in production today
+    trial: Trial | None = None  # the live version's, beside the champion before it
 
 
 @dataclass
@@ -105,12 +108,13 @@ class Learner:
     """The thread of one domain."""
 
     def __init__(self, domain: str, state: State, inference: Answering, vectors: Vectors, answers: Answers, *,
-                 block: int, solve_after_s: float) -> None:
+                 block: int, solve_after_s: float, incumbent: Answers = lambda born: {}) -> None:
         self.domain = domain
         self.state = state
         self._inference = inference
         self._vectors = vectors
         self._answers = answers
+        self._incumbent = incumbent
         self._block = block
         self._solve_after_s = solve_after_s
         self._queue: queue.SimpleQueue[Learned | _Call | None] = queue.SimpleQueue()
@@ -311,27 +315,42 @@ class Learner:
     def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
         """Fold outcomes: first what was answered at the time, then what would have been answered now."""
         rows = first_labels(entries)
-        self._count(rows)
+        given = self._count(rows)
         snapshot = self._inference.snapshot(self.domain)
+        tested: dict[int, bool] = {}
         for name, head in self.state.heads.items():
             mine = [row for row in rows if row.head == name]
             frozen = snapshot.heads[name]
-            if not mine or not frozen.known.any():
-                continue
-            mine = self._sample(mine, name, frozen)
-            if not mine:
-                continue
-            said = opine(torch.stack([vectors[row.event] for row in mine]), frozen)
-            for place, row in enumerate(mine):
-                known = frozen.index_of(row.target)
-                self.state.progressive.add(known is not None and int(said.pooled[place].argmax()) == known)
-                if known is not None:
-                    head.fold.update(said, place, known, frozen)
+            if mine and frozen.known.any() and (mine := self._sample(mine, name, frozen)):
+                tested |= self._ask(mine, torch.stack([vectors[row.event] for row in mine]), head, frozen)
+        self._compare(rows, given, tested)
 
-    def _count(self, rows: Sequence[Row]) -> None:
-        """Fold what was answered at the time."""
+    def _ask(self, rows: Sequence[Row], vectors: Tensor, head: Head, frozen: HeadSnapshot) -> dict[int, bool]:
+        """Ask about rows before they are learned, and learn from the outcomes; return which would have been answered right."""
+        right = _outcomes(rows, opine(vectors, frozen), head.fold, frozen)
+        for row in rows:
+            self.state.progressive.add(right[row.id])
+        if (trial := self.state.trial) is not None and (shadow := trial.shadows.get(rows[0].head)) is not None:
+            before = head.under(shadow, frozen)
+            old = _outcomes(rows, opine(vectors, before), shadow.fold, before)
+            for row in rows:
+                trial.add(right[row.id], old[row.id])
+        return right
+
+    def _count(self, rows: Sequence[Row]) -> Given:
+        """Fold what was answered at the time, and return it."""
         given = self._answers({row.event: row.born for row in rows})
         count_answers(self.state.prequential, self.state.per_label, rows, given)
+        return given
+
+    def _compare(self, rows: Sequence[Row], given: Given, tested: Mapping[int, bool]) -> None:
+        """Fold our answers beside the incumbent's: what was answered at the time, else what would have been."""
+        other = self._incumbent({row.event: row.born for row in rows})
+        for row in rows:
+            if row.event in other and row.head in other[row.event]:
+                ours = given[row.event][row.head] == row.target if row.head in given.get(row.event, ()) else tested.get(row.id)
+                if ours is not None:
+                    self.state.incumbent.add(ours, other[row.event][row.head] == row.target)
 
     def replay(self, state: State, entries: Sequence[Learned], tested: int) -> None:
         """Fold the outcomes of journal entries into a state beside this one, in blocks that no clock decides about.
@@ -339,9 +358,11 @@ class Learner:
         Answers that were given count all; what would have been answered is asked for the newest `tested` entries, of a
         memory that begins with them.
         """
-        aside = Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0)
+        aside = Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
+                        incumbent=self._incumbent)
         first = max(0, len(entries) - tested)
-        aside._count(first_labels(entries[:first]))
+        rows = first_labels(entries[:first])
+        aside._compare(rows, aside._count(rows), {})
         for name, head in state.heads.items():
             head.learned = sum(row.head == name for entry in entries[:first] for row in entry.born)
         aside.publish()
@@ -388,3 +409,14 @@ class Learner:
     def _catch_up(self, *, wholly: bool) -> None:
         left = sum(head.sync(None if wholly else self._block) for head in self.state.heads.values())
         self._behind = left > 0
+
+
+def _outcomes(rows: Sequence[Row], said: Opinions, fold: Fold, head: HeadSnapshot) -> dict[int, bool]:
+    """Return by row whether it was answered right, and let what answered learn from it."""
+    right = {}
+    for place, row in enumerate(rows):
+        known = head.index_of(row.target)
+        right[row.id] = known is not None and int(said.pooled[place].argmax()) == known
+        if known is not None:
+            fold.update(said, place, known, head)
+    return right

@@ -31,7 +31,7 @@ from adaptd.registry import Version
 from adaptd.rows import answered_before, counts, first_labels, lineage, replay
 
 FORKS = ("created", "rollback")  # what starts a branch
-MOVES = (*FORKS, "snapshot", "promote", "repair")  # what moves the pointer
+MOVES = (*FORKS, "snapshot", "promote", "demote", "repair")  # what moves the pointer
 ADAPTER, HEAD = ".adapter", ".head"  # how a version's files end: what is trained, and what answers as it was solved
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import prometheus_client as prometheus
 from sqlalchemy import Engine, func, select
 
-from adaptd import registry
+from adaptd import incumbent, registry
 from adaptd import tables as t
 from adaptd.records import Problem
 from adaptd.served import Served
@@ -78,10 +78,12 @@ class Counts:
                 .where(t.event.c.domain == served.id)
             )
             parent = registry.version(connection, live.version).parent
+            switched = incumbent.switched(connection, served.id)
         return {
             "version": live.version,
             "parent": parent,
             "since": live.since,
+            "switched": switched,
             "events": events,
             "labelled": labelled,
             "verdict": json.loads(newest.verdict) if newest and newest.verdict else None,

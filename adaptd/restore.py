@@ -23,19 +23,22 @@ from adaptd import registry
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, Refused
 from adaptd.learn import State
-from adaptd.metrics import Outcomes
+from adaptd.metrics import Comparison, Outcomes
 from adaptd.model import files
 from adaptd.model.bounded import Columns, evicted_rows
+from adaptd.model.decoder import Fold
 from adaptd.model.evicted import packed
 from adaptd.model.memory import NewRows
-from adaptd.model.network import Head
-from adaptd.moments import HEAD
+from adaptd.model.network import Head, Shadow
+from adaptd.moments import ADAPTER, HEAD
 from adaptd.registry import Version
 from adaptd.rows import Interval, alive, births, evicted, lineage
+from adaptd.sequential import Trial
 from adaptd.vectors import Vectors
 
 log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
+TRIAL_ENDS = ("rollback", "repair", "demote", "probation-passed")  # beside another promotion, and a forget
 Report = Callable[[str, str, str], None]  # code, message, hint
 
 
@@ -116,15 +119,56 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
     return state
 
 
+def trial(connection: Connection, domain: int, base: Base, heads: Iterable[str], versions: Path, encoder: str,
+          report: Report) -> Trial | None:
+    """Return the trial that goes on, with its counts at a base; None when the newest promotion is not on probation."""
+    promotion = _promotion(connection, domain)
+    promoted = None if promotion is None else registry.version(connection, promotion.after)
+    if promoted is None or promoted.parent is None or promoted.encoder != encoder:
+        return None
+    old = registry.version(connection, promoted.parent)
+    changed = [name for name in heads if old.files.get(f"{name}{ADAPTER}") != promoted.files.get(f"{name}{ADAPTER}")]
+    try:
+        contents = registry.read(versions / str(old.number), {file: digest for file, digest in old.files.items()
+                                                              if file.removesuffix(ADAPTER).removesuffix(HEAD) in changed})
+        shadows = {name: _shadow(contents[f"{name}{ADAPTER}"], contents[f"{name}{HEAD}"]) for name in changed}
+    except (CorruptFile, KeyError) as error:
+        report("probation_ended", f"version {promoted.number} is on probation no more: {error}",
+               "nothing shadows it; adaptd rollback if it does badly")
+        return None
+    found = Trial(version=promoted.number, champion=old.number, began=promotion.at, shadows=shadows)
+    found.go_on(((base.facts or base.version.metrics).get("folds") or {}).get("trial"))
+    return found
+
+
+def _shadow(adapter: bytes, head: bytes) -> Shadow:
+    """Return what a version answered with, as it was then: what it would have learned since from outcomes is not kept."""
+    tensors, facts = files.parse(head, "the old champion")
+    fold = Fold()
+    fold.load(tensors["trust"], tensors["trust_at"], facts)
+    return Shadow(files.parse_adapter(adapter, "the old champion"), fold)
+
+
+def _promotion(connection: Connection, domain: int) -> Any:
+    """Return the history's line of the newest promotion, unless a later line ended its probation."""
+    about = (t.action.c.domain == domain, t.action.c.what.in_((*TRIAL_ENDS, "promote", "forget")))
+    for line in connection.execute(select(t.action).where(*about).order_by(t.action.c.id.desc())):
+        if line.what != "forget" or json.loads(line.detail)["removed"]["event"]:  # one that found nothing ended nothing
+            return line if line.what == "promote" else None
+    return None
+
+
 def load_folds(state: State, folds: Mapping[str, Any]) -> None:
     """Take over the metrics of a base."""
     state.prequential, state.progressive = Outcomes.of(folds["prequential"]), Outcomes.of(folds["progressive"])
     state.per_label = {label: list(tally) for label, tally in folds["per_label"].items()}
+    state.incumbent = Comparison.of(folds["incumbent"]) if "incumbent" in folds else Comparison()
 
 
 def folds(state: State) -> dict[str, Any]:
     """Return the metrics of a state, for a version or a checkpoint."""
-    return {"prequential": state.prequential.facts(), "progressive": state.progressive.facts(), "per_label": state.per_label}
+    return {"prequential": state.prequential.facts(), "progressive": state.progressive.facts(), "per_label": state.per_label,
+            "incumbent": state.incumbent.facts(), "trial": None if state.trial is None else state.trial.facts()}
 
 
 def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head,

@@ -23,6 +23,7 @@ from adaptd.journal import Journal, Outcome
 from adaptd.learn import Learner
 from adaptd.model.decoder import Decoded
 from adaptd.predict import Answered, Inference
+from adaptd.probation import Probation
 from adaptd.records import MISSING, Evidence, HeadAnswer, Prediction, Receipt, canonical
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
@@ -46,6 +47,7 @@ class Served:
     learner: Learner
     versions: Versions
     adaptation: Adaptation
+    probation: Probation
     forgetting: Forgetting
     vectors: Vectors
     reader: Engine

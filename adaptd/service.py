@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import prometheus_client as prometheus
 from sqlalchemy import Engine, select
 
-from adaptd import backup, chain, describe, registry
+from adaptd import backup, chain, describe, incumbent, registry
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotReady, StoreFailed, UnknownDomain
@@ -220,6 +220,21 @@ class Service:
         self.tell("forget", domain, events=certificate["removed"]["event"])
         return certificate
 
+    async def switch(self, domain: str, *, back: bool, reason: str, actor: str) -> Json:
+        """Say that clients use adaptd's answers, or the incumbent's again; return the two side by side."""
+        served = self._served(domain)
+        state = served.learner.state
+        evidence = incumbent.shown(state.incumbent, None)
+        number = state.version
+        await asyncio.wrap_future(
+            self._writer.submit(
+                lambda c: incumbent.switch(c, served.id, self._writer.last_seq, number, back, reason, actor, evidence)
+            )
+        )
+        self._counts.renew(domain)
+        self.tell("switch", domain, version=incumbent.NUMBER if back else number)
+        return {"version": incumbent.NUMBER if back else number, "incumbent": evidence}
+
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         """Put learning or adaptation on hold."""
         served = self._served(domain)
@@ -346,6 +361,8 @@ class Service:
             "last_verdict": served.adaptation.last or counts["verdict"],
             "learn_lag": served.learner.lag,
             "unsolved": served.learner.unsolved,
+            "incumbent": incumbent.shown(state.incumbent, counts["switched"]),
+            "probation": served.probation.status(),
             "held": sorted(served.journal.holds(served.id)),
             "adaptation_held": served.adaptation.held,
         }

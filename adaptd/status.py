@@ -21,7 +21,7 @@ Json = dict[str, Any]
 FOREVER = 1 << 62
 DAMAGED = "restore the newest backup; keep the damaged file for a look"
 UNMEASURED: Json = {"accuracy": {"prequential": None, "holdout": None}, "forgetting": None, "drift": None,
-                    "last_verdict": None, "learn_lag": 0, "capacity": None}
+                    "last_verdict": None, "learn_lag": 0, "capacity": None, "incumbent": None, "probation": None}
 
 NEWEST_SEQ = """SELECT max(s) FROM (
     SELECT max(seq) s FROM event UNION ALL SELECT max(seq) FROM label UNION ALL SELECT max(born) FROM learned
@@ -156,7 +156,7 @@ def _figures(left: Mapping[str, Any], version: int) -> Json:
     """Keep what the daemon measured; what it measured of another version is not this one's."""
     kept = {key: left[key] for key in UNMEASURED if key in left}
     if kept and left.get("version") != version:
-        kept["forgetting"] = None
+        kept["forgetting"] = kept["probation"] = None
         kept["accuracy"] = {**UNMEASURED["accuracy"], **(kept.get("accuracy") or {}), "holdout": None}
     return kept
 

@@ -138,7 +138,7 @@ version = Table(
     "version", metadata,
     Column("number", Int, primary_key=True, autoincrement=False),  # unique in the store
     Column("domain", Int, ForeignKey("domain.id"), nullable=False),
-    Column("kind", Text, nullable=False),  # initial, snapshot, saved, candidate, moment
+    Column("kind", Text, nullable=False),  # initial, snapshot, saved, candidate, moment, reinstated
     Column("parent", Int, ForeignKey("version.number")),
     Column("branch", Int, ForeignKey("branch.id"), nullable=False),
     Column("seq", Int, nullable=False),

@@ -80,6 +80,10 @@ class Operations(Protocol):
         """Make a candidate live. Raises Refused when its gate did and `force` is not given."""
         ...
 
+    async def switch(self, domain: str, *, back: bool, reason: str, actor: str) -> Json:
+        """Note that clients use adaptd's answers, or the incumbent's again. Raises Conflict when they do so already."""
+        ...
+
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         """Forget events (`selector`: event, source, subject, label or since) and their influence; the certificate."""
         ...

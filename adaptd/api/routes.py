@@ -83,6 +83,11 @@ async def promote(call: Call) -> Json:
                                          actor=call.actor)
 
 
+async def switch(call: Call) -> Json:
+    """Say that clients use adaptd's answers from now on: the comparison with the incumbent ends."""
+    return await call.operations.switch(call.domain, back=call.body.back, reason=call.body.reason, actor=call.actor)
+
+
 async def forget(call: Call) -> Json:
     """Forget events and their influence; a certificate says what was removed and how it was checked."""
     selector = call.body.model_dump(exclude={"reason"}, exclude_none=True)
@@ -217,6 +222,7 @@ ENDPOINTS = (
              answer=s.RolledBack),
     Endpoint(method="POST", path=f"{DOMAIN}/replay", handler=replay, request=s.Replay, answer=s.Replayed),
     Endpoint(method="POST", path=f"{DOMAIN}/promote", handler=promote, request=s.Promote, answer=s.VersionNumber),
+    Endpoint(method="POST", path=f"{DOMAIN}/switch", handler=switch, request=s.Switch, may_be_empty=True, answer=s.Switched),
     Endpoint(method="POST", path=f"{DOMAIN}/forget", handler=forget, request=s.Forget, answer=s.Certificate),
     Endpoint(method="POST", path=f"{DOMAIN}/hold", handler=hold, request=s.Hold, may_be_empty=True, answer=s.Answer),
     Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Hold, may_be_empty=True,

@@ -148,6 +148,14 @@ class Promote(Body):
     reason: Reason = ""
 
 
+class Switch(Body):
+    """Whose answers clients use from now on: adaptd's, or the incumbent's again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "better for a month"}]})
+    back: bool = Field(False, description="the incumbent's again")
+    reason: Reason = ""
+
+
 class Forget(Body):
     """Which events to forget: exactly one of event, source, subject, label, since."""
 
@@ -256,6 +264,12 @@ class VersionNumber(Answer):
     """The version that is meant."""
 
     version: int
+
+
+class Switched(VersionNumber):
+    """Whose answers clients use now (0: the incumbent's), and how the two compare."""
+
+    incumbent: dict[str, Any] | None
 
 
 class RolledBack(VersionNumber):

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "rollback": ("adaptd.cli.versions:rollback", "Go back to an earlier version, or to what was live at a moment."),
     "replay": ("adaptd.cli.versions:replay", "Learn again what a rollback took back, but for what was bad."),
     "promote": ("adaptd.cli.versions:promote", "Make a candidate live."),
+    "switch": ("adaptd.cli.versions:switch", "Say that clients use adaptd's answers, not the incumbent's."),
     "adapt": ("adaptd.cli.versions:adapt", "Train a candidate and let the gate judge it."),
     "forget": ("adaptd.cli.forget:forget", "Remove records and their influence, for good."),
     "predict": ("adaptd.cli.stream:predict", "Answer texts."),

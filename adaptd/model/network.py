@@ -8,7 +8,8 @@ set of rows, whatever they were before) and folds over the journal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -93,6 +94,14 @@ class Snapshot:
     version: int
     seq: int
     heads: Mapping[str, HeadSnapshot]
+
+
+@dataclass
+class Shadow:
+    """What a head answered with before its adapter changed: the adapter, and what it has learned from outcomes since then too."""
+
+    adapter: Adapter
+    fold: Fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,6 +333,33 @@ class Head:
         """Return how many rows of each class attention can find."""
         targets = self.memory.targets[: self.memory.size][self.memory.retrievable]
         return torch.from_numpy(np.bincount(targets, minlength=classes)[:classes])
+
+    def shadow(self) -> Shadow:
+        """Return what answers now, to be kept up beside what is to answer from now on."""
+        return Shadow(self.adapter, deepcopy(self.fold))
+
+    def under(self, shadow: Shadow, serving: HeadSnapshot) -> HeadSnapshot:
+        """Return what would answer had a shadow stayed: the rows and the ridge are those of what answers now.
+
+        Only the learner's thread may ask it: nobody else searches the index of the adapter before this one.
+        """
+        adapter, fold = shadow.adapter, shadow.fold
+        if self._other is None or not adapter.same(self._other[0]):
+            self._other = adapter, self.rebuilt(adapter)
+        keys, size = self._other[1], self.memory.size
+        keys.add(adapter.keys(self.memory.vectors[len(keys) : size]))
+        fold.grow(len(serving.labels))
+        balanced = serving.log_value - serving.adapter.values(serving.labels).numpy()
+        return replace(
+            serving,
+            adapter=adapter,
+            keys=keys,
+            centres=self.means.centres(adapter, len(serving.labels)),
+            log_value=balanced + adapter.values(serving.labels).numpy(),
+            trust=fold.trusted(serving.learned).numpy(),
+            rule=fold.rule,
+            temperature=fold.temperature,
+        )
 
     def _rates(self, classes: int) -> Floats:
         """Return how much of each class comes now against how much there is, both smoothed by half a row."""

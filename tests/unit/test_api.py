@@ -137,6 +137,10 @@ class Double:
         self._note("promote", domain, to=to, force=force, reason=reason, actor=actor)
         return VERSION
 
+    async def switch(self, domain: str, *, back: bool, reason: str, actor: str) -> Json:
+        self._note("switch", domain, back=back, reason=reason, actor=actor)
+        return {**VERSION, "incumbent": None}
+
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         self._note("forget", domain, selector=selector, reason=reason, actor=actor)
         return {"asked": selector, "at": 1.0, "actor": actor, "reason": reason, "removed": {"event": 1}, "labels_gone": 0,
@@ -233,6 +237,7 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
      ("text", {"since": 7, "except_sources": [], "except_events": ["e"], "reason": "", "actor": "socket"})),
     ("POST", "/v1/text/promote", {"to": 7, "force": True, "reason": "r"}, "promote",
      ("text", {"to": 7, "force": True, "reason": "r", "actor": "socket"})),
+    ("POST", "/v1/text/switch", {"reason": "r"}, "switch", ("text", {"back": False, "reason": "r", "actor": "socket"})),
     ("POST", "/v1/text/hold", {"what": "adaptation"}, "hold",
      ("text", {"what": "adaptation", "source": "", "reason": "", "actor": "socket"})),
     ("POST", "/v1/text/resume", {"source": "crm", "reason": "r"}, "resume",

@@ -33,7 +33,11 @@ STATUS = {"state": "running", "pid": 7, "uptime_s": 3700.0, "seq": 12, "listenin
                                "labelled": 9, "memory": 9, "accuracy": {"prequential": 0.9, "holdout": None},
                                "forgetting": 0.0, "drift": {"detected": 2}, "held": ["", "crm"],
                                "adapting": {"stage": "training", "progress": 0.5}, "last_verdict": None,
-                               "learn_lag": 0}},
+                               "learn_lag": 0,
+                               "probation": {"compared": 120, "labels": 1000, "e_value": 0.4321},
+                               "incumbent": {"compared": 300, "accuracy": {"adaptd": 0.91, "incumbent": 0.87}, "better": 20,
+                                             "worse": 8, "difference": 0.04, "interval": [0.0061, 0.0754],
+                                             "switched_at": None}}},
           "feeds": {"crm": {"state": "running", "offset": "9", "lag": 0, "errors": 0}},
           "problems": [{"code": "low_disk", "message": "[bold]disk\x1b[31m", "since": 1.0, "hint": "make room"}]}
 
@@ -317,7 +321,8 @@ def test_status_for_people_shows_everything_and_no_control_characters(adaptd: Ad
     result = adaptd("status", env={"COLUMNS": "300"})
     assert result.exit_code == 0
     for word in ("running", "pid 7", "up 1 h 1 min", "text", "90.0%", "adapting: training 50%", "crm", "low_disk",
-                 "make room", "[bold]disk", "learning on hold (crm)", "drift seen 2 times"):
+                 "make room", "[bold]disk", "learning on hold (crm)", "drift seen 2 times",
+                 "on probation: 120 of 1000 labels, e-value 0.432", "91.0%", "87.0%", "+4.0%", "+0.6% to +7.5%"):
         assert word in result.stdout
     assert "\x1b" not in result.stdout
 
@@ -467,6 +472,16 @@ def test_promote_needs_a_reason(adaptd: Adaptd, daemon: FakeDaemon) -> None:
     assert adaptd("promote", "9", "--force").exit_code == 2
     assert adaptd("promote", "9", "--force", "--reason", "known").exit_code == 0
     assert daemon.asked == [("POST", "/v1/text/promote", {"to": 9, "force": True, "reason": "known"})]
+
+
+@pytest.mark.parametrize(("words", "back", "said"), [((), False, "clients use version 9"),
+                                                     (("--back",), True, "clients use the incumbent again")])
+def test_a_switch_is_told_to_the_daemon(adaptd: Adaptd, daemon: FakeDaemon, words: tuple[str, ...], back: bool,
+                                        said: str) -> None:
+    daemon.on("/v1/text/switch", 200, {"version": 9, "incumbent": None})
+    result = adaptd("switch", *words, "--reason", "better")
+    assert (result.exit_code, result.stdout) == (0, said + "\n")
+    assert daemon.asked == [("POST", "/v1/text/switch", {"back": back, "reason": "better"})]
 
 
 def test_versions_are_listed(adaptd: Adaptd, daemon: FakeDaemon) -> None:
