@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -30,6 +31,7 @@ from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
+from adaptd.quarantine import Finding
 from adaptd.restore import Report
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
@@ -165,6 +167,7 @@ class Assembly:
             self._answered_before,
             block=settings.learn.block,
             solve_after_s=settings.learn.solve_after_s,
+            quarantine=settings.quarantine,
         )
         versions = Versions(
             number,
@@ -219,6 +222,7 @@ class Assembly:
             queue=self.settings.limits.queue,
         )
         learner.on_failure = self._fatal
+        learner.on_finding = partial(self._set_aside, number)
         learner.forgotten = self.journal.forgotten
         learner.on_learned = self._after_learning(name, adaptation, settings.learn.checkpoint_labels)
         learner.start()
@@ -277,6 +281,14 @@ class Assembly:
                 done.add_done_callback(self._checkpoint_failed)
 
         return learned
+
+    def _set_aside(self, domain: int, found: Finding) -> int | None:
+        """Hold a source that contradicts others; in the learner's thread, before what it taught is answered with."""
+        outcome = self.journal.set_aside(domain, found, found.words()).result()
+        if outcome is None:
+            return None
+        log.warning("source %r is on hold: %s", found.source, found.words(), extra={"action": "quarantine"})
+        return outcome.learned[-1].seq
 
     def _checkpoint_failed(self, done: Future[None]) -> None:
         if (error := done.exception()) is not None:

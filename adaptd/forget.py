@@ -137,6 +137,7 @@ class Forgetting:
         for name, head in state.heads.items():
             head.fold = beside.heads[name].fold
         state.prequential, state.progressive, state.per_label = beside.prequential, beside.progressive, beside.per_label
+        state.suspicion = beside.suspicion
         self._learner.solve()
 
     def _checkpoint(self) -> str | None:

@@ -13,6 +13,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
@@ -22,11 +23,14 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from adaptd.config import Quarantine
 from adaptd.futures import fail, settle
 from adaptd.metrics import Outcomes, count_answers
-from adaptd.model.decoder import opine
+from adaptd.model.decoder import Opinions, opine
+from adaptd.model.dissent import dissent
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
+from adaptd.quarantine import Dissent, Finding, Suspicion
 from adaptd.records import Learned, Row
 from adaptd.rows import first_labels
 
@@ -49,6 +53,7 @@ class State:
     prequential: Outcomes = field(default_factory=Outcomes)  # answers that were given
     progressive: Outcomes = field(default_factory=Outcomes)  # answers that would have been given: test-then-learn
     per_label: dict[str, list[int]] = field(default_factory=dict)  # label -> [right, total], of answers given
+    suspicion: Suspicion = field(default_factory=Suspicion)
 
 
 @dataclass
@@ -88,7 +93,7 @@ class Learner:
     """The thread of one domain."""
 
     def __init__(self, domain: str, state: State, inference: Answering, vectors: Vectors, answers: Answers, *,
-                 block: int, solve_after_s: float) -> None:
+                 block: int, solve_after_s: float, quarantine: Quarantine) -> None:
         self.domain = domain
         self.state = state
         self._inference = inference
@@ -96,6 +101,7 @@ class Learner:
         self._answers = answers
         self._block = block
         self._solve_after_s = solve_after_s
+        self._quarantine = quarantine
         self._queue: queue.SimpleQueue[Learned | _Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiters: list[tuple[int, Future[None]]] = []
@@ -103,8 +109,12 @@ class Learner:
         self._dirty_since: float | None = None
         self._credit: dict[str, float] = {}  # rows that testing may still take, per head
         self._behind = False  # the sums follow a restore, in chunks
+        self._aside: dict[str, tuple[int, int]] = {}  # source -> what was born from .. to is not answered with
+        self._out_at = 0  # the seq at which the journal has taken all of that out,
+        self._deferred: deque[_Call | None] = deque()  # and what waits for it: no version holds half of it
         self.forgotten: AbstractSet[int] = frozenset()  # events: what is queued of them is not learned any more
         self.on_learned: Callable[[int], None] = lambda rows: None
+        self.on_finding: Callable[[Finding], int | None] = lambda found: None  # the seq at which it was set aside
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.failed: BaseException | None = None
         self.beat = time.monotonic()
@@ -124,10 +134,10 @@ class Learner:
 
     def deliver(self, learned: Sequence[Learned]) -> None:
         """Queue journal entries; the writer calls this in order, after their commit."""
-        with self._lock:
+        with self._lock:  # also while they are queued: at a start the journal's tail comes before what it leads to
             self._pending += [entry.seq for entry in learned]
-        for entry in learned:
-            self._queue.put(entry)
+            for entry in learned:
+                self._queue.put(entry)
 
     @property
     def lag(self) -> int:
@@ -155,6 +165,14 @@ class Learner:
         """Return the seq up to which everything is in the serving snapshot; `newest` when nothing waits."""
         with self._lock:
             return self._pending[0] - 1 if self._pending else max(newest, self.state.seq)
+
+    def was_set_aside(self, entry: Learned) -> bool:
+        """Say whether what an entry taught was set aside when its turn came."""
+        return any(self._is_aside(row) for row in entry.born)
+
+    def _is_aside(self, row: Row) -> bool:
+        first, last = self._aside.get(row.source, (0, -1))
+        return first <= row.born <= last
 
     def call(self, run: Callable[[], T]) -> Future[T]:
         """Run something in the learner's thread, after what is queued now, with the ridge solved: the barrier."""
@@ -214,12 +232,20 @@ class Learner:
             max(0.0, self._dirty_since + self._solve_after_s - time.monotonic())
         entries: list[Learned] = []
         rows = 0
+        if self.state.seq >= self._out_at:
+            self._out_at = 0
+            if self._deferred:
+                late = self._deferred.popleft()
+                return entries, late, late is None
         while rows < self._block:
             try:
                 item = self._queue.get(timeout=timeout) if not entries and timeout > 0 else self._queue.get_nowait()
             except queue.Empty:
                 return entries, None, False
             if not isinstance(item, Learned):
+                if self._out_at:
+                    self._deferred.append(item)
+                    continue
                 return entries, item, item is None
             entries.append(item)
             rows += len(item.born)
@@ -265,31 +291,48 @@ class Learner:
         for name, rows in fresh.items():
             if rows:
                 head = self.state.heads[name]
-                head.enter(NewRows(ids=[r.id for r in rows], events=[r.event for r in rows], born=[r.born for r in rows],
-                                   targets=[head.class_of(r.target) for r in rows], sources=[r.source for r in rows],
-                                   contents=[r.content for r in rows], holdout=[r.holdout for r in rows],
-                                   vectors=torch.stack([vectors[r.event] for r in rows])))
+                slots = head.enter(NewRows(ids=[r.id for r in rows], events=[r.event for r in rows], born=[r.born for r in rows],
+                                           targets=[head.class_of(r.target) for r in rows], sources=[r.source for r in rows],
+                                           contents=[r.content for r in rows], holdout=[r.holdout for r in rows],
+                                           vectors=torch.stack([vectors[r.event] for r in rows])))
+                head.retire([slot for slot, r in zip(range(slots.start, slots.stop), rows, strict=True) if self._is_aside(r)])
                 rows.clear()
 
     def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
-        """Fold outcomes: first what was answered at the time, then what would have been answered now."""
-        rows = first_labels(entries)
-        self._count(rows)
+        """Fold outcomes: what was answered at the time, what would have been answered now, and who contradicts whom."""
+        first = first_labels(entries)
+        self._count(first)
+        judging = {row.id for row in first}
+        suspect = {row.id for entry in entries if not entry.admitted for row in entry.born} if self._quarantine.enabled else set()
         snapshot = self._inference.snapshot(self.domain)
         for name, head in self.state.heads.items():
-            mine = [row for row in rows if row.head == name]
             frozen = snapshot.heads[name]
-            if not mine or not frozen.known.any():
-                continue
-            mine = self._sample(mine, name, frozen)
-            if not mine:
+            mine = [row for entry in entries for row in entry.born if row.head == name and row.id in judging | suspect]
+            if not mine or not frozen.known.any() or not (mine := self._sample(mine, name, frozen)):
                 continue
             said = opine(torch.stack([vectors[row.event] for row in mine]), frozen)
             for place, row in enumerate(mine):
                 known = frozen.index_of(row.target)
-                self.state.progressive.add(known is not None and int(said.pooled[place].argmax()) == known)
-                if known is not None:
-                    head.fold.update(said, place, known, frozen)
+                if row.id in judging:
+                    self._judge(head, said, place, known, frozen)
+                if row.id in suspect and known is not None:
+                    self._suspect(row, dissent(said, place, row, known, frozen, head.taught))
+
+    def _judge(self, head: Head, said: Opinions, place: int, known: int | None, frozen: HeadSnapshot) -> None:
+        """Fold what would have been answered."""
+        self.state.progressive.add(known is not None and int(said.pooled[place].argmax()) == known)
+        if known is not None:
+            head.fold.update(said, place, known, frozen)
+
+    def _suspect(self, row: Row, stands: Dissent) -> None:
+        """Fold how a label stands to others'; where its source contradicts too often, have it set aside before it is learned."""
+        found = self.state.suspicion.judge(row.source, row.born, stands, self._quarantine)
+        if found is None or row.source in self._quarantine.trusted:
+            return
+        until = self.on_finding(found)
+        if until is not None:
+            self._aside[found.source] = found.since, until
+            self._out_at = max(self._out_at, until)
 
     def _count(self, rows: Sequence[Row]) -> None:
         """Fold what was answered at the time."""
@@ -302,7 +345,8 @@ class Learner:
         Answers that were given count all; what would have been answered is asked for the newest `tested` entries, of a
         memory that begins with them.
         """
-        aside = Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0)
+        aside = Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
+                        quarantine=self._quarantine)
         first = max(0, len(entries) - tested)
         aside._count(first_labels(entries[:first]))
         for name, head in state.heads.items():

@@ -27,6 +27,7 @@ from adaptd.model import files
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head
 from adaptd.moments import HEAD
+from adaptd.quarantine import Suspicion
 from adaptd.registry import Version
 from adaptd.rows import Interval, alive, births, lineage
 from adaptd.vectors import Vectors
@@ -115,11 +116,13 @@ def load_folds(state: State, folds: Mapping[str, Any]) -> None:
     """Take over the metrics of a base."""
     state.prequential, state.progressive = Outcomes.of(folds["prequential"]), Outcomes.of(folds["progressive"])
     state.per_label = {label: list(tally) for label, tally in folds["per_label"].items()}
+    state.suspicion = Suspicion.of(folds.get("suspicion"))  # versions of before it have none
 
 
 def folds(state: State) -> dict[str, Any]:
     """Return the metrics of a state, for a version or a checkpoint."""
-    return {"prequential": state.prequential.facts(), "progressive": state.progressive.facts(), "per_label": state.per_label}
+    return {"prequential": state.prequential.facts(), "progressive": state.progressive.facts(), "per_label": state.per_label,
+            "suspicion": state.suspicion.facts()}
 
 
 def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head,

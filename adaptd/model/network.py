@@ -7,6 +7,7 @@ set of rows, whatever they were before) and folds over the journal.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -120,6 +121,7 @@ class Head:
         self.keys = Keys(self.adapter.rank(self.options.dim))
         self._other: tuple[Adapter, Keys] | None = None  # the adapter before this one, for a quick way back
         self.learned = 0  # rows ever learned in this lineage, for ages
+        self.taught: Counter[tuple[str, str]] = Counter()  # alive rows per label and source
         self._class_of: dict[str, int] = {}
         self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
 
@@ -138,6 +140,7 @@ class Head:
         self.memory.order[slots] = np.arange(self.learned, self.learned + len(new.ids))
         self.learned += len(new.ids)
         self.means.add(new.vectors, torch.tensor(list(new.targets), dtype=torch.int64), len(self.labels))
+        self.taught.update(self._teachers(range(slots.start, slots.stop)))
         return slots
 
     def retire(self, slots: Sequence[int]) -> None:
@@ -146,6 +149,7 @@ class Head:
         if slots:
             self.memory.alive[slots] = False
             self.means.add(self.memory.vectors[slots], self._targets(slots), len(self.labels), sign=-1)
+            self.taught.subtract(self._teachers(slots))
 
     def revive(self, slots: Sequence[int]) -> None:
         """Undo `retire`."""
@@ -153,6 +157,11 @@ class Head:
         if slots:
             self.memory.alive[slots] = True
             self.means.add(self.memory.vectors[slots], self._targets(slots), len(self.labels))
+            self.taught.update(self._teachers(slots))
+
+    def _teachers(self, slots: Iterable[int]) -> list[tuple[str, str]]:
+        names = list(self._class_of)
+        return [(names[self.memory.targets[slot]], self.memory.sources[slot]) for slot in slots]
 
     def _targets(self, slots: Any) -> Tensor:
         return torch.from_numpy(self.memory.targets[slots].astype(np.int64))
@@ -249,6 +258,7 @@ class Head:
         self.set_labels(list(dict.fromkeys(label for _, label in born)))
         self._class_of = {label: index for index, label in enumerate(self.labels)}
         self.means.shrink(len(self.labels))
+        self.taught = +self.taught  # without the names of what is gone
         if self.memory.size <= PENDING:  # so few that one who never had more would hold no Gram matrix
             self.ridge, self.memory.summed[:] = Ridge(self.options.features), False
             self.sync()
@@ -386,6 +396,7 @@ class Head:
         self.memory = Memory.of(self.options.dim, ids, alive, rows)
         self.memory.order[: len(ids)] = tensors["order"].numpy()
         self.memory.summed[: len(ids)] = tensors["summed"].numpy()
+        self.taught = Counter(self._teachers(np.flatnonzero(alive).tolist()))
         self.means.sums, self.means.counts = tensors["means"], tensors["means_counts"]
         sums = {name.removeprefix("ridge."): tensor for name, tensor in tensors.items() if name.startswith("ridge.")}
         self.ridge.load(sums)
