@@ -201,9 +201,8 @@ class Journal:
             if rows:
                 connection.execute(insert(t.death), [{"row": row.id, "seq": seq} for row in rows])
             waiting = setaside.let_wait(connection, rows, found.source)
-            setaside.hold(connection, domain, found.source, reason)
+            live.quarantined[found.source] = setaside.hold(connection, domain, found.source, reason), reason
             live.holds.add(found.source)
-            live.quarantined[found.source] = time.time(), reason
             detail = {**found.facts(), "set_aside": waiting}
             act(connection, seq, domain, QUARANTINE, "adaptd", reason, detail=detail)
             again = self._missing(connection, domain, setaside.overruled(connection, rows, found.source))

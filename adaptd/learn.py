@@ -211,6 +211,9 @@ class Learner:
         entries, call, end = self._take()
         if entries:
             self._learn(entries)
+        if (call is not None or end) and self.state.seq < self._out_at:
+            self._deferred.append(call)
+            return True
         if self._behind and (call is None or self._dirty_since is not None):
             self._catch_up(wholly=call is not None or end)
         if self._dirty_since is not None and not self._behind and (call is not None or end or self._due()):
@@ -243,9 +246,6 @@ class Learner:
             except queue.Empty:
                 return entries, None, False
             if not isinstance(item, Learned):
-                if self._out_at:
-                    self._deferred.append(item)
-                    continue
                 return entries, item, item is None
             entries.append(item)
             rows += len(item.born)

@@ -61,12 +61,14 @@ def overruled(connection: Connection, rows: Sequence[Any], source: str) -> list[
     return sorted(found, key=lambda r: int(r.seq))
 
 
-def hold(connection: Connection, domain: int, source: str, reason: str) -> None:
-    """Hold a source, and say why."""
+def hold(connection: Connection, domain: int, source: str, reason: str) -> float:
+    """Hold a source, and say why; return since when."""
     release(connection, domain, source)
-    rows = [{"domain": domain, "what": what, "source": source, "since": time.time(), "reason": reason}
+    since = time.time()
+    rows = [{"domain": domain, "what": what, "source": source, "since": since, "reason": reason}
             for what in ("learning", QUARANTINE)]
     connection.execute(insert(t.hold), rows)
+    return since
 
 
 def release(connection: Connection, domain: int, source: str, what: str = "learning") -> None:
