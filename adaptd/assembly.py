@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -32,6 +33,7 @@ from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.probation import Probation
+from adaptd.quarantine import Finding
 from adaptd.refold import Refold, Rules, made
 from adaptd.restore import Report
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
@@ -175,6 +177,7 @@ class Assembly:
             block=settings.learn.block,
             solve_after_s=settings.learn.solve_after_s,
             incumbent=self._said_by_incumbent(number, door),
+            quarantine=settings.quarantine,
         )
         versions = Versions(
             number,
@@ -189,7 +192,14 @@ class Assembly:
             config=self.settings.digest(),
         )
         adaptation = adapt.Adaptation(
-            name, learner, versions, self._gate(settings), settings.adapt, self.paths.jobs, self.settings.plugins.allow, self._report
+            name,
+            learner,
+            versions,
+            self._gate(settings),
+            settings.adapt,
+            self.paths.jobs,
+            self.settings.plugins.allow,
+            self._report,
         )
         adaptation.held = self._adaptation_held(number)
         probation = Probation(number, name, learner, versions, adaptation, self.writer, settings.probation, self._report)
@@ -226,6 +236,7 @@ class Assembly:
             queue=self.settings.limits.queue,
         )
         learner.on_failure = self._fatal
+        learner.on_finding = partial(self._set_aside, number)
         learner.forgotten = self.journal.forgotten
         learner.record = refold.record
         learner.on_learned = self._after_learning(name, adaptation, probation, settings.learn.checkpoint_labels)
@@ -315,6 +326,14 @@ class Assembly:
                 done.add_done_callback(self._checkpoint_failed)
 
         return learned
+
+    def _set_aside(self, domain: int, found: Finding) -> int | None:
+        """Hold a source that contradicts others; in the learner's thread, before what it taught is answered with."""
+        outcome = self.journal.set_aside(domain, found, found.words()).result()
+        if outcome is None:
+            return None
+        log.warning("source %r is on hold: %s", found.source, found.words(), extra={"action": "quarantine"})
+        return outcome.learned[-1].seq
 
     def _checkpoint_failed(self, done: Future[None]) -> None:
         if (error := done.exception()) is not None:

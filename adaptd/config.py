@@ -92,6 +92,15 @@ class Holdout(Section):
     after: Positive = 20
 
 
+class Quarantine(Section):
+    """When a source that contradicts the others is held by itself."""
+
+    enabled: bool = True
+    tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    run_length: Annotated[int, Field(ge=100)] = 1_000_000
+    trusted: list[str] = Field(default_factory=list)
+
+
 class Adapt(Section):
     """The slow path: when an adaptation starts and what bounds it."""
 
@@ -131,6 +140,7 @@ class DomainSettings(Section):
     learn: Learn = Learn()
     memory: Memory = Memory()
     holdout: Holdout = Holdout()
+    quarantine: Quarantine = Quarantine()
     adapt: Adapt = Adapt()
     gate: GateSettings = GateSettings()
     probation: Probation = Probation()
@@ -200,7 +210,8 @@ class Settings(BaseSettings):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-SHARED = ("learn", "memory", "holdout", "adapt", "gate", "probation")  # top-level tables that are defaults for every domain
+# top-level tables that are defaults for every domain
+SHARED = ("learn", "memory", "holdout", "quarantine", "adapt", "gate", "probation")
 
 
 def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]:

@@ -163,6 +163,7 @@ class Forgetting:
             head.fold = beside.heads[name].fold
         state.prequential, state.progressive, state.per_label = beside.prequential, beside.progressive, beside.per_label
         state.incumbent = beside.incumbent
+        state.suspicion = beside.suspicion
         self._learner.solve()
 
     def _evict_again(self, intervals: Sequence[Interval], born: Sequence[Any]) -> None:

@@ -15,24 +15,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
-from adaptd import bounds, relearn
+from adaptd import bounds, relearn, setaside
 from adaptd import tables as t
 from adaptd.chain import Chain
 from adaptd.db import Writer
 from adaptd.errors import Conflict, Forgotten, NotFound
 from adaptd.history import act
+from adaptd.quarantine import Finding
 from adaptd.records import MISSING, Erased, Feedback, Item, Learned, Receipt, Row, canonical
 from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
+from adaptd.setaside import LEARNED, QUARANTINE, REFUSED, WAITING
 
 log = logging.getLogger(__name__)
 CHUNK = 256  # held labels that are learned in one operation
-LEARNED, WAITING, REFUSED = 0, 1, 2  # label.held
 
 
 class Targets(Protocol):
@@ -49,6 +50,7 @@ class _Live:
 
     intervals: list[Interval]
     holds: set[str] = field(default_factory=set)  # sources whose labels wait; "" = all
+    quarantined: dict[str, tuple[float, str]] = field(default_factory=dict)  # those held by themselves: since, why
 
 
 @dataclass
@@ -90,6 +92,8 @@ class Journal:
             self._live[row.domain] = _Live(lineage(connection, row.branch))
         for row in connection.execute(select(t.hold).where(t.hold.c.what == "learning")):
             self._live[row.domain].holds.add(row.source)
+        for row in connection.execute(select(t.hold).where(t.hold.c.what == QUARANTINE)):
+            self._live[row.domain].quarantined[row.source] = row.since, row.reason
 
     # -- what others call, from any thread -------------------------------------------------------------------
 
@@ -168,7 +172,8 @@ class Journal:
     def resume(self, domain: int, what: str, source: str, reason: str, actor: str) -> int:
         """Lift a hold and learn what waited, except what other holds still keep; return how many labels.
 
-        In chunks, so that answers need not wait for it; the hold goes with the last one. Blocks until then.
+        What waited of a source that is named is admitted: it is learned, whatever others taught. In chunks, so that answers
+        need not wait for it; the hold goes with the last one. Blocks until then.
         """
         learned = 0
         while True:
@@ -178,6 +183,44 @@ class Journal:
             learned += len(outcome.learned)
             if last:
                 return learned
+
+    def drop(self, domain: int, source: str, reason: str, actor: str) -> Future[int]:
+        """Lift the hold of a source; what waited is never learned. Return how many labels."""
+
+        def run(connection: Connection) -> int:
+            dropped = setaside.drop(connection, domain, source)
+            setaside.release(connection, domain, source)
+            detail = {"source": source, "dropped": dropped}
+            act(connection, self._writer.last_seq, domain, "drop-learning", actor, reason, detail=detail)
+            self._let_go(domain, source)
+            return dropped
+
+        return self._writer.submit(run)
+
+    def set_aside(self, domain: int, found: Finding, reason: str) -> Future[Outcome | None]:
+        """Hold a source that contradicts others, and take out what it taught since the evidence began.
+
+        What it had corrected holds again. None where somebody has decided about the source since: nothing is done.
+        """
+
+        def run(connection: Connection) -> Outcome | None:
+            if setaside.decided(connection, domain, found.source, found.seq):
+                return None
+            live, seq = self._live[domain], self._writer.next_seq()
+            rows = setaside.taught(connection, domain, live.intervals, found.source, found.since)
+            if rows:
+                connection.execute(insert(t.death), [{"row": row.id, "seq": seq} for row in rows])
+            waiting = setaside.let_wait(connection, rows, found.source)
+            live.quarantined[found.source] = setaside.hold(connection, domain, found.source, reason), reason
+            live.holds.add(found.source)
+            detail = {**found.facts(), "set_aside": waiting}
+            act(connection, seq, domain, QUARANTINE, "adaptd", reason, detail=detail)
+            again = self._missing(connection, domain, setaside.overruled(connection, rows, found.source))
+            learned = [Learned(seq=seq, domain=domain, died=[row.id for row in rows]),
+                       *self._learn_late(connection, domain, again, admitted=True)]
+            return Outcome([], learned, self._writer.last_seq)
+
+        return self._writer.submit(run, after=lambda done: None if done is None else self._deliver(done))
 
     def replay(self, domain: int, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
         """Learn again what the live lineage lacks, in journal order; return how many labels were learned and how many stayed out.
@@ -219,14 +262,19 @@ class Journal:
         seen = 0
         still = self._live[domain].holds - {source}
         if what == "learning" and "" not in still:
-            learned, seen = self._learn_waiting(connection, domain, still)
+            learned, seen = self._learn_waiting(connection, domain, still, admitted=bool(source))
         if seen == CHUNK:
             return Outcome([], learned, self._writer.last_seq), False
-        connection.execute(delete(t.hold).where(t.hold.c.domain == domain, t.hold.c.what == what, t.hold.c.source == source))
+        setaside.release(connection, domain, source, what)
         act(connection, self._writer.last_seq, domain, f"resume-{what}", actor, reason, detail={"source": source})
         if what == "learning":
-            self._live[domain].holds.discard(source)
+            self._let_go(domain, source)
         return Outcome([], learned, self._writer.last_seq), True
+
+    def _let_go(self, domain: int, source: str) -> None:
+        live = self._live[domain]
+        live.holds.discard(source)
+        live.quarantined.pop(source, None)
 
     def forget(self, run: Callable[[Connection], Erased]) -> Future[Erased]:
         """Let `run` take events out of the tables; what is under way to them is dropped from then on."""
@@ -250,6 +298,10 @@ class Journal:
     def holds(self, domain: int) -> set[str]:
         """Return the sources whose learning is on hold; "" stands for all."""
         return set(self._live[domain].holds)
+
+    def quarantined(self, domain: int) -> dict[str, tuple[float, str]]:
+        """Return the sources that are held by themselves, since when and why."""
+        return dict(self._live[domain].quarantined)
 
     # -- inside the writer -----------------------------------------------------------------------------------
 
@@ -419,7 +471,9 @@ class Journal:
         self._insert_rows(connection, [birth])
         return Learned(seq=seq, domain=birth.domain, born=birth.born, died=died)
 
-    def _learn_waiting(self, connection: Connection, domain: int, still: set[str]) -> tuple[list[Learned], int]:
+    def _learn_waiting(
+        self, connection: Connection, domain: int, still: set[str], *, admitted: bool
+    ) -> tuple[list[Learned], int]:
         """Teach a chunk of the labels that wait, oldest first; return what was taught and how many were looked at.
 
         One whose event has learned a later label meanwhile (a replay's, another source's) is overruled, and waits no more.
@@ -432,14 +486,18 @@ class Journal:
             .limit(CHUNK)
         )
         waiting = connection.execute(query).all()
-        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting))
+        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting), admitted=admitted)
         _end_waiting(connection, [r.seq for r in waiting], LEARNED)
         return learned, len(waiting)
 
-    def _learn_late(self, connection: Connection, domain: int, due: Sequence[tuple[Any, Mapping[str, str]]]) -> list[Learned]:
+    def _learn_late(
+        self, connection: Connection, domain: int, due: Sequence[tuple[Any, Mapping[str, str]]], *, admitted: bool = False
+    ) -> list[Learned]:
         """Teach labels that are in the journal already, in its order; one that the domain refuses now stays unlearned."""
         learned = [
-            self._teach(connection, domain, self._writer.next_seq(), r.event, targets, r.source, r.content)
+            replace(
+                self._teach(connection, domain, self._writer.next_seq(), r.event, targets, r.source, r.content), admitted=admitted
+            )
             for r, targets in due
             if targets
         ]

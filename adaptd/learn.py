@@ -13,6 +13,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
@@ -22,11 +23,14 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from adaptd.config import Quarantine
 from adaptd.futures import fail, settle
 from adaptd.metrics import Comparison, Outcomes, count_answers
 from adaptd.model.decoder import Fold, Opinions, opine
+from adaptd.model.dissent import dissent
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
+from adaptd.quarantine import Dissent, Finding, Suspicion
 from adaptd.records import Learned, Row
 from adaptd.rows import first_labels
 from adaptd.sequential import Trial
@@ -53,6 +57,7 @@ class State:
     per_label: dict[str, list[int]] = field(default_factory=dict)  # label -> [right, total], of answers given
     incumbent: Comparison = field(default_factory=Comparison)  # beside the model that is in production today
     trial: Trial | None = None  # the live version's, beside the champion before it
+    suspicion: Suspicion = field(default_factory=Suspicion)
 
 
 @dataclass
@@ -90,7 +95,8 @@ class _Aside:
 
 def learn_beside(state: State, entries: Sequence[Learned], vectors: Vectors, record: Record, block: int) -> None:
     """Teach journal entries to a state that answers nobody, to see what its memory evicts; nothing is solved."""
-    aside = Learner("", state, _Aside(), vectors, lambda born: {}, block=block, solve_after_s=0.0)
+    aside = Learner("", state, _Aside(), vectors, lambda born: {}, block=block, solve_after_s=0.0,
+                    quarantine=Quarantine(enabled=False))
     aside.record = record
     for start in range(0, len(entries), block):
         some = entries[start:start + block]
@@ -108,7 +114,7 @@ class Learner:
     """The thread of one domain."""
 
     def __init__(self, domain: str, state: State, inference: Answering, vectors: Vectors, answers: Answers, *,
-                 block: int, solve_after_s: float, incumbent: Answers = lambda born: {}) -> None:
+                 block: int, solve_after_s: float, quarantine: Quarantine, incumbent: Answers = lambda born: {}) -> None:
         self.domain = domain
         self.state = state
         self._inference = inference
@@ -117,6 +123,7 @@ class Learner:
         self._incumbent = incumbent
         self._block = block
         self._solve_after_s = solve_after_s
+        self._quarantine = quarantine
         self._queue: queue.SimpleQueue[Learned | _Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiters: list[tuple[int, Future[None]]] = []
@@ -124,8 +131,12 @@ class Learner:
         self._dirty_since: float | None = None
         self._credit: dict[str, float] = {}  # rows that testing may still take, per head
         self._behind = False  # the sums follow a restore, in chunks
+        self._aside: dict[str, tuple[int, int]] = {}  # source -> what was born from .. to is not answered with
+        self._out_at = 0  # the seq at which the journal has taken all of that out,
+        self._deferred: deque[_Call | None] = deque()  # and what waits for it: no version holds half of it
         self.forgotten: AbstractSet[int] = frozenset()  # events: what is queued of them is not learned any more
         self.on_learned: Callable[[int], None] = lambda rows: None
+        self.on_finding: Callable[[Finding], int | None] = lambda found: None  # the seq at which it was set aside
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.record: Record = _unrecorded
         self._recorded: Future[None] | None = None
@@ -148,10 +159,10 @@ class Learner:
 
     def deliver(self, learned: Sequence[Learned]) -> None:
         """Queue journal entries; the writer calls this in order, after their commit."""
-        with self._lock:
+        with self._lock:  # also while they are queued: at a start the journal's tail comes before what it leads to
             self._pending += [entry.seq for entry in learned]
-        for entry in learned:
-            self._queue.put(entry)
+            for entry in learned:
+                self._queue.put(entry)
 
     @property
     def lag(self) -> int:
@@ -179,6 +190,14 @@ class Learner:
         """Return the seq up to which everything is in the serving snapshot; `newest` when nothing waits."""
         with self._lock:
             return self._pending[0] - 1 if self._pending else max(newest, self.state.seq)
+
+    def was_set_aside(self, entry: Learned) -> bool:
+        """Say whether what an entry taught was set aside when its turn came."""
+        return any(self._is_aside(row) for row in entry.born)
+
+    def _is_aside(self, row: Row) -> bool:
+        first, last = self._aside.get(row.source, (0, -1))
+        return first <= row.born <= last
 
     def call(self, run: Callable[[], T]) -> Future[T]:
         """Run something in the learner's thread, after what is queued now, with the ridge solved: the barrier."""
@@ -217,6 +236,9 @@ class Learner:
         entries, call, end = self._take()
         if entries:
             self._learn(entries)
+        if (call is not None or end) and self.state.seq < self._out_at:
+            self._deferred.append(call)
+            return True
         if self._behind and (call is None or self._dirty_since is not None):
             self._catch_up(wholly=call is not None or end)
         if self._dirty_since is not None and not self._behind and (call is not None or end or self._due()):
@@ -239,6 +261,11 @@ class Learner:
             max(0.0, self._dirty_since + self._solve_after_s - time.monotonic())
         entries: list[Learned] = []
         rows = 0
+        if self.state.seq >= self._out_at:
+            self._out_at = 0
+            if self._deferred:
+                late = self._deferred.popleft()
+                return entries, late, late is None
         while rows < self._block:
             try:
                 item = self._queue.get(timeout=timeout) if not entries and timeout > 0 else self._queue.get_nowait()
@@ -310,32 +337,52 @@ class Learner:
                                    targets=[head.class_of(r.target) for r in rows], sources=[r.source for r in rows],
                                    contents=[r.content for r in rows], holdout=[r.holdout for r in rows],
                                    vectors=torch.stack([vectors[r.event] for r in rows])))
+                head.retire_rows([r.id for r in rows if self._is_aside(r)])
                 rows.clear()
 
     def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
-        """Fold outcomes: first what was answered at the time, then what would have been answered now."""
-        rows = first_labels(entries)
-        given = self._count(rows)
+        """Fold outcomes: what was answered at the time, what would have been answered now, and who contradicts whom."""
+        first = first_labels(entries)
+        given = self._count(first)
+        judging = {row.id for row in first}
+        suspect = {row.id for entry in entries if not entry.admitted for row in entry.born} if self._quarantine.enabled else set()
         snapshot = self._inference.snapshot(self.domain)
         tested: dict[int, bool] = {}
         for name, head in self.state.heads.items():
-            mine = [row for row in rows if row.head == name]
             frozen = snapshot.heads[name]
-            if mine and frozen.known.any() and (mine := self._sample(mine, name, frozen)):
-                tested |= self._ask(mine, torch.stack([vectors[row.event] for row in mine]), head, frozen)
-        self._compare(rows, given, tested)
+            mine = [row for entry in entries for row in entry.born if row.head == name and row.id in judging | suspect]
+            if not mine or not frozen.known.any() or not (mine := self._sample(mine, name, frozen)):
+                continue
+            asked = torch.stack([vectors[row.event] for row in mine])
+            said = opine(asked, frozen)
+            tested |= self._judge(name, [row if row.id in judging else None for row in mine], asked, said, frozen)
+            for place, row in enumerate(mine):
+                if row.id in suspect and (known := frozen.index_of(row.target)) is not None:
+                    self._suspect(row, dissent(said, place, row, known, frozen, head.taught))
+        self._compare(first, given, tested)
 
-    def _ask(self, rows: Sequence[Row], vectors: Tensor, head: Head, frozen: HeadSnapshot) -> dict[int, bool]:
-        """Ask about rows before they are learned, and learn from the outcomes; return which would have been answered right."""
-        right = _outcomes(rows, opine(vectors, frozen), head.fold, frozen)
-        for row in rows:
-            self.state.progressive.add(right[row.id])
-        if (trial := self.state.trial) is not None and (shadow := trial.shadows.get(rows[0].head)) is not None:
+    def _judge(self, name: str, rows: Sequence[Row | None], asked: Tensor, said: Opinions,
+               frozen: HeadSnapshot) -> dict[int, bool]:
+        """Learn from what would have been answered to rows, None for one that judges nothing; return which were right."""
+        head = self.state.heads[name]
+        right = _outcomes(rows, said, head.fold, frozen)
+        for one in right.values():
+            self.state.progressive.add(one)
+        if (trial := self.state.trial) is not None and (shadow := trial.shadows.get(name)) is not None:
             before = head.under(shadow, frozen)
-            old = _outcomes(rows, opine(vectors, before), shadow.fold, before)
-            for row in rows:
-                trial.add(right[row.id], old[row.id])
+            for row, old in _outcomes(rows, opine(asked, before), shadow.fold, before).items():
+                trial.add(right[row], old)
         return right
+
+    def _suspect(self, row: Row, stands: Dissent) -> None:
+        """Fold how a label stands to others'; where its source contradicts too often, have it set aside before it is learned."""
+        found = self.state.suspicion.judge(row.source, row.born, stands, self._quarantine)
+        if found is None or row.source in self._quarantine.trusted:
+            return
+        until = self.on_finding(found)
+        if until is not None:
+            self._aside[found.source] = found.since, until
+            self._out_at = max(self._out_at, until)
 
     def _count(self, rows: Sequence[Row]) -> Given:
         """Fold what was answered at the time, and return it."""
@@ -359,7 +406,7 @@ class Learner:
         memory that begins with them.
         """
         aside = Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
-                        incumbent=self._incumbent)
+                        quarantine=self._quarantine, incumbent=self._incumbent)
         first = max(0, len(entries) - tested)
         rows = first_labels(entries[:first])
         aside._compare(rows, aside._count(rows), {})
@@ -411,10 +458,12 @@ class Learner:
         self._behind = left > 0
 
 
-def _outcomes(rows: Sequence[Row], said: Opinions, fold: Fold, head: HeadSnapshot) -> dict[int, bool]:
-    """Return by row whether it was answered right, and let what answered learn from it."""
+def _outcomes(rows: Sequence[Row | None], said: Opinions, fold: Fold, head: HeadSnapshot) -> dict[int, bool]:
+    """Return by row whether it was answered right, and let what answered learn from it; None is passed over."""
     right = {}
     for place, row in enumerate(rows):
+        if row is None:
+            continue
         known = head.index_of(row.target)
         right[row.id] = known is not None and int(said.pooled[place].argmax()) == known
         if known is not None:

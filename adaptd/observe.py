@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 import time
 from collections.abc import Mapping
@@ -40,6 +41,18 @@ class Problems:
         with self._lock:
             self._found = {key: value for key, value in self._found.items() if time.time() - value[1] < PROBLEM_S}
             return [vars(problem) for problem, _ in sorted(self._found.values(), key=lambda v: v[0].since)]
+
+
+def quarantined(served: Served) -> list[Json]:
+    """Return a problem for each source of a domain that is held by itself, for as long as it is."""
+    found = []
+    for source, (since, reason) in sorted(served.journal.quarantined(served.id).items()):
+        words = f"--domain {served.name} --source {shlex.quote(source)}"
+        hint = (f"look at its labels, then admit what waits: adaptd resume {words}; or drop it: adaptd resume {words} --drop. "
+                "What it taught before that: adaptd rollback --at TIME --and-replay --except-source, or adaptd forget --source")
+        message = f"{served.name}: source {source!r} is on hold: {reason}"
+        found.append(vars(Problem(code="quarantine", message=message, since=since, hint=hint)))
+    return found
 
 
 class Counts:

@@ -102,6 +102,7 @@ class Learned:
     domain: int
     born: Sequence[Row] = ()
     died: Sequence[int] = ()  # row ids
+    admitted: bool = False  # the operator let its source go on: it is learned, whatever others taught
 
 
 @dataclass(frozen=True, kw_only=True)

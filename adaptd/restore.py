@@ -31,6 +31,7 @@ from adaptd.model.evicted import packed
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, Shadow
 from adaptd.moments import ADAPTER, HEAD
+from adaptd.quarantine import Suspicion
 from adaptd.registry import Version
 from adaptd.rows import Interval, alive, births, evicted, lineage
 from adaptd.sequential import Trial
@@ -163,12 +164,14 @@ def load_folds(state: State, folds: Mapping[str, Any]) -> None:
     state.prequential, state.progressive = Outcomes.of(folds["prequential"]), Outcomes.of(folds["progressive"])
     state.per_label = {label: list(tally) for label, tally in folds["per_label"].items()}
     state.incumbent = Comparison.of(folds["incumbent"]) if "incumbent" in folds else Comparison()
+    state.suspicion = Suspicion.of(folds.get("suspicion"))  # versions of before it have none
 
 
 def folds(state: State) -> dict[str, Any]:
     """Return the metrics of a state, for a version or a checkpoint."""
     return {"prequential": state.prequential.facts(), "progressive": state.progressive.facts(), "per_label": state.per_label,
-            "incumbent": state.incumbent.facts(), "trial": None if state.trial is None else state.trial.facts()}
+            "incumbent": state.incumbent.facts(), "trial": None if state.trial is None else state.trial.facts(),
+            "suspicion": state.suspicion.facts()}
 
 
 def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head,

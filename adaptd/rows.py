@@ -83,18 +83,26 @@ def births(connection: Connection, domain: int, intervals: Sequence[Interval]) -
 
 
 def replay(connection: Connection, domain: int, intervals: Sequence[Interval], after: int) -> list[Learned]:
-    """Return what the journal taught in a lineage after `after`, entry by entry, as it was delivered then."""
-    born = (select(t.learned, t.event.c.content).join(t.event, t.event.c.seq == t.learned.c.event)
+    """Return what the journal taught in a lineage after `after`, entry by entry, as it was delivered then.
+
+    Which of what was learned late had been admitted is not kept: all of it counts so.
+    """
+    at_once = exists().where(t.label.c.seq == t.learned.c.born).label("at_once")
+    born = (select(t.learned, t.event.c.content, at_once).join(t.event, t.event.c.seq == t.learned.c.event)
             .where(t.learned.c.domain == domain, t.learned.c.born > after, within(t.learned.c.born, intervals))
             .order_by(t.learned.c.born, t.learned.c.id))
     died = (select(t.death.c.row, t.death.c.seq).join(t.learned, t.learned.c.id == t.death.c.row)
             .where(t.learned.c.domain == domain, t.death.c.seq > after, within(t.death.c.seq, intervals)))
     taught: dict[int, tuple[list[Row], list[int]]] = {}
+    late = set()
     for r, row in zip(fetched := list(connection.execute(born)), rows(fetched), strict=True):
+        if not r.at_once:
+            late.add(r.born)
         taught.setdefault(r.born, ([], []))[0].append(row)
     for r in connection.execute(died):
         taught.setdefault(r.seq, ([], []))[1].append(r.row)
-    return [Learned(seq=seq, domain=domain, born=taught[seq][0], died=taught[seq][1]) for seq in sorted(taught)]
+    return [Learned(seq=seq, domain=domain, born=taught[seq][0], died=taught[seq][1], admitted=seq in late)
+            for seq in sorted(taught)]
 
 
 def first_labels(entries: Iterable[Learned]) -> list[Row]:

@@ -214,7 +214,7 @@ class Served:
         return {
             "accepted": count["accepted"],
             "duplicates": count["duplicate"],
-            "held": sum(r.held for r in outcome.receipts),
+            "held": sum(r.held for r in outcome.receipts) + sum(self.learner.was_set_aside(entry) for entry in outcome.learned),
             "rejected": sorted(refused, key=lambda r: int(r["index"])),
             "events": events,
             "seq": outcome.seq,

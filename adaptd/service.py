@@ -20,7 +20,7 @@ from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
-from adaptd.observe import Counts, Meters, Problems
+from adaptd.observe import Counts, Meters, Problems, quarantined
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.selector import Selector
@@ -242,9 +242,12 @@ class Service:
         served.adaptation.held = served.adaptation.held or what == "adaptation"
         return {"held": what, "source": source}
 
-    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
-        """Lift a hold and learn what waited."""
+    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str, drop: bool) -> Json:
+        """Lift a hold and learn what waited; or drop it."""
         served = self._served(domain)
+        if drop:
+            dropped = await asyncio.to_thread(served.versions.drop, source, reason, actor)
+            return {"resumed": what, "source": source, "learned": 0, "dropped": dropped}
         learned = await asyncio.to_thread(served.versions.resume, what, source, reason, actor)
         if what == "adaptation":
             served.adaptation.held = False
@@ -332,7 +335,7 @@ class Service:
             "chain": self._read(chain.head).shown(),
             "listening": list(self.listening),
             "feeds": {name: follower.status() for name, follower in self.followers.items()},
-            "problems": self.problems.now(),
+            "problems": self.problems.now() + [one for served in self.domains.values() for one in quarantined(served)],
         }
 
     def _domain_status(self, served: Served) -> Json:

@@ -62,7 +62,7 @@ label = Table(  # with the event (same seq) or later (its own seq)
     Column("label", Text, nullable=False),  # JSON
     Column("source", Text, nullable=False),
     Column("received", Real, nullable=False),
-    Column("held", Int, nullable=False),  # 1: waits for `resume`; 2: the domain refused it then
+    Column("held", Int, nullable=False),  # 1: waits for `resume`; 2: the domain refused it then; 3: dropped
     **STRICT)
 
 chain = Table(  # one row an entry of the journal; `adaptd.chain` has the formulas
@@ -178,7 +178,7 @@ action = Table(  # who or what changed something, when, from what to what, why
 hold = Table(
     "hold", metadata,
     Column("domain", Int, ForeignKey("domain.id"), primary_key=True),
-    Column("what", Text, primary_key=True),  # learning, adaptation
+    Column("what", Text, primary_key=True),  # learning, adaptation; quarantine: why a source's learning is on hold
     Column("source", Text, primary_key=True),  # "" = all
     Column("since", Real, nullable=False),
     Column("reason", Text, nullable=False),

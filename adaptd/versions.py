@@ -31,6 +31,7 @@ from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.memory import Keys, Memory
 from adaptd.model.network import Head, Shadow
+from adaptd.quarantine import Suspicion
 from adaptd.records import canonical
 from adaptd.registry import Version
 from adaptd.relearn import Scope
@@ -127,6 +128,11 @@ class Versions:
         """Lift a hold, but never in the middle of a rollback; return how many labels had waited."""
         with self.alone():
             return self._journal.resume(self.domain, what, source, reason, actor)
+
+    def drop(self, source: str, reason: str, actor: str) -> int:
+        """Lift the hold of a source, but never in the middle of a rollback; what waited stays out. Return how many labels."""
+        with self.alone():
+            return self._journal.drop(self.domain, source, reason, actor).result()
 
     def replay(self, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
         """Learn again what the live lineage lacks, but never in the middle of a rollback; return (learned, stayed out)."""
@@ -309,6 +315,7 @@ class Versions:
         else:
             state.prequential, state.progressive, state.per_label = Outcomes(), Outcomes(), {}
             state.incumbent = Comparison()
+            state.suspicion = Suspicion()
         if target.solved:
             self._learner.settle(solved=all(head.is_solved() for head in state.heads.values()))
             self._learner.publish()

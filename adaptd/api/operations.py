@@ -92,7 +92,7 @@ class Operations(Protocol):
         """Put learning or adaptation on hold; `source` "" means all."""
         ...
 
-    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
+    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str, drop: bool) -> Json:
         """Lift a hold; returns {"learned": n}: the labels that had waited."""
         ...
 

@@ -101,9 +101,9 @@ async def hold(call: Call) -> Json:
 
 
 async def resume(call: Call) -> Json:
-    """Lift a hold and learn what waited."""
+    """Lift a hold and learn what waited, or drop it."""
     return await call.operations.resume(call.domain, what=call.body.what, source=call.body.source,
-                                        reason=call.body.reason, actor=call.actor)
+                                        reason=call.body.reason, actor=call.actor, drop=call.body.drop)
 
 
 async def versions(call: Call) -> Json:
@@ -225,7 +225,7 @@ ENDPOINTS = (
     Endpoint(method="POST", path=f"{DOMAIN}/switch", handler=switch, request=s.Switch, may_be_empty=True, answer=s.Switched),
     Endpoint(method="POST", path=f"{DOMAIN}/forget", handler=forget, request=s.Forget, answer=s.Certificate),
     Endpoint(method="POST", path=f"{DOMAIN}/hold", handler=hold, request=s.Hold, may_be_empty=True, answer=s.Answer),
-    Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Hold, may_be_empty=True,
+    Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Resume, may_be_empty=True,
              answer=s.Resumed),
     Endpoint(method="GET", path=f"{DOMAIN}/versions", handler=versions, answer=s.Versions),
     Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}", handler=version, answer=s.VersionNumber),

@@ -178,6 +178,19 @@ class Hold(Body):
     reason: Reason = ""
 
 
+class Resume(Hold):
+    """What goes on again, and what becomes of the labels that waited."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"source": "crm", "drop": True}]})
+    drop: bool = Field(False, description="what waited of the source is never learned")
+
+    @model_validator(mode="after")
+    def _of_a_source(self) -> Resume:
+        if self.drop and not (self.source and self.what == "learning"):
+            raise Unprocessable("drop is about the labels of one source", field="drop", hint="name the source, and no other what")
+        return self
+
+
 class Search(Body):
     """A text to look up in the memory."""
 
@@ -315,9 +328,10 @@ class Difference(Answer):
 
 
 class Resumed(Answer):
-    """How many labels had waited."""
+    """How many labels that waited are learned now, or dropped."""
 
     learned: int
+    dropped: int | None = None
 
 
 class History(Answer):

@@ -78,6 +78,7 @@ class Bounded:
                 for row in self._kept().excess(bound, *self._place(slot), self._head.learned):
                     self.new.append((row, seq))
                     self.lost([memory.slot_of[row]])
+                    self._head.tally([memory.slot_of[row]], -1)
                     memory.evicted[memory.slot_of[row]] = True
 
     def lost(self, slots: Sequence[int]) -> None:
@@ -199,7 +200,11 @@ class Bounded:
     def shelve(self, evicted: Collection[int], load: Load) -> None:
         """Let exactly these of the alive rows be evicted."""
         memory, rows = self._head.memory, self.gone.rows
-        memory.evicted[:memory.size] = np.isin(memory.ids[:memory.size], np.fromiter(evicted, np.int64, len(evicted)))
+        now = np.isin(memory.ids[:memory.size], np.fromiter(evicted, np.int64, len(evicted)))
+        alive, before = memory.alive[:memory.size], memory.evicted[:memory.size].copy()
+        self._head.tally(np.flatnonzero(alive & now & ~before).tolist(), -1)
+        memory.evicted[:memory.size] = now
+        self._head.tally(np.flatnonzero(alive & before & ~now).tolist(), 1)
         if back := [row for row in rows["id"][rows["alive"]].tolist() if row not in evicted]:
             self._recall(load(back))
         self.changed()
@@ -211,6 +216,7 @@ class Bounded:
         slots = memory.append(rows)
         memory.order[slots] = [known[row]["order"] for row in rows.ids]
         memory.summed[slots] = [known[row]["summed"] for row in rows.ids]
+        self._head.tally(range(slots.start, slots.stop), 1)
         self.gone.drop(np.isin(self.gone.rows["id"], np.array(list(known), np.int64)))
 
     def fill(self, rows: Columns, summed: Collection[int] | None) -> None:

@@ -7,6 +7,7 @@ set of rows, whatever they were before) and folds over the journal.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -133,6 +134,7 @@ class Head:
         self._other: tuple[Adapter, Keys] | None = None  # the adapter before this one, for a quick way back
         self.bounded = Bounded(self)
         self.learned = 0  # rows ever learned in this lineage, for ages
+        self.taught: dict[str, Counter[str]] = {}  # label -> retrievable rows per source
         self._class_of: dict[str, int] = {}
         self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
 
@@ -159,6 +161,7 @@ class Head:
         self.memory.order[slots] = np.arange(self.learned, self.learned + len(new.ids))
         self.learned += len(new.ids)
         self.means.add(new.vectors, torch.tensor(list(new.targets), dtype=torch.int64), len(self.labels))
+        self.tally(range(slots.start, slots.stop), 1)
         return slots
 
     def retire(self, slots: Sequence[int]) -> None:
@@ -168,6 +171,7 @@ class Head:
             self.bounded.lost(slots)
             self.memory.alive[slots] = False
             self.means.add(self.memory.vectors[slots], self._targets(slots), len(self.labels), sign=-1)
+            self.tally(slots, -1)
 
     def retire_rows(self, rows: Sequence[int]) -> None:
         """Retire rows by id, evicted ones too; what never came is nothing to retire."""
@@ -181,6 +185,14 @@ class Head:
             self.memory.alive[slots] = True
             self.bounded.changed()
             self.means.add(self.memory.vectors[slots], self._targets(slots), len(self.labels))
+            self.tally(slots, 1)
+
+    def tally(self, slots: Iterable[int], sign: int) -> None:
+        """Count slots that become retrievable (1) or no longer are (-1) by label and source; evicted ones are neither."""
+        names, memory = list(self._class_of), self.memory
+        for slot in slots:
+            if not memory.evicted[slot]:
+                self.taught.setdefault(names[memory.targets[slot]], Counter())[memory.sources[slot]] += sign
 
     def _targets(self, slots: Any) -> Tensor:
         return torch.from_numpy(self.memory.targets[slots].astype(np.int64))
@@ -286,6 +298,7 @@ class Head:
         self.set_labels(list(dict.fromkeys(label for _, label in born)))
         self._class_of = {label: index for index, label in enumerate(self.labels)}
         self.means.shrink(len(self.labels))
+        self.taught = {label: +by for label, by in self.taught.items() if label in self._class_of}  # no name of what is gone
         if int(self.means.counts.sum()) <= PENDING:  # so few that one who never had more would hold no Gram matrix
             self.ridge, self.memory.summed[:], self.bounded.gone.rows["summed"] = Ridge(self.options.features), False, False
             self.sync()
@@ -464,6 +477,7 @@ class Head:
         self.memory = Memory.of(self.options.dim, ids, alive, rows)
         self.memory.order[: len(ids)] = tensors["order"].numpy()
         self.memory.summed[: len(ids)] = tensors["summed"].numpy() & alive  # an evicted row's sums are `bounded`'s
+        self.tally(np.flatnonzero(alive).tolist(), 1)
         self.means.sums, self.means.counts = tensors["means"], tensors["means_counts"]
         sums = {name.removeprefix("ridge."): tensor for name, tensor in tensors.items() if name.startswith("ridge.")}
         self.ridge.load(sums)

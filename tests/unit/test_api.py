@@ -150,8 +150,8 @@ class Double:
         self._note("hold", domain, what=what, source=source, reason=reason, actor=actor)
         return {}
 
-    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
-        self._note("resume", domain, what=what, source=source, reason=reason, actor=actor)
+    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str, drop: bool) -> Json:
+        self._note("resume", domain, what=what, source=source, reason=reason, actor=actor, drop=drop)
         return {"learned": 4}
 
     async def history(self, domain: str | None, *, limit: int) -> Json:
@@ -241,7 +241,9 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/hold", {"what": "adaptation"}, "hold",
      ("text", {"what": "adaptation", "source": "", "reason": "", "actor": "socket"})),
     ("POST", "/v1/text/resume", {"source": "crm", "reason": "r"}, "resume",
-     ("text", {"what": "learning", "source": "crm", "reason": "r", "actor": "socket"})),
+     ("text", {"what": "learning", "source": "crm", "reason": "r", "actor": "socket", "drop": False})),
+    ("POST", "/v1/text/resume", {"source": "crm", "drop": True}, "resume",
+     ("text", {"what": "learning", "source": "crm", "reason": "", "actor": "socket", "drop": True})),
     ("GET", "/v1/text/versions", None, "versions", ("text", {})),
     ("GET", "/v1/text/versions/7", None, "version", ("text", 7, {})),
     ("GET", "/v1/text/versions/7/diff/9", None, "difference", ("text", 7, 9, {})),

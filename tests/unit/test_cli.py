@@ -533,6 +533,13 @@ def test_hold_and_resume_say_what(adaptd: Adaptd, daemon: FakeDaemon, args: list
     assert ("3 labels" in result.stdout) is (args[0] == "resume")
 
 
+def test_what_waited_of_a_source_is_dropped_on_demand(adaptd: Adaptd, daemon: FakeDaemon) -> None:
+    daemon.on("/v1/text/resume", 200, {"learned": 0, "dropped": 7})
+    assert "7 labels that waited are dropped" in adaptd("resume", "--source", "crm", "--drop").stdout
+    assert daemon.asked[-1][2] == {"what": "learning", "source": "crm", "reason": "", "drop": True}
+    assert adaptd("resume", "--drop").exit_code == 2
+
+
 def test_adaptation_of_a_source_is_a_usage_error(adaptd: Adaptd) -> None:
     assert adaptd("hold", "--adaptation", "--source", "crm").exit_code == 2
 
