@@ -308,6 +308,7 @@ class Certificate(Answer):
     actor: str
     reason: str
     removed: dict[str, int]
+    entries: int
     labels_gone: int
     versions: dict[str, Any]
     checks: dict[str, Any]

@@ -64,8 +64,8 @@ class Double:
 
     def status(self) -> Json:
         self._note("status")
-        return {"state": "ready", "pid": 1, "uptime_s": 1.0, "domains": {}, "seq": 0, "listening": {}, "feeds": {},
-                "problems": []}
+        return {"state": "ready", "pid": 1, "uptime_s": 1.0, "domains": {}, "seq": 0, "chain": {}, "listening": {},
+                "feeds": {}, "problems": []}
 
     def metrics(self) -> bytes:
         return b"adaptd_events_total 1\n"
@@ -143,8 +143,8 @@ class Double:
 
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         self._note("forget", domain, selector=selector, reason=reason, actor=actor)
-        return {"asked": selector, "at": 1.0, "actor": actor, "reason": reason, "removed": {"event": 1}, "labels_gone": 0,
-                "versions": {}, "checks": {}}
+        return {"asked": selector, "at": 1.0, "actor": actor, "reason": reason, "removed": {"event": 1}, "entries": 1,
+                "labels_gone": 0, "versions": {}, "checks": {}}
 
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         self._note("hold", domain, what=what, source=source, reason=reason, actor=actor)
@@ -172,7 +172,8 @@ class Double:
 
     async def backup(self, *, file: str, force: bool, actor: str) -> Json:
         self._note("backup", file=file, force=force, actor=actor)
-        return {"file": file, "bytes": 1, "schema": "0001", "seq": 0, "domains": {}, "counts": {}, "unsound": []}
+        return {"file": file, "bytes": 1, "schema": "0001", "seq": 0, "domains": {}, "chain": None, "counts": {},
+                "unsound": []}
 
     async def feeds(self) -> Json:
         self._note("feeds")
