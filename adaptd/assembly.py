@@ -18,6 +18,7 @@ from sqlalchemy import Connection, insert, select
 from adaptd import __version__, adapt, db, erase, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.config import DomainSettings, Settings
+from adaptd.counterfactual import Counterfactual
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
 from adaptd.history import last_seq
@@ -214,6 +215,7 @@ class Assembly:
             versions=versions,
             adaptation=adaptation,
             forgetting=forgetting,
+            counterfactual=Counterfactual(number, learner, self.inference, self.reader, self.paths.versions),
             vectors=vectors,
             reader=self.reader,
             queue=self.settings.limits.queue,

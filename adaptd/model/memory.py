@@ -6,6 +6,7 @@ of the snapshot's own. Retrieval sits behind one call, `Keys.search`. The index 
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,6 +153,13 @@ class Memory:
             self.slot_of[row] = slot
         self.size += n
         return slots
+
+    def aside(self) -> Memory:
+        """Return the same rows with flags and ages of their own; what only grows is shared."""
+        other = copy.copy(self)
+        other.alive, other.summed, other.order = self.alive.copy(), self.summed.copy(), self.order.copy()
+        other.slot_of = dict(self.slot_of)
+        return other
 
     def compacted(self) -> Memory:
         """Return a memory of the alive rows and of dead ones that are still in the sums."""

@@ -54,7 +54,8 @@ class Live:
         self.loop = asyncio.new_event_loop()
         self.problems, self.failed = Problems(), list[BaseException]()
         self.parts = Assembly(settings, self.paths, self.problems.report, self.failed.append)
-        with patch.dict(plugins.BUILTIN, ENCODER):  # the door that every encoder comes through
+        # the encoder comes through the door of all; what is installed beside adaptd is not looked for: that takes half a second
+        with patch.dict(plugins.BUILTIN, ENCODER), patch.object(plugins, "entry_points", lambda **_: ()):
             self.parts.open_store()
             self.parts.open_domains()
         self.served = self.parts.domains["text"]
@@ -93,8 +94,16 @@ class Live:
         shutil.rmtree(self.folder)
         return folder
 
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     def end(self) -> None:
-        """End the threads."""
+        """End the threads; again is no harm."""
+        if self.loop.is_closed():
+            return
         self.served.adaptation.close()
         self.served.learner.close()
         self.parts.inference.close()
