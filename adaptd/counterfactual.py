@@ -1,7 +1,7 @@
 """Counterfactual: which remembered records flip an answer if they are forgotten.
 
 Where: beside `adaptd.forget`, whose result it foretells and whose folds it makes. Greedy: the records of the answer's
-label come nearest first, until the answer changes; then each that is not needed is put back. So no record of the set can be
+label go nearest first, until the answer changes; then each that is not needed is put back. So no record of the set can be
 spared, but another set may be smaller. Nothing is estimated: every try is a head beside the serving one that loses the rows
 from memory, class means and sums exactly, is solved, and answers under the adapter that a forget would leave. What is
 claimed has its folds (trust, calibration) made again from the journal without the records, as a forget makes them.
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from adaptd import erase, registry
 from adaptd import tables as t
+from adaptd.errors import Conflict
 from adaptd.forget import TESTED, head_beside
 from adaptd.learn import Learner, State
 from adaptd.model import files
@@ -61,24 +62,39 @@ class Counterfactual:
         self._folder = folder
 
     def of(self, vector: Tensor, answered: Mapping[str, str | None]) -> dict[str, Json]:
-        """Return, per head, the smallest set found that flips its answer, and what it would be without each source."""
-        found = {}
-        for name, label in answered.items():
-            past = self._learner.call(lambda name=name: self._past(name)).result()  # type: ignore[misc]
-            found[name] = _Search(self, past, name, vector, label).result() if label is not None else {
-                "answer": None, "records": [], "sources": [], "words": "there is no answer that could be flipped"}
+        """Return, per head, the smallest set found that flips its answer, and what it would be without each source.
+
+        Raises
+        ------
+        Conflict
+            A forget, or another version that went live, made it out of date meanwhile.
+        """
+        began = self._now()
+        found = {name: self._search(name, vector, label) for name, label in answered.items()}
+        if self._now() != began:
+            raise Conflict("records were forgotten, or another version went live meanwhile", hint="ask again")
         return found
+
+    def _now(self) -> tuple[int, int]:
+        return self._learner.state.version, len(self._learner.forgotten)
+
+    def _search(self, name: str, vector: Tensor, label: str | None) -> Json:
+        if label is None:
+            return {"answer": None, "records": [], "sources": [], "words": "there is no answer that could be flipped"}
+        return _Search(self, self._past(name), name, vector, label).result()
 
     # -- what a search asks ------------------------------------------------------------------------------------
 
     def _past(self, name: str) -> Past:
-        """Freeze a head; in the learner's thread, behind its barrier."""
-        state = self._learner.state
+        """Freeze a head, and read what it learned."""
+        def freeze() -> tuple[Head, int, registry.Live]:
+            with self._reader.connect() as connection:
+                return self._learner.state.heads[name].aside(), self._learner.state.seq, registry.live(connection, self._domain)
+
+        head, seq, live = self._learner.call(freeze).result()
         with self._reader.connect() as connection:
-            live = registry.live(connection, self._domain)
-            entries = replay(connection, self._domain, lineage(connection, live.branch, state.seq), -1)
-        head = state.heads[name]
-        return Past(head=head.aside(), entries=entries, adapter=live.version)
+            entries = replay(connection, self._domain, lineage(connection, live.branch, seq), -1)
+        return Past(head=head, entries=entries, adapter=live.version)
 
     def without(self, past: Past, name: str, events: Iterable[int], fold: Fold | None) -> Head:
         """Return the head that a forget of events would leave; with `fold` its folds are taken as given."""
@@ -87,7 +103,7 @@ class Counterfactual:
         rows = [row.id for e in past.entries for row in e.born if row.event in gone]
         head = past.head.without(rows, [(row.id, row.target) for e in left for row in e.born if row.head == name])
         self._adapt(past, name, head, gone)
-        head.fold = self._folds(name, head, left) if fold is None else copy.deepcopy(fold)
+        head.fold = self.folds(name, head, left) if fold is None else copy.deepcopy(fold)
         head.fold.expect(head.adapter.prior)
         return head
 
@@ -99,7 +115,8 @@ class Counterfactual:
             data = registry.read(self._folder / str(number), version.files).get(f"{name}.adapter")
             head.adopt(Adapter() if data is None else files.parse_adapter(data, f"version {number}"))
 
-    def _folds(self, name: str, head: Head, entries: Sequence[Learned]) -> Fold:
+    def folds(self, name: str, head: Head, entries: Sequence[Learned]) -> Fold:
+        """Make a head's folds again from what is left of the journal."""
         beside = State(version=0, seq=0, heads={name: head_beside(head)})
         self._learner.fold(beside, entries, TESTED)
         return beside.heads[name].fold
@@ -147,64 +164,66 @@ class _Search:
         self._near = asked.nearest(past.head, vector, label)
         self._alive = {int(row) for row in past.head.memory.ids[past.head.memory.living()]}
         self._rows = {row.event: row for e in past.entries for row in e.born if row.head == name and row.id in self._alive}
-        self._fold = asked._folds(name, past.head, past.entries)
+        self._fold = asked.folds(name, past.head, past.entries)
 
     def result(self) -> Json:
         """Return the set, what it makes of the answer, and the same of whole sources."""
-        flipping, decoded = self._claim(self._smallest())
+        chosen, decoded = self._claim(self._nearest())
+        chosen, decoded, minimal = self._spare(chosen, decoded)
         body: Json = {"answer": self._label, "becomes": None if decoded is None else decoded.label,
                       "confidence": None if decoded is None else decoded.confidence,
-                      "records": self._asked.told(flipping, self._rows, self._near),
-                      "taught_by": dict(Counter(self._rows[e].source for e in flipping)),
+                      "records": self._asked.told(chosen, self._rows, self._near),
+                      "taught_by": dict(Counter(self._rows[e].source for e in chosen)), "minimal": minimal,
                       "at_most": AT_MOST, "tried": len(self._near), "sources": self._without_sources()}
         return {**body, "words": self._words(body, decoded)}
 
     # -- the set -----------------------------------------------------------------------------------------------
 
+    def _without(self, events: Sequence[int], fold: Fold | None = None) -> Decoded:
+        """Return what is answered without events."""
+        return self._asked.answer(self._asked.without(self._past, self._name, events, fold), self._vector)
+
     def _flips(self, events: Sequence[int]) -> bool:
-        head = self._asked.without(self._past, self._name, events, self._fold)
-        return self._asked.answer(head, self._vector).label != self._label
+        """Say whether the answer changes without events, with the folds of now."""
+        return self._without(events, self._fold).label != self._label
 
     @property
     def _late(self) -> bool:
         return time.monotonic() > self._until
 
-    def _smallest(self) -> list[int]:
-        """Return the shortest run of nearest records that flips the answer, without those that it does not need."""
+    def _nearest(self) -> list[int]:
+        """Return the shortest run of nearest records that flips the answer, by doubling, then halving; else all."""
         near = list(self._near)[:AT_MOST]
-        size = self._size(near)
-        if size is None:
-            return near
-        chosen = near[:size]
-        for event in reversed(near[: size - 1]):  # without the last it did not flip
-            rest = [one for one in chosen if one != event]
-            if not self._late and self._flips(rest):
-                chosen = rest
-        return chosen
-
-    def _size(self, near: Sequence[int]) -> int | None:
-        """Return how many of the nearest it takes: by doubling, then halving."""
         low, high = 0, 1
         while not self._flips(near[:high]):
             if high >= len(near) or self._late:
-                return None
+                return near
             low, high = high, min(2 * high, len(near))
         while high - low > 1 and not self._late:
             middle = (low + high) // 2
             low, high = (low, middle) if self._flips(near[:middle]) else (middle, high)
-        return high
+        return near[:high]
 
-    def _claim(self, events: list[int]) -> tuple[list[int], Decoded | None]:
+    def _claim(self, chosen: list[int]) -> tuple[list[int], Decoded | None]:
         """Return the set with what a forget of it makes of the answer; more is added while that does not flip it."""
-        others = [event for event in self._near if event not in events]
-        while events:
-            head = self._asked.without(self._past, self._name, events, None)
-            if (decoded := self._asked.answer(head, self._vector)).label != self._label:
-                return events, decoded
-            if len(events) >= AT_MOST or not others or self._late:
+        others = [event for event in self._near if event not in chosen]
+        while chosen:
+            if (decoded := self._without(chosen)).label != self._label:
+                return chosen, decoded
+            if len(chosen) >= AT_MOST or not others or self._late:
                 break
-            events = [*events, others.pop(0)]
+            chosen = [*chosen, others.pop(0)]
         return [], None
+
+    def _spare(self, chosen: list[int], decoded: Decoded | None) -> tuple[list[int], Decoded | None, bool]:
+        """Put back each record that the flip does not need; the third value says that all were tried."""
+        for event in reversed(chosen):
+            if self._late:
+                return chosen, decoded, False
+            rest = [one for one in chosen if one != event]
+            if rest and (other := self._without(rest)).label != self._label:
+                chosen, decoded = rest, other
+        return chosen, decoded, True
 
     def _words(self, body: Json, decoded: Decoded | None) -> str:
         count = len(body["records"])
@@ -224,8 +243,7 @@ class _Search:
         for source, events in list(self._asked.sources(self._near).items())[:SOURCES]:
             told: Json = {"source": source, "records": sum(event in self._rows for event in events)}
             if len(events) <= SOURCE_ROWS and not self._late:
-                head = self._asked.without(self._past, self._name, events, None)
-                decoded = self._asked.answer(head, self._vector)
+                decoded = self._without(events)
                 told |= {"label": decoded.label, "confidence": decoded.confidence, "flips": decoded.label != self._label}
             found.append(told)
         return found
