@@ -30,9 +30,9 @@ from tests.integration.ledger import IDENTITY, Event, Ledger, Mark, alive
 from tests.integration.live import Json, Live
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
-settings.register_profile("ci", max_examples=40, stateful_step_count=30, derandomize=True, deadline=None,
+settings.register_profile("ci", max_examples=25, stateful_step_count=30, derandomize=True, deadline=None,
                           suppress_health_check=SLOW)
-settings.register_profile("thorough", max_examples=1000, stateful_step_count=50, deadline=None, suppress_health_check=SLOW)
+settings.register_profile("thorough", max_examples=300, stateful_step_count=50, deadline=None, suppress_health_check=SLOW)
 
 WORDS = ("card", "rain", "song", "soup", "train", "lost", "new", "my")
 ASKED = ("my card", "rain", "lost song", "new soup train", "unheard")

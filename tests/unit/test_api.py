@@ -164,7 +164,7 @@ class Double:
 
     async def explain(self, domain: str, event: str, *, counterfactual: bool) -> Json:
         self._note("explain", domain, event, counterfactual=counterfactual)
-        return {"event": event}
+        return {"event": event, "received": 1.0, "live_then": 1, "answers": [], "labels": [], "now": {}}
 
     async def backup(self, *, file: str, force: bool, actor: str) -> Json:
         self._note("backup", file=file, force=force, actor=actor)
