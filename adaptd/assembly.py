@@ -20,6 +20,7 @@ from sqlalchemy import Connection, insert, select
 from adaptd import __version__, adapt, bounds, db, erase, incumbent, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.config import DomainSettings, Settings
+from adaptd.counterfactual import Counterfactual
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
 from adaptd.history import last_seq
@@ -231,6 +232,7 @@ class Assembly:
             adaptation=adaptation,
             probation=probation,
             forgetting=forgetting,
+            counterfactual=Counterfactual(number, learner, self.inference, self.reader, self.paths.versions),
             vectors=vectors,
             reader=self.reader,
             queue=self.settings.limits.queue,

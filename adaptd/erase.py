@@ -207,16 +207,31 @@ def _take_words(connection: Connection, one: registry.Version) -> None:
 
 def _move_pointer(connection: Connection, domain: int) -> dict[str, int]:
     """If the live adapter is retired, let the newest one that did not see a forgotten record answer; rows stay."""
-    live = registry.live(connection, domain)
-    current = registry.version(connection, live.version)
-    if not current.metrics.get("retired"):
-        return {"before": live.version, "live": live.version}
-    sound = [one for one in registry.versions(connection, domain)
-             if not one.metrics.get("retired") and one.encoder == current.encoder and
-             (one.kind != "candidate" or registry.was_live(one))]
-    number = sound[-1].number
-    connection.execute(update(t.live).where(t.live.c.domain == domain).values(version=number, since=time.time()))
+    live, known = registry.live(connection, domain), registry.versions(connection, domain)
+    number = _answering(known, live.version, {one.number for one in known if one.metrics.get("retired")})
+    if number != live.version:
+        connection.execute(update(t.live).where(t.live.c.domain == domain).values(version=number, since=time.time()))
     return {"before": live.version, "live": number}
+
+
+def _answering(known: Sequence[registry.Version], live: int, retired: set[int]) -> int:
+    """Return the version that answers when some are retired: the live one, else the newest that was live or saved."""
+    if live not in retired:
+        return live
+    encoder = next(one.encoder for one in known if one.number == live)
+    return [one.number for one in known if one.number not in retired and one.encoder == encoder
+            and (one.kind != "candidate" or registry.was_live(one))][-1]
+
+
+def successor(connection: Connection, domain: int, events: Sequence[int]) -> int:
+    """Return the version whose adapter would answer if events were forgotten; nothing is changed."""
+    rows = [r for some in _chunks(events) for r in connection.execute(
+        select(t.learned.c.born, t.learned.c.holdout).where(t.learned.c.event.in_(some)))]
+    known = registry.versions(connection, domain)
+    tainted = _tainted(connection, known, rows)
+    retired = {one.number for one in known
+               if one.metrics.get("retired") or any(digest in tainted for digest in one.files.values())}
+    return _answering(known, registry.live(connection, domain).version, retired)
 
 
 # -- beside the transaction -----------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ class Forgetting:
         for name, head in state.heads.items():
             head.forget(rows, [(r.id, r.target) for r in born if r.head == name])
         self._evict_again(intervals, born)
-        beside = State(version=state.version, seq=0, heads={name: _beside(head) for name, head in state.heads.items()})
+        beside = State(version=state.version, seq=0, heads={name: head_beside(head) for name, head in state.heads.items()})
         self._learner.replay(beside, entries, TESTED)
         for name, head in state.heads.items():
             head.fold = beside.heads[name].fold
@@ -196,7 +196,7 @@ class Forgetting:
         }
 
 
-def _beside(head: Head) -> Head:
+def head_beside(head: Head) -> Head:
     """Return an empty head with the same limits, labels and adapter."""
     empty = Head(head.options, head.features, adapter=head.adapter)
     empty.bounded.rules = head.bounded.rules

@@ -405,18 +405,25 @@ class Learner:
         Answers that were given count all; what would have been answered is asked for the newest `tested` entries, of a
         memory that begins with them.
         """
-        aside = Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
-                        quarantine=self._quarantine, incumbent=self._incumbent)
-        first = max(0, len(entries) - tested)
-        rows = first_labels(entries[:first])
-        aside._compare(rows, aside._count(rows), {})
+        first, beside = first_labels(entries[: max(0, len(entries) - tested)]), self._beside(state)
+        beside._compare(first, beside._count(first), {})
+        self.fold(state, entries, tested)
+
+    def fold(self, state: State, entries: Sequence[Learned], tested: int) -> None:
+        """Do what `replay` does with the newest `tested` entries alone. Any thread may."""
+        aside, first = self._beside(state), max(0, len(entries) - tested)
         for name, head in state.heads.items():
             head.learned = sum(row.head == name for entry in entries[:first] for row in entry.born)
         aside.publish()
         for start in range(first, len(entries), self._block):
-            self.beat = time.monotonic()
+            if threading.current_thread() is self._thread:
+                self.beat = time.monotonic()
             aside._learn(entries[start : start + self._block])
             aside.solve()
+
+    def _beside(self, state: State) -> Learner:
+        return Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
+                       quarantine=self._quarantine, incumbent=self._incumbent)
 
     def _sample(self, rows: list[Row], name: str, head: HeadSnapshot) -> list[Row]:
         """Return the rows to test: all, or evenly spaced ones where retrieval among so many would cost more than it tells.

@@ -136,6 +136,16 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Voice:
+    """What one expert says by itself, and how far it was heard."""
+
+    expert: str
+    trust: float  # its share of what the experts say together, 0 to 1
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadAnswer:
     """One head's answer: the label (None = abstained), calibrated confidence, scores of the best labels."""
 
@@ -144,6 +154,7 @@ class HeadAnswer:
     scores: Mapping[str, float]
     reason: str | None = None  # why it abstained
     evidence: Sequence[Evidence] = ()
+    voices: Sequence[Voice] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

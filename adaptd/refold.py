@@ -101,7 +101,7 @@ class Refold:
             if not entries:
                 return
             version = registry.version(connection, registry.live(connection, self.domain).version)
-            base = restore.Base(version=version, intervals=lineage(connection, branch, begin), seq=begin)
+            base = restore.Base(version=version, intervals=lineage(connection, branch, begin), seq=begin, own=False)
             state: State = restore.load_state(connection, self.domain, base, {}, self.heads(), self.vectors, _unreported)
         learn_beside(state, entries, self.vectors, self.record, self.block)
 

@@ -50,6 +50,7 @@ class Base:
     version: Version
     intervals: Sequence[Interval]  # of the live lineage, up to the base
     seq: int
+    own: bool  # these are the version's own rows: its heads and folds are for them
     folder: Path | None = None
     facts: Mapping[str, Any] | None = None
     digests: Mapping[str, str] | None = None
@@ -82,13 +83,15 @@ def find_base(connection: Connection, live: registry.Live, version: Version, fol
                 # sums and keys can be made again; what the heads folded only by the journal's tail
                 registry.read(candidate, {name: d for name, d in manifest["files"].items() if name.endswith(HEAD)})
                 return Base(version=version, intervals=lineage(connection, live.branch, facts["seq"]), seq=facts["seq"],
-                            folder=candidate, facts=facts, digests=manifest["files"])
+                            own=False, folder=candidate, facts=facts, digests=manifest["files"])
         except (OSError, ValueError, KeyError, TypeError, CorruptFile):
             report("corrupt_checkpoint", f"checkpoint {candidate.name} was refused and its state made again from the journal",
                    "nothing was lost")
     seq = version.seq if version.branch == live.branch else \
         int(connection.execute(select(t.branch.c.start).where(t.branch.c.id == live.branch)).scalar_one())
-    return Base(version=version, intervals=lineage(connection, live.branch, seq), seq=seq)
+    intervals = lineage(connection, live.branch, seq)
+    own = intervals == lineage(connection, version.branch, version.seq)  # not where a forget or a repair moved the pointer
+    return Base(version=version, intervals=intervals, seq=seq, own=own)
 
 
 def load_state(connection: Connection, domain: int, base: Base, version_files: Mapping[str, bytes],
@@ -101,7 +104,7 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
         mine = [r for r in born if r.head == name]
         if f"{name}.adapter" in version_files:
             head.adapter = files.parse_adapter(version_files[f"{name}.adapter"], f"version {base.version.number}")
-        answering = stored.get(f"{name}.head", version_files.get(f"{name}.head") if base.folder is None else None)
+        answering = stored.get(f"{name}.head", version_files.get(f"{name}.head") if base.own else None)
         if answering is not None:
             head.load_head(answering, name, solved=base.folder is not None or base.version.solved)
         head.set_labels(list(dict.fromkeys([*head.labels, *(r.target for r in mine)])))
@@ -114,7 +117,7 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
         head.memory.order[:head.memory.size] = [rank.get(row, 0) for row in head.memory.ids[:head.memory.size].tolist()]
         head.bounded.reorder(rank)
         head.fold.expect(head.adapter.prior)
-    folds = (base.facts or base.version.metrics).get("folds")
+    folds = base.facts.get("folds") if base.facts is not None else base.version.metrics.get("folds") if base.own else None
     if folds:
         load_folds(state, folds)
     return state

@@ -290,9 +290,9 @@ class Service:
         """Return the nearest remembered examples."""
         return await asyncio.to_thread(self._served(domain).search, text, k)
 
-    async def explain(self, domain: str, event: str) -> Json:
+    async def explain(self, domain: str, event: str, *, counterfactual: bool) -> Json:
         """Explain an event's answers."""
-        return await asyncio.to_thread(self._served(domain).explain, event)
+        return await asyncio.to_thread(self._served(domain).explain, event, counterfactual)
 
     async def feeds(self) -> Json:
         """Return the feeds' state."""

@@ -108,8 +108,8 @@ class Operations(Protocol):
         """Return the k remembered examples nearest to a text, {"results": […]}."""
         ...
 
-    async def explain(self, domain: str, event: str) -> Json:
-        """Return what answered an event, and which remembered examples weighed in now."""
+    async def explain(self, domain: str, event: str, *, counterfactual: bool) -> Json:
+        """Return what answered an event, which remembered examples weigh in now, and which of them flip the answer."""
         ...
 
     async def backup(self, *, file: str, force: bool, actor: str) -> Json:

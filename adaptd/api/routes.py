@@ -143,7 +143,7 @@ async def search(call: Call) -> Json:
 
 async def explain(call: Call) -> Json:
     """Say what answered an event, and why."""
-    return await call.operations.explain(call.domain, call.path["event"])
+    return await call.operations.explain(call.domain, call.path["event"], counterfactual=call.query.counterfactual)
 
 
 async def status(call: Call) -> Json:
@@ -232,7 +232,7 @@ ENDPOINTS = (
     Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}/diff/{{other}}", handler=difference, answer=s.Difference),
     Endpoint(method="GET", path=f"{DOMAIN}/memory", handler=memory, answer=s.Answer),
     Endpoint(method="POST", path=f"{DOMAIN}/memory/search", handler=search, request=s.Search, answer=s.Found),
-    Endpoint(method="GET", path=f"{DOMAIN}/explain/{{event}}", handler=explain, answer=s.Answer),
+    Endpoint(method="GET", path=f"{DOMAIN}/explain/{{event}}", handler=explain, query=s.ExplainQuery, answer=s.Explained),
     Endpoint(method="GET", path="/v1/status", handler=status, answer=s.Status),
     Endpoint(method="GET", path="/v1/history", handler=history, query=s.HistoryQuery, answer=s.History),
     Endpoint(method="GET", path="/v1/feeds", handler=feeds, answer=s.Feeds),

@@ -214,6 +214,12 @@ class HistoryQuery(Query):
     limit: Annotated[int, Field(ge=1, le=10_000)] = 50
 
 
+class ExplainQuery(Query):
+    """How far an explanation goes."""
+
+    counterfactual: bool = Field(False, description="also which records flip the answer if they are forgotten; takes seconds")
+
+
 class ErrorDetail(Answer):
     """What is wrong, and the cure."""
 
@@ -263,6 +269,18 @@ class Predictions(Answer):
     version: int
     seq: int
     predictions: list[PredictionBody]
+
+
+class Explained(Answer):
+    """What answered an event and when, its labels, and what would be answered now, because of what."""
+
+    event: str
+    received: float
+    live_then: int | None = Field(description="the version that was live when it came")
+    answers: list[dict[str, Any]]
+    labels: list[dict[str, Any]]
+    now: dict[str, Any]
+    counterfactual: dict[str, dict[str, Any]] | None = Field(None, description="per head; when it was asked for")
 
 
 class Adapted(Answer):

@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "feedback": ("adaptd.cli.stream:feedback", "Give a label to an earlier event."),
     "hold": ("adaptd.cli.stream:hold", "Stop learning or adaptation; answers go on."),
     "resume": ("adaptd.cli.stream:resume", "Go on, and learn what waited."),
-    "explain": ("adaptd.cli.memory:explain", "Show why an event was answered so."),
+    "explain": ("adaptd.cli.memory:explain", "Show what answered an event, when, and why it would be answered so now."),
     "memory": ("adaptd.cli.memory:memory", "Look into what is remembered."),
     "feeds": ("adaptd.cli.feeds:feeds", "Show, pause and resume feeds."),
     "plugins": ("adaptd.cli.plugins:plugins", "Show the installed plugins."),

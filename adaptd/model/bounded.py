@@ -48,6 +48,14 @@ class Bounded:
         self.new: list[tuple[int, int]] = []  # (row, seq) evicted and not recorded yet
         self._retained: Retained | None = None
 
+    def aside(self, head: Head) -> Bounded:
+        """Return the same bounds and rows, of a head that goes on by itself."""
+        other = Bounded(head)
+        other.rules = self.rules
+        other.read_from(self.gone.fetch)
+        other.gone.rows = self.gone.rows.copy()
+        return other
+
     def read_from(self, fetch: Fetch) -> None:
         """Read the vectors of evicted rows there."""
         self.gone.fetch = fetch

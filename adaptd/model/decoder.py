@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 
 from adaptd.model.attention import UNTRAINED, Bools, Floats, Ints, attend, log_softmax, newest_first, softmax, weigh
+from adaptd.records import Voice
 
 if TYPE_CHECKING:
     from adaptd.model.network import HeadSnapshot
 
 EXPERTS = ("ridge", "attention", "attention-newest")
+NEAREST_MEAN = "nearest-mean"  # decides beside them where there are young classes
 RIDGE_SCALE = 10.0  # turns ridge scores (targets 0 and 1) into log-odds
 FLOOR = 0.01  # added to every probability before its logarithm: bounds what one expert can veto
 POOL = 2.0
@@ -63,6 +65,7 @@ class Decoded:
     scores: dict[str, float]
     reason: str | None = None
     neighbours: Sequence[Neighbour] = ()
+    voices: Sequence[Voice] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,7 @@ class Opinions:
 
     experts: Floats  # [E, n, C] probabilities
     gates: Floats  # [E, n] 0 to 1: how far each may speak
+    shares: Floats  # [E, n] how far each was heard
     plain: Floats  # [n, C] pooled log-probabilities
     ruled: Floats  # [n, C] the same under the rule for young classes
     pooled: Floats  # [n, C] what is answered, before the temperature
@@ -95,13 +99,14 @@ def pool_opinions(head: HeadSnapshot, ridge: Floats, cosines: Floats, similarity
     newest = weigh(score, missing, newest_first(np.where(missing, -1, head.order[slot])))
     experts = np.stack([ridge_opinion(ridge, head.known), attend(weight, neighbour, classes), attend(newest, neighbour, classes)])
     open_ = gates(experts, head.rates, ridge.shape[1] > 0)
-    plain = pool(experts, open_, head.trust, head.known)
+    heard = shares(experts, open_, head.trust)
+    plain = pool(experts, heard, head.known)
     ruled = pooled = plain
     if head.young is not None:
         ruled = young_rule(plain, cosines, head.young)
         pooled = np.logaddexp(ruled + np.float32(math.log(head.rule)), plain + np.float32(math.log(1 - head.rule)))
-    return Opinions(experts=experts, gates=open_, plain=plain, ruled=ruled, pooled=pooled, similarity=similarity, slots=slots,
-                    weight=weight)
+    return Opinions(experts=experts, gates=open_, shares=heard, plain=plain, ruled=ruled, pooled=pooled, similarity=similarity,
+                    slots=slots, weight=weight)
 
 
 def gates(experts: Floats, rates: Floats, solved: bool) -> Floats:
@@ -121,11 +126,16 @@ def ridge_opinion(scores: Floats, known: Bools) -> Floats:
     return softmax(np.where(known, np.float32(RIDGE_SCALE) * padded, np.float32(-1e4)))
 
 
-def pool(experts: Floats, open_: Floats, trust: Floats, known: Bools) -> Floats:
-    """Pool probabilities [E, n, C] by the trust [E, C] in the classes at stake; return log-probabilities [n, C]."""
+def shares(experts: Floats, open_: Floats, trust: Floats) -> Floats:
+    """Return how far each expert is heard [E, n]: by the trust [E, C] in the classes at stake, as far as it may speak."""
     stake = np.einsum("enc,en->nc", experts, open_) / open_.sum(0)[:, None]
     share = (trust @ stake.T) * open_
-    share = share / np.maximum(share.sum(0), np.float32(1e-9))
+    heard: Floats = share / np.maximum(share.sum(0), np.float32(1e-9))
+    return heard
+
+
+def pool(experts: Floats, share: Floats, known: Bools) -> Floats:
+    """Pool probabilities [E, n, C] by the experts' shares [E, n]; return log-probabilities [n, C]."""
     mixed = np.float32(POOL) * np.einsum("en,enc->nc", share, np.log(experts + np.float32(FLOOR)))
     return log_softmax(np.where(known, mixed, np.float32(-50.0)))
 
@@ -187,7 +197,7 @@ def _decoded(head: HeadSnapshot, said: Opinions, row: int, top: list[float], cla
     sure = top[0] >= head.abstain_below
     reason = None if sure else f"confidence {top[0]:.2f} is below abstain_below = {head.abstain_below:g}"
     return Decoded(label=head.labels[classes[0]] if sure else None, confidence=top[0], scores=scores, reason=reason,
-                   neighbours=_neighbours(head, said, row, evidence))
+                   neighbours=_neighbours(head, said, row, evidence), voices=_voices(head, said, row) if evidence else ())
 
 
 def _neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> list[Neighbour]:
@@ -202,6 +212,16 @@ def _neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> lis
                                    label=head.labels[int(head.targets[slot])], weight=float(said.weight[row, place]),
                                    similarity=float(said.similarity[row, place]), source=head.sources[slot]))
     return found
+
+
+def _voices(head: HeadSnapshot, said: Opinions, row: int) -> list[Voice]:
+    """Say what each expert that was heard says; the nearest mean beside them where it decides about young classes."""
+    rule = head.rule if head.young is not None else 0.0
+    spoken = [(name, (1 - rule) * float(share), p) for name, share, p in
+              zip(EXPERTS, said.shares[:, row], said.experts[:, row], strict=True)]
+    spoken.append((NEAREST_MEAN, rule, np.exp(said.ruled[row])))
+    return [Voice(expert=name, trust=trust, label=head.labels[int(p.argmax())], probability=float(p.max()))
+            for name, trust, p in spoken if trust > 0]
 
 
 class Fold:

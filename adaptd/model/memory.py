@@ -11,6 +11,7 @@ finds the same.
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -175,6 +176,14 @@ class Memory:
             self.slot_of[row] = slot
         self.size += n
         return slots
+
+    def aside(self) -> Memory:
+        """Return the same rows with flags and ages of their own; what only grows is shared."""
+        other = copy.copy(self)
+        other.alive, other.summed, other.order = self.alive.copy(), self.summed.copy(), self.order.copy()
+        other.evicted = self.evicted.copy()
+        other.slot_of = dict(self.slot_of)
+        return other
 
     def compacted(self) -> Memory:
         """Return a memory of the retrievable rows and of dead ones that are still in the sums."""

@@ -303,12 +303,33 @@ class Head:
             self.ridge, self.memory.summed[:], self.bounded.gone.rows["summed"] = Ridge(self.options.features), False, False
             self.sync()
         self.ridge.shrink(len(self.labels))
+        self._age(born)
+        self.clear_answers()
+
+    def _age(self, born: Sequence[tuple[int, str]]) -> None:
+        """Take the rows' ages from the rows that were ever born, (row, label) in order; others have none."""
         self.learned = len(born)
         rank = {row: place for place, (row, _) in enumerate(born)}
         size = self.memory.size
-        self.memory.order[:size] = [rank[row] for row in self.memory.ids[:size].tolist()]
+        self.memory.order[:size] = [rank.get(row, 0) for row in self.memory.ids[:size].tolist()]
         self.bounded.reorder(rank)
-        self.clear_answers()
+
+    def aside(self) -> Head:
+        """Return the same head to go on from by itself. The index is shared: it must be searched where this one's is."""
+        other = Head(self.options, self.features, labels=list(self.labels), adapter=self.adapter, fold=deepcopy(self.fold))
+        other.memory, other.means, other.ridge = self.memory.aside(), self.means.copy(), self.ridge.copy()
+        other.keys, other._class_of, other.learned = self.keys, dict(self._class_of), self.learned
+        other.taught = deepcopy(self.taught)
+        other.bounded = self.bounded.aside(other)
+        return other
+
+    def without(self, rows: Iterable[int], born: Sequence[tuple[int, str]]) -> Head:
+        """Return a head that answers, solved, as this one would if rows were forgotten; `born` as for `forget`."""
+        other = self.aside()
+        other.retire_rows(list(rows))
+        other._age(born)
+        other.solve()
+        return other
 
     def snapshot(self) -> HeadSnapshot:
         """Freeze what answers now; call after `index`, between two batches."""

@@ -166,9 +166,9 @@ class Double:
         self._note("search", domain, text=text, k=k)
         return {"results": []}
 
-    async def explain(self, domain: str, event: str) -> Json:
-        self._note("explain", domain, event)
-        return {"event": event}
+    async def explain(self, domain: str, event: str, *, counterfactual: bool) -> Json:
+        self._note("explain", domain, event, counterfactual=counterfactual)
+        return {"event": event, "received": 1.0, "live_then": 1, "answers": [], "labels": [], "now": {}}
 
     async def backup(self, *, file: str, force: bool, actor: str) -> Json:
         self._note("backup", file=file, force=force, actor=actor)
@@ -250,7 +250,8 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("GET", "/v1/text/versions/7/diff/9", None, "difference", ("text", 7, 9, {})),
     ("GET", "/v1/text/memory", None, "memory", ("text", {})),
     ("POST", "/v1/text/memory/search", {"text": "a", "k": 3}, "search", ("text", {"text": "a", "k": 3})),
-    ("GET", "/v1/text/explain/e1", None, "explain", ("text", "e1", {})),
+    ("GET", "/v1/text/explain/e1", None, "explain", ("text", "e1", {"counterfactual": False})),
+    ("GET", "/v1/text/explain/e1?counterfactual=true", None, "explain", ("text", "e1", {"counterfactual": True})),
     ("GET", "/v1/status", None, "status", ({},)),
     ("GET", "/v1/history?domain=text&limit=5", None, "history", ("text", {"limit": 5})),
     ("GET", "/v1/history", None, "history", (None, {"limit": 50})),

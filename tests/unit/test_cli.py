@@ -540,6 +540,19 @@ def test_what_waited_of_a_source_is_dropped_on_demand(adaptd: Adaptd, daemon: Fa
     assert adaptd("resume", "--drop").exit_code == 2
 
 
+def test_a_counterfactual_is_shown_in_words(adaptd: Adaptd, daemon: FakeDaemon) -> None:
+    record = {"event": "1-a", "label": "lost", "source": "agent", "similarity": 0.9, "payload": {"text": "lost it"}}
+    found = {"answer": "lost", "becomes": "found", "words": "this record, taught by agent, flips it", "records": [record],
+             "sources": [{"source": "crm", "records": 3, "label": "found", "confidence": 0.5, "flips": True},
+                         {"source": "big", "records": 30_000}]}
+    daemon.on("/v1/text/explain/1-a?counterfactual=true", 200, {
+        "event": "1-a", "source": "crm", "payload": {"text": "?"}, "received": 1.0, "live_then": 2, "answers": [], "labels": [],
+        "now": {"label": "lost", "confidence": 1.0}, "counterfactual": {"label": found}})
+    shown = adaptd("explain", "1-a", "--counterfactual", env={"COLUMNS": "200"}).stdout
+    assert all(words in shown for words in ("label: this record, taught by agent", "lost it",
+                                            "without all 3 records from crm: found (50.0%)", "30000 records from big: too many"))
+
+
 def test_adaptation_of_a_source_is_a_usage_error(adaptd: Adaptd) -> None:
     assert adaptd("hold", "--adaptation", "--source", "crm").exit_code == 2
 
@@ -550,8 +563,9 @@ def test_memory_feeds_and_explain_are_passed_on(adaptd: Adaptd, daemon: FakeDaem
     daemon.on("/v1/text/memory", 200, {"domain": "text", "heads": {"label": head}})
     daemon.on("/v1/text/memory/search", 200, {"results": [near]})
     daemon.on("/v1/text/explain/1-a", 200, {
-        "event": "1-a", "source": "crm", "payload": {"text": "?"},
-        "now": {"label": "lost", "confidence": 1.0, "evidence": [near]},
+        "event": "1-a", "source": "crm", "payload": {"text": "?"}, "received": 1.0, "live_then": 2,
+        "now": {"label": "lost", "confidence": 1.0, "evidence": [near],
+                "experts": [{"expert": "ridge", "trust": 0.75, "label": "found", "probability": 0.5}]},
         "answers": [{"version": 3, "seq": 7, "labels": {"label": "found"}, "confidence": 0.5, "at": 1.0}],
         "labels": [{"seq": 9, "label": "lost", "source": "agent", "held": False, "at": 2.0}]})
     daemon.on("/v1/feeds", 200, {"feeds": STATUS["feeds"]})
@@ -561,7 +575,7 @@ def test_memory_feeds_and_explain_are_passed_on(adaptd: Adaptd, daemon: FakeDaem
     assert "lost it" in adaptd("memory", "search", "card", "-k", "3", env={"COLUMNS": "200"}).stdout
     assert daemon.asked[-1][2] == {"text": "card", "k": 3}
     explained = adaptd("explain", "1-a", env={"COLUMNS": "200"}).stdout
-    assert all(word in explained for word in ("found", "agent", "now: lost (100.0%)", "lost it"))
+    assert all(word in explained for word in ("found", "agent", "version 2", "now: lost (100.0%)", "lost it", "ridge", "75.0%"))
     assert "crm" in adaptd("feeds").stdout
     assert adaptd("feeds", "pause", "crm").stdout == "crm: paused\n"
 
