@@ -96,7 +96,7 @@ class Quarantine(Section):
     """When a source that contradicts the others is held by itself."""
 
     enabled: bool = True
-    tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     run_length: Annotated[int, Field(ge=100)] = 1_000_000
     trusted: list[str] = Field(default_factory=list)
 

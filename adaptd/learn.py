@@ -180,11 +180,15 @@ class Learner:
         with self._lock:
             if self.failed is not None:
                 done.set_exception(self.failed)
-            elif not self._pending or self._pending[0] > seq:
+            elif self._is_in(seq):
                 done.set_result(None)
             else:
                 self._waiters.append((seq, done))
         return done
+
+    def _is_in(self, seq: int) -> bool:
+        """Say whether everything up to `seq` is learned, and what was to be set aside meanwhile is out."""
+        return not self._pending or self._pending[0] > max(seq, self._out_at)
 
     def learned_up_to(self, newest: int) -> int:
         """Return the seq up to which everything is in the serving snapshot; `newest` when nothing waits."""
@@ -293,9 +297,8 @@ class Learner:
         """Let those go on who waited for what is learned now."""
         with self._lock:
             del self._pending[:learned]
-            first = self._pending[0] if self._pending else None
-            ready = [done for seq, done in self._waiters if first is None or first > seq]
-            self._waiters = [(seq, done) for seq, done in self._waiters if first is not None and first <= seq]
+            ready = [done for seq, done in self._waiters if self._is_in(seq)]
+            self._waiters = [(seq, done) for seq, done in self._waiters if not self._is_in(seq)]
         for done in ready:
             settle(done, None)
 

@@ -36,7 +36,7 @@ def turned(rate: float, at: int, before: float = 0.05) -> Rate:
 
 
 def test_sources_of_different_quality_are_not_held() -> None:
-    rates = {name: steady(rate) for name, rate in {"a": 0.01, "b": 0.03, "c": 0.05, "d": 0.07, "e": 0.1}.items()}
+    rates = {name: steady(rate) for name, rate in {"a": 0.02, "b": 0.03, "c": 0.05, "d": 0.07, "e": 0.09}.items()}
     assert [found for seed in range(20) for found in play(rates, 4000, seed)] == []
 
 
