@@ -164,7 +164,7 @@ def test_what_is_dropped_is_learned_by_no_replay(journal: Journal, engine: Engin
 def test_a_hold_by_itself_is_there_after_a_restart(journal: Journal, engine: Engine) -> None:
     give(journal, event(journal), "intern", topic="spam")
     journal.set_aside(DOMAIN, found("intern", 2, 2), "why").result(10)
-    again = Journal(None, targets, lambda learned: None)  # type: ignore[arg-type]
+    again = Journal(db.Writer(engine, 1000), targets, lambda learned: None)
     with reading(engine).connect() as connection:
         again.open(connection)
     assert again.holds(DOMAIN) == {"intern"} and again.quarantined(DOMAIN) == journal.quarantined(DOMAIN)
