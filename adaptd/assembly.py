@@ -30,6 +30,7 @@ from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
+from adaptd.records import Given
 from adaptd.restore import Report
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
@@ -258,7 +259,8 @@ class Assembly:
             features=learn.features,
             neighbours=settings.memory.neighbours,
             seed=learn.seed,
-            abstain_below=learn.abstain_below,
+            abstain_error=learn.abstain_error,
+            out_of_scope=learn.out_of_scope,
         )
         shared = self._features.setdefault((dim, learn.features, learn.seed), RandomFeatures(dim, learn.features, learn.seed))
         return Head(options, shared)
@@ -308,7 +310,7 @@ class Assembly:
     def _targets(self, domain: int, label: Any) -> dict[str, str]:
         return self._by_id[domain].door.targets(label)
 
-    def _answered_before(self, born: dict[int, int]) -> dict[int, dict[str, str | None]]:
+    def _answered_before(self, born: dict[int, int]) -> dict[int, Given]:
         """Return what events were answered with before their labels came."""
         with self.reader.connect() as connection:
             return answered_before(connection, born)

@@ -27,13 +27,13 @@ from adaptd.metrics import Outcomes, count_answers
 from adaptd.model.decoder import opine
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
-from adaptd.records import Learned, Row
+from adaptd.records import Given, Learned, Row
 from adaptd.rows import first_labels
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored or freshly encoded vectors
-Answers = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # {event: its label's seq} -> the answer before
+Answers = Callable[[dict[int, int]], dict[int, Given]]  # {event: its label's seq} -> the answer before
 
 
 SEARCH = 1_000_000_000 / 256  # multiplications a row that testing may spend on retrieval: among many, a sample is tested
@@ -286,10 +286,7 @@ class Learner:
                 continue
             said = opine(torch.stack([vectors[row.event] for row in mine]), frozen)
             for place, row in enumerate(mine):
-                known = frozen.index_of(row.target)
-                self.state.progressive.add(known is not None and int(said.pooled[place].argmax()) == known)
-                if known is not None:
-                    head.fold.update(said, place, known, frozen)
+                self.state.progressive.add(head.fold.update(said, place, frozen.index_of(row.target), frozen))
 
     def _count(self, rows: Sequence[Row]) -> None:
         """Fold what was answered at the time."""

@@ -104,7 +104,7 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
         head.learned = len(mine)
         rank = {r.id: place for place, r in enumerate(mine)}  # dead rows of other lineages have none
         head.memory.order[:head.memory.size] = [rank.get(row, 0) for row in head.memory.ids[:head.memory.size].tolist()]
-        head.fold.expect(head.adapter.prior)
+        head.fold.expect(head.adapter)
     folds = (base.facts or base.version.metrics).get("folds")
     if folds:
         load_folds(state, folds)

@@ -75,7 +75,7 @@ def new_head(dim: int) -> Head:
     """Return an empty head as `adaptd init` configures it."""
     settings = Learn()
     options = HeadOptions(dim=dim, features=settings.features, neighbours=MemorySettings().neighbours,
-                          seed=settings.seed, abstain_below=0.0)
+                          seed=settings.seed)
     return Head(options, RandomFeatures(dim, settings.features, settings.seed))
 
 

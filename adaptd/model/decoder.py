@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptd.model.attention import UNTRAINED, Bools, Floats, Ints, attend, log_softmax, newest_first, softmax, weigh
+from adaptd.model.abstain import Recent
+from adaptd.model.attention import UNTRAINED, Adapter, Bools, Floats, Ints, attend, log_softmax, newest_first, softmax, weigh
 
 if TYPE_CHECKING:
     from adaptd.model.network import HeadSnapshot
@@ -39,6 +40,7 @@ TRUST_HALF_LIFE = 1000.0  # learned rows
 TRUST_FROM = 20  # outcomes count once the true class has so many rows; before that the young rule answers
 RULE_PRIOR, RULE_SHARE = 0.9, 0.01
 TOP = 5  # scores that an answer names
+NEAREST = 5  # neighbours whose similarity says how well an example fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class Opinions:
     similarity: Floats  # [n, k]
     slots: Ints  # [n, k], -1 = none
     weight: Floats  # [n, k] attention
+    fit: Floats  # [n] how well each fits what is known
 
 
 def opine(vectors: Tensor, head: HeadSnapshot) -> Opinions:
@@ -101,7 +104,18 @@ def pool_opinions(head: HeadSnapshot, ridge: Floats, cosines: Floats, similarity
         ruled = young_rule(plain, cosines, head.young)
         pooled = np.logaddexp(ruled + np.float32(math.log(head.rule)), plain + np.float32(math.log(1 - head.rule)))
     return Opinions(experts=experts, gates=open_, plain=plain, ruled=ruled, pooled=pooled, similarity=similarity, slots=slots,
-                    weight=weight)
+                    weight=weight, fit=fit(ridge, similarity, missing))
+
+
+def fit(ridge: Floats, similarity: Floats, missing: Bools) -> Floats:
+    """Return how well each example fits what is known [n]: the best ridge score, and the mean similarity of five neighbours.
+
+    The one is low where no class claims an example (the maximal logit; Hendrycks et al., 2022), the other where nothing
+    like it is remembered (deep nearest neighbours; Sun et al., 2022).
+    """
+    near = np.where(missing, np.float32(0), similarity)[:, :NEAREST]
+    claim: Floats = ridge.max(1, initial=0.0) + near.sum(1) / np.float32(max(1, near.shape[1]))
+    return claim
 
 
 def gates(experts: Floats, rates: Floats, solved: bool) -> Floats:
@@ -184,9 +198,8 @@ def decode(vectors: Tensor, head: HeadSnapshot, *, evidence: int = 0) -> list[De
 
 def _decoded(head: HeadSnapshot, said: Opinions, row: int, top: list[float], classes: list[int], evidence: int) -> Decoded:
     scores = {head.labels[c]: p for c, p in zip(classes, top, strict=True)}
-    sure = top[0] >= head.abstain_below
-    reason = None if sure else f"confidence {top[0]:.2f} is below abstain_below = {head.abstain_below:g}"
-    return Decoded(label=head.labels[classes[0]] if sure else None, confidence=top[0], scores=scores, reason=reason,
+    reason = head.limits.reason(top[0], float(said.fit[row]))
+    return Decoded(label=head.labels[classes[0]] if reason is None else None, confidence=top[0], scores=scores, reason=reason,
                    neighbours=_neighbours(head, said, row, evidence))
 
 
@@ -205,7 +218,7 @@ def _neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> lis
 
 
 class Fold:
-    """What is learned from outcomes in journal order: trust, the young rule's share, temperature. Deterministic."""
+    """What is learned from outcomes in journal order: trust, young rule's share, temperature, limits. Deterministic."""
 
     def __init__(self) -> None:
         self.prior = torch.tensor(UNTRAINED)
@@ -214,6 +227,7 @@ class Fold:
         self.rule = RULE_PRIOR  # share of the rule for young classes against the plain pool
         self.temperature = 0.0  # logarithm of the inverse temperature
         self.curvature = 1.0  # AdaGrad's running mean of squared gradients
+        self.recent = Recent()
 
     def grow(self, classes: int) -> None:
         """Give new classes the prior."""
@@ -222,9 +236,10 @@ class Fold:
             self.trust = torch.cat([self.trust, self.prior[:, None].repeat(1, extra)], 1)
             self.at = torch.cat([self.at, torch.zeros(extra)])
 
-    def expect(self, prior: Sequence[float]) -> None:
+    def expect(self, adapter: Adapter) -> None:
         """Change the prior; what was learned in relation to the old one stays (posterior = prior times evidence)."""
-        new = torch.tensor(tuple(prior))
+        self.recent.measure_by(adapter.digest)
+        new = torch.tensor(adapter.prior)
         if torch.equal(new, self.prior):
             return  # not a bit changes: a rollback gives back what answered
         self.trust = self.trust * (new / self.prior)[:, None]
@@ -239,15 +254,23 @@ class Fold:
         left = 0.5 ** ((learned - self.at) / TRUST_HALF_LIFE)
         return self.prior[:, None] + (self.trust - self.prior[:, None]) * left
 
-    def update(self, said: Opinions, row: int, target: int, head: HeadSnapshot) -> None:
-        """Learn from one outcome: the answer was given before the label was learned."""
+    def update(self, said: Opinions, row: int, target: int | None, head: HeadSnapshot) -> bool:
+        """Learn from one outcome, and say whether it was right: the answer came before the label; None: its class was new."""
+        best = int(said.pooled[row].argmax())
+        confidence = softmax(np.float32(math.exp(head.temperature)) * said.pooled[row])[best]
+        self.recent.add(float(confidence), best == target, target is not None, float(said.fit[row]))
+        self._update_temperature(said.pooled[row], best == target)
+        if target is not None:
+            self._update_experts(said, row, target, head)
+        return best == target
+
+    def _update_experts(self, said: Opinions, row: int, target: int, head: HeadSnapshot) -> None:
         if said.ruled is not said.plain:
             self._update_rule(float(said.ruled[row, target]), float(said.plain[row, target]))
         if int(head.counts[target]) >= TRUST_FROM:
             evidence = min(1.0, 1.0 / max(float(head.rates[target]), 1e-3)) ** BURST
             self._update_trust(said.experts[:, row, target], said.gates[:, row],
                                {target, int(said.pooled[row].argmax())}, evidence, head.learned)
-        self._update_temperature(said.pooled[row], target)
 
     def _update_trust(self, p: Floats, open_: Floats, at_stake: set[int], evidence: float,
                       learned: int) -> None:
@@ -267,19 +290,27 @@ class Fold:
         a, b = self.rule * (math.exp(ruled) + FLOOR), (1 - self.rule) * (math.exp(plain) + FLOOR)
         self.rule = (1 - RULE_SHARE) * a / (a + b) + RULE_SHARE * RULE_PRIOR
 
-    def _update_temperature(self, z: Floats, target: int) -> None:
-        t = math.exp(self.temperature)
-        p = np.exp(t * (z - z.max()))
-        gradient = min(max(t * (float((p * z).sum() / p.sum()) - float(z[target])), -3.0), 3.0)
+    def _update_temperature(self, z: Floats, right: bool) -> None:
+        """Step down the log loss of what confidence says: that the answer is right. A class that was new makes it wrong.
+
+        With confidence c and the others' mean distance d from the best, ``d loss / d log t = t (c - right) d``.
+        """
+        t, best = math.exp(self.temperature), z.max()
+        p = np.exp(t * (z - best))
+        others = max(float(p.sum()) - 1.0, 1e-9)
+        distance = float((p * (best - z)).sum()) / others
+        gradient = min(max(t * (1.0 / (1.0 + others) - right) * distance, -3.0), 3.0)
         self.curvature = 0.999 * self.curvature + gradient * gradient
         self.temperature = min(max(self.temperature - 0.1 * gradient / math.sqrt(self.curvature), -2.0), 2.0)
 
     def facts(self) -> dict[str, Any]:
         """Return the scalars, for a file's facts."""
-        return {"prior": self.prior.tolist(), "rule": self.rule, "temperature": self.temperature, "curvature": self.curvature}
+        return {"prior": self.prior.tolist(), "rule": self.rule, "temperature": self.temperature, "curvature": self.curvature,
+                "measure": self.recent.measure}
 
-    def load(self, trust: Tensor, at: Tensor, facts: dict[str, Any]) -> None:
-        """Take over a stored fold."""
+    def load(self, trust: Tensor, at: Tensor, facts: dict[str, Any], recent: Tensor | None = None) -> None:
+        """Take over a stored fold; one from before outcomes were kept has no `recent`."""
         self.trust, self.at, self.prior = trust.clone(), at.clone(), torch.tensor(facts["prior"])
         self.rule, self.temperature = float(facts["rule"]), float(facts["temperature"])
         self.curvature = float(facts["curvature"])
+        self.recent = Recent(() if recent is None else recent.tolist(), facts.get("measure", ""))

@@ -17,7 +17,7 @@ from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadOptions
 
 DIM, FEATURES = 48, 256
-OPTIONS = HeadOptions(dim=DIM, features=FEATURES, neighbours=16, seed=1, abstain_below=0.0)
+OPTIONS = HeadOptions(dim=DIM, features=FEATURES, neighbours=16, seed=1)
 
 
 def cloud(classes: int, each: int, seed: int = 0) -> tuple[Tensor, list[str]]:
