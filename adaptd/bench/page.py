@@ -55,6 +55,15 @@ of 20. clinc150: the training split in random order, blocks of 10, and half-way 
 cyclically. `cron` refits every 500 events (each twentieth of a short stream); `no-change` repeats the label before.
 The stream pauses while an adaptation runs: the real ones take years.
 """,
+    "abstain": """\
+## Abstention
+
+In-process, through the daemon's own learner: the training split comes once in random order, 25 events at a time, each
+answered before it is learned. abstain_error: what of the stream was withheld, and how much of what was answered was wrong.
+out_of_scope: the limit after the stream, on the test split and on queries that belong to no class: CLINC150's own, or
+CLINC150's test queries outside banking and credit cards for the other sets. AUROC tells in scope from out of scope;
+`max softmax` does the same by confidence instead of fit (Hendrycks and Gimpel, 2017).
+""",
     "speed": """\
 ## Speed and size
 

@@ -189,11 +189,16 @@ def decode(vectors: Tensor, head: HeadSnapshot, *, evidence: int = 0) -> list[De
     if not head.known.any():
         return [Decoded(label=None, confidence=0.0, scores={}, reason="no label has been learned yet")] * len(vectors)
     said = opine(vectors, head)
-    probabilities = softmax(np.float32(math.exp(head.temperature)) * said.pooled)
+    probabilities = tempered(said.pooled, head)
     count = min(TOP, int(head.known.sum()))
     classes = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     top = np.take_along_axis(probabilities, classes, 1)
     return [_decoded(head, said, row, top[row].tolist(), classes[row].tolist(), evidence) for row in range(len(vectors))]
+
+
+def tempered(pooled: Floats, head: HeadSnapshot) -> Floats:
+    """Return the probabilities that pooled log-probabilities [..., C] stand for."""
+    return softmax(np.float32(math.exp(head.temperature)) * pooled)
 
 
 def _decoded(head: HeadSnapshot, said: Opinions, row: int, top: list[float], classes: list[int], evidence: int) -> Decoded:
@@ -257,8 +262,7 @@ class Fold:
     def update(self, said: Opinions, row: int, target: int | None, head: HeadSnapshot) -> bool:
         """Learn from one outcome, and say whether it was right: the answer came before the label; None: its class was new."""
         best = int(said.pooled[row].argmax())
-        confidence = softmax(np.float32(math.exp(head.temperature)) * said.pooled[row])[best]
-        self.recent.add(float(confidence), best == target, target is not None, float(said.fit[row]))
+        self.recent.add(float(tempered(said.pooled[row], head)[best]), best == target, target is not None, float(said.fit[row]))
         self._update_temperature(said.pooled[row], best == target)
         if target is not None:
             self._update_experts(said, row, target, head)

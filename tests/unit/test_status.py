@@ -108,6 +108,7 @@ def test_a_fresh_store_has_one_version_and_counts_nothing(store: Store) -> None:
     assert {k: v for k, v in domain.items() if k != "promoted_at"} == {
         "version": 1, "parent": None, "labels": 0, "events": 0, "labelled": 0, "memory": 0, "forgetting": None,
         "drift": None, "accuracy": {"prequential": None, "holdout": None}, "adapting": None, "last_verdict": None,
+        "calibration": None, "abstention": None,
         "learn_lag": 0, "held": [], "adaptation_held": False}
     assert isinstance(domain["promoted_at"], float)
 
