@@ -7,6 +7,7 @@ window, whatever they are asked to keep.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,15 @@ from adaptd.model.network import Head, HeadSnapshot
 BLOCK, CHUNK = 25, 256  # events answered before their labels come; tests answered at once
 RATES, SCOPE = (0.02, 0.05, 0.1), 0.05
 EVENT_S = 0.02  # to say beforehand how long it takes
-Answers = tuple[Doubles, Doubles, Bools]  # confidence, fit, right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What was said of texts."""
+
+    confidence: Doubles
+    fit: Doubles
+    right: Bools
 
 
 def expected_s(run: Run) -> float:
@@ -48,20 +57,20 @@ def measure(run: Run, tools: Tools) -> dict[str, Any]:
         for one in _stream(head, vectors[torch.from_numpy(order)], [train.labels[i] for i in order]):
             said.append(one)
             advance(len(one[0]))
-    rows = _risks(tuple(map(np.concatenate, zip(*said, strict=True))))  # type: ignore[arg-type]
+    rows = _risks(*map(np.concatenate, zip(*said, strict=True)))
     return {"rows": [*rows, *_scopes(head, _answers(head.snapshot(), inside, test.labels),
                                      _answers(head.snapshot(), strange, [""] * len(outside)))]}
 
 
-def _stream(head: Head, vectors: Tensor, labels: Sequence[str]) -> Iterator[tuple[Doubles, ...]]:
+def _stream(head: Head, vectors: Tensor, labels: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Answer each block, then learn it; yield confidence, right, and each rate's limit at the time, per event."""
     with learning(head, vectors, -1) as learner:
         for block in blocks(np.arange(len(labels)), BLOCK):
             truth = [labels[i] for i in block]
             if head.labels:
-                confidence, _, right = _answers(head.snapshot(), vectors[torch.from_numpy(block)], truth)
+                said = _answers(head.snapshot(), vectors[torch.from_numpy(block)], truth)
                 limits = [head.fold.recent.limits(rate, 0.0).confidence for rate in RATES]
-                yield confidence, right, *(np.full(len(block), limit) for limit in limits)
+                yield said.confidence, said.right, *(np.full(len(block), limit) for limit in limits)
             learner.deliver([entry(int(i), label) for i, label in zip(block, truth, strict=True)])
             learner.call(lambda: None).result()  # the ridge solved over all of it
 
@@ -70,12 +79,12 @@ def _answers(head: HeadSnapshot, vectors: Tensor, labels: Sequence[str]) -> Answ
     said = [opine(chunk, head) for chunk in torch.split(vectors, CHUNK)]
     chances = tempered(np.concatenate([one.pooled for one in said]), head)
     right = np.array([head.labels[best] for best in chances.argmax(1)]) == np.array(labels)
-    return chances.max(1).astype(np.float64), np.concatenate([one.fit for one in said]).astype(np.float64), right
+    fit = np.concatenate([one.fit for one in said])
+    return Answers(confidence=chances.max(1).astype(np.float64), fit=fit.astype(np.float64), right=right)
 
 
-def _risks(said: Sequence[Any]) -> list[dict[str, Any]]:
+def _risks(confidence: Doubles, right: Bools, *limits: Doubles) -> list[dict[str, Any]]:
     """Return what was withheld of the stream at each rate, and how much of the rest was wrong."""
-    confidence, right, *limits = said
     calibration = Calibration()
     for c, r in zip(confidence.tolist(), right.tolist(), strict=True):
         calibration.add(c, bool(r))
@@ -90,11 +99,12 @@ def _scopes(head: Head, inside: Answers, outside: Answers) -> list[dict[str, Any
     """Return what is withheld in scope and out of scope at one rate, by fit and by confidence."""
     said, _, known, fits = head.fold.recent.tensor().numpy().T
     rows = []
-    for name, place, recent in (("out_of_scope", 1, fits), ("max softmax", 0, said)):
+    for name, recent, mine, others in (("out_of_scope", fits, inside.fit, outside.fit),
+                                       ("max softmax", said, inside.confidence, outside.confidence)):
         limit = fit_limit(recent[known > 0], SCOPE)
-        answered = inside[place] >= limit
-        rows.append(_row(name, rate=SCOPE, withheld=percent(~answered), wrong=percent(~inside[2][answered]),
-                         outside=percent(outside[place] < limit), auroc=100 * _auroc(inside[place], outside[place])))
+        answered = mine >= limit
+        rows.append(_row(name, rate=SCOPE, withheld=percent(~answered), wrong=percent(~inside.right[answered]),
+                         outside=percent(others < limit), auroc=100 * _auroc(mine, others)))
     return rows
 
 
