@@ -1,6 +1,6 @@
 """Learn: the fast path. One thread a domain takes labels in journal order and teaches memory, means and ridge.
 
-For each block: vectors (stored ones, else encoded now, once), test-then-learn (trust, temperature, metrics), then
+For each block: vectors (stored ones, else encoded now, once), test-then-learn (trust, temperature, limits, metrics), then
 memory and means, then a new snapshot is swapped in: from here on the label is used, and whoever waits for it goes
 on. The ridge is solved behind that, a second late at most; however many rows that is, they share one solution.
 `Learner.call` waits for it.

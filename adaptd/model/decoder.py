@@ -113,7 +113,7 @@ def fit(ridge: Floats, similarity: Floats, missing: Bools) -> Floats:
     The one is low where no class claims an example (the maximal logit; Hendrycks et al., 2022), the other where nothing
     like it is remembered (deep nearest neighbours; Sun et al., 2022).
     """
-    near = np.where(missing, np.float32(0), similarity)[:, :NEAREST]
+    near = np.where(missing[:, :NEAREST], np.float32(0), similarity[:, :NEAREST])
     claim: Floats = ridge.max(1, initial=0.0) + near.sum(1) / np.float32(max(1, near.shape[1]))
     return claim
 
