@@ -4,7 +4,8 @@
 candidate's. It is the mechanical check as well: the candidate's file is loaded from the disk, must be finite and of
 the right shape, and must answer. Held-out rows are in sums and memory like all others; here each is scored as if
 neither it nor another row of the same content had been learned (`closed_form.leave_out`, masked neighbours, class
-means without them).
+means without them). Eviction does not touch the judging: an evicted held-out row is scored like the others, and evicted
+rows are in sums and means here as they are in the daemon; only attention does not find them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def head_of(tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter)
                          sources=[""] * n, contents=[b""] * n, holdout=tensors["holdout"].bool().tolist(),
                          vectors=tensors["vectors"]), None, None)
     head.memory.order[:n] = tensors["order"].numpy()
+    head.memory.evicted[:n] = tensors["retrievable"].numpy() == 0
     head.learned = facts["learned"]
     head.fold.load(tensors["trust"], tensors["trust_at"], facts)
     head.fold.expect(adapter)

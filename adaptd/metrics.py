@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from adaptd.records import Given, Row
+from adaptd.records import Row, Said
 
 WINDOW = 1000  # outcomes
 WRONG, RIGHT, WITHHELD = 0, 1, 2  # what an outcome is in the window
@@ -128,8 +128,33 @@ class Outcomes:
         return outcomes
 
 
+class Comparison:
+    """Two models on the same labelled events: the outcomes of the newest, pairwise, in the order their labels came."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.window: deque[tuple[bool, bool]] = deque(maxlen=WINDOW)  # ours was right, the other was
+
+    def add(self, ours: bool, other: bool) -> None:
+        """Count one event."""
+        self.total += 1
+        self.window.append((ours, other))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fold for a file."""
+        return {"total": self.total, "window": "".join(str(2 * ours + other) for ours, other in self.window)}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Comparison:
+        """Rebuild a fold from its facts."""
+        comparison = cls()
+        comparison.total = facts["total"]
+        comparison.window.extend((c in "23", c in "13") for c in facts["window"])
+        return comparison
+
+
 def count_answers(prequential: Outcomes, per_label: dict[str, list[int]], rows: Iterable[Row],
-                  given: Mapping[int, Given]) -> None:
+                  given: Mapping[int, Said]) -> None:
     """Count what events were answered with at the time (`given`, by event) against the labels that came.
 
     Of several heads each is judged by the confidence that the answer stated, which is that of the least certain one.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from adaptd.bench.streams import BATCH
-from adaptd.config import Learn
+from adaptd.config import Learn, Quarantine
 from adaptd.config import Memory as MemorySettings
 from adaptd.learn import Learner, State
 from adaptd.model.closed_form import RandomFeatures
@@ -63,7 +63,7 @@ def learning(head: Head, vectors: Tensor, seq: int) -> Iterator[Learner]:
     inference = Inference({}, 10_000)
     learner = Learner("bench", State(version=1, seq=seq, heads={"label": head}), inference,
                       lambda events: {event: vectors[event] for event in events}, lambda events: {},
-                      block=Learn().block, solve_after_s=Learn().solve_after_s)
+                      block=Learn().block, solve_after_s=Learn().solve_after_s, quarantine=Quarantine())
     inference.start()
     learner.start()
     yield learner

@@ -55,6 +55,14 @@ of 20. clinc150: the training split in random order, blocks of 10, and half-way 
 cyclically. `cron` refits every 500 events (each twentieth of a short stream); `no-change` repeats the label before.
 The stream pauses while an adaptation runs: the real ones take years.
 """,
+    "memory": """\
+## Bounded memory
+
+In-process, one head for each policy and capacity; what is evicted stays in the sums, so all answer with the same ridge.
+clinc150: the class-incremental stream, the test split asked at its end, trust in the parts of the answer where it begins.
+commit_stream: each block of 100 events is answered, then learned. pooled: the whole answer; attention: the attention over
+memory alone.
+""",
     "abstain": """\
 ## Abstention
 

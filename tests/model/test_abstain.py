@@ -11,7 +11,8 @@ import torch
 
 from adaptd.model.abstain import DOUBT, NONE, WINDOW, Recent, fit_limit, risk_limit, upper
 from adaptd.model.attention import Adapter
-from adaptd.model.decoder import Fold, decode, opine
+from adaptd.model.decoder import decode, opine
+from adaptd.model.fold import Fold
 from adaptd.model.network import Head
 from tests.model.test_head import OPTIONS, cloud, enter, fresh, ready
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adaptd.metrics import BINS, HALF_LIFE, Calibration, Outcomes, count_answers
-from adaptd.records import Given, Row
+from adaptd.records import Row, Said
 
 
 def row(event: int, target: str) -> Row:
@@ -59,8 +59,8 @@ def test_a_version_from_before_calibration_was_counted_is_read() -> None:
 def test_an_abstention_is_neither_coverage_nor_an_error_and_says_nothing_of_calibration() -> None:
     outcomes = Outcomes()
     per_label: dict[str, list[int]] = {}
-    given = {1: Given(labels={"label": "a"}, confidence=0.8), 2: Given(labels={"label": "b"}, confidence=0.6),
-             3: Given(labels={"label": None}, confidence=0.1)}
+    given = {1: Said(labels={"label": "a"}, confidence=0.8), 2: Said(labels={"label": "b"}, confidence=0.6),
+             3: Said(labels={"label": None}, confidence=0.1)}
     count_answers(outcomes, per_label, [row(1, "a"), row(2, "a"), row(3, "a"), row(4, "a")], given)
     assert (outcomes.coverage, outcomes.error, outcomes.accuracy) == (pytest.approx(2 / 3), 0.5, pytest.approx(1 / 3))
     assert outcomes.total == 3 and per_label == {"a": [1, 3]}
