@@ -28,13 +28,14 @@ from adaptd.host import check_folder
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain, Encoder, Feed, Gate
 from adaptd.journal import Journal
-from adaptd.learn import Answers, Learner
+from adaptd.learn import Incumbent, Learner
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.probation import Probation
 from adaptd.quarantine import Finding
+from adaptd.records import Said
 from adaptd.refold import Refold, Rules, made
 from adaptd.restore import Report
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
@@ -304,7 +305,8 @@ class Assembly:
             features=learn.features,
             neighbours=settings.memory.neighbours,
             seed=learn.seed,
-            abstain_below=learn.abstain_below,
+            abstain_error=learn.abstain_error,
+            out_of_scope=learn.out_of_scope,
         )
         shared = self._features.setdefault((dim, learn.features, learn.seed), RandomFeatures(dim, learn.features, learn.seed))
         head = Head(options, shared)
@@ -367,12 +369,12 @@ class Assembly:
     def _targets(self, domain: int, label: Any) -> dict[str, str]:
         return self._by_id[domain].door.targets(label)
 
-    def _answered_before(self, born: dict[int, int]) -> dict[int, dict[str, str | None]]:
+    def _answered_before(self, born: dict[int, int]) -> dict[int, Said]:
         """Return what events were answered with before their labels came."""
         with self.reader.connect() as connection:
             return answered_before(connection, born)
 
-    def _said_by_incumbent(self, domain: int, door: Door) -> Answers:
+    def _said_by_incumbent(self, domain: int, door: Door) -> Incumbent:
         """Return what looks up the incumbent's answers to events."""
         read = incumbent.reader(door.targets, door.domain.heads)
 

@@ -30,6 +30,7 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -71,7 +72,8 @@ class Learn(Section):
     block: Positive = 256
     solve_after_s: Seconds = 1.0
     checkpoint_labels: Positive = 5000
-    abstain_below: Share = 0.0
+    abstain_error: Rate = 0.0
+    out_of_scope: Rate = 0.0
     seed: int = 1
 
 

@@ -29,7 +29,8 @@ from adaptd.forget import TESTED, head_beside
 from adaptd.learn import Learner, State
 from adaptd.model import files
 from adaptd.model.attention import Adapter
-from adaptd.model.decoder import Decoded, Fold, decode
+from adaptd.model.decoder import Decoded, decode
+from adaptd.model.fold import Fold
 from adaptd.model.memory import bitmap
 from adaptd.model.network import Head
 from adaptd.predict import Inference
@@ -104,7 +105,7 @@ class Counterfactual:
         head = past.head.without(rows, [(row.id, row.target) for e in left for row in e.born if row.head == name])
         self._adapt(past, name, head, gone)
         head.fold = self.folds(name, head, left) if fold is None else copy.deepcopy(fold)
-        head.fold.expect(head.adapter.prior)
+        head.fold.expect(head.adapter)
         return head
 
     def _adapt(self, past: Past, name: str, head: Head, gone: set[int]) -> None:

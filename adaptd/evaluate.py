@@ -35,7 +35,7 @@ SCORED = 20_000  # held-out rows at most, the newest
 def head_of(tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter) -> Head:
     """Build a head with these rows; its ridge is not solved (every held-out row has its own)."""
     options = HeadOptions(dim=tensors["vectors"].shape[1], features=facts["features"], neighbours=facts["neighbours"],
-                          seed=facts["seed"], abstain_below=0.0)
+                          seed=facts["seed"])
     head = Head(options, RandomFeatures(options.dim, options.features, options.seed), adapter=adapter)
     head.set_labels(facts["labels"])
     n = len(tensors["targets"])
@@ -46,7 +46,7 @@ def head_of(tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter)
     head.memory.evicted[:n] = tensors["retrievable"].numpy() == 0
     head.learned = facts["learned"]
     head.fold.load(tensors["trust"], tensors["trust_at"], facts)
-    head.fold.expect(adapter.prior)
+    head.fold.expect(adapter)
     return head
 
 

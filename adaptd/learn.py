@@ -1,6 +1,6 @@
 """Learn: the fast path. One thread a domain takes labels in journal order and teaches memory, means and ridge.
 
-For each block: vectors (stored ones, else encoded now, once), test-then-learn (trust, temperature, metrics), then
+For each block: vectors (stored ones, else encoded now, once), test-then-learn (trust, temperature, limits, metrics), then
 memory and means, then a new snapshot is swapped in: from here on the label is used, and whoever waits for it goes
 on. The ridge is solved behind that, a second late at most; however many rows that is, they share one solution.
 `Learner.call` waits for it.
@@ -26,12 +26,13 @@ from torch import Tensor
 from adaptd.config import Quarantine
 from adaptd.futures import fail, settle
 from adaptd.metrics import Comparison, Outcomes, count_answers
-from adaptd.model.decoder import Fold, Opinions, opine
+from adaptd.model.decoder import Opinions, opine
 from adaptd.model.dissent import dissent
+from adaptd.model.fold import Fold
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
 from adaptd.quarantine import Dissent, Finding, Suspicion
-from adaptd.records import Learned, Row
+from adaptd.records import Learned, Row, Said
 from adaptd.rows import first_labels
 from adaptd.sequential import Trial
 
@@ -39,8 +40,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Record = Callable[[int, Sequence[tuple[int, int]]], Future[None]]  # evictions (row, seq), all of them up to a seq
 Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored or freshly encoded vectors
-Answers = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # {event: its label's seq} -> the answer before
-Given = Mapping[int, Mapping[str, str | None]]  # event -> answer per head
+Answers = Callable[[dict[int, int]], dict[int, Said]]  # {event: its label's seq} -> the answer before
+Incumbent = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # the same, of the model in production today
+Given = Mapping[int, Said]  # event -> answer
+
 
 SEARCH = 1_000_000_000 / 256  # multiplications a row that testing may spend on retrieval: among many, a sample is tested
 
@@ -114,7 +117,7 @@ class Learner:
     """The thread of one domain."""
 
     def __init__(self, domain: str, state: State, inference: Answering, vectors: Vectors, answers: Answers, *,
-                 block: int, solve_after_s: float, quarantine: Quarantine, incumbent: Answers = lambda born: {}) -> None:
+                 block: int, solve_after_s: float, quarantine: Quarantine, incumbent: Incumbent = lambda born: {}) -> None:
         self.domain = domain
         self.state = state
         self._inference = inference
@@ -398,7 +401,8 @@ class Learner:
         other = self._incumbent({row.event: row.born for row in rows})
         for row in rows:
             if row.event in other and row.head in other[row.event]:
-                ours = given[row.event][row.head] == row.target if row.head in given.get(row.event, ()) else tested.get(row.id)
+                said = given.get(row.event)
+                ours = said.labels[row.head] == row.target if said and row.head in said.labels else tested.get(row.id)
                 if ours is not None:
                     self.state.incumbent.add(ours, other[row.event][row.head] == row.target)
 
@@ -474,8 +478,5 @@ def _outcomes(rows: Sequence[Row | None], said: Opinions, fold: Fold, head: Head
     for place, row in enumerate(rows):
         if row is None:
             continue
-        known = head.index_of(row.target)
-        right[row.id] = known is not None and int(said.pooled[place].argmax()) == known
-        if known is not None:
-            fold.update(said, place, known, head)
+        right[row.id] = fold.update(said, place, head.index_of(row.target), head)
     return right

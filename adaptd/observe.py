@@ -124,6 +124,9 @@ class Meters:
         self.accuracy = prometheus.Gauge(
             "adaptd_prequential_accuracy_ratio", "Accuracy of recent answers.", ["domain"], registry=registry
         )
+        self.calibration = prometheus.Gauge(
+            "adaptd_calibration_error_ratio", "Expected calibration error of recent answers.", ["domain"], registry=registry
+        )
         self.queue = prometheus.Gauge("adaptd_queue_length", "Events that wait.", ["queue"], registry=registry)
 
     def time(self, stage: str, domain: str) -> Any:

@@ -179,6 +179,14 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Said:
+    """What an event was answered with at the time: labels by head (None = abstained) and the confidence it stated."""
+
+    labels: Mapping[str, str | None]
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Paired:
     """Candidate and champion on the same held-out rows: 1 where right, 0 where wrong, row by row."""
 

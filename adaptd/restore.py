@@ -26,8 +26,8 @@ from adaptd.learn import State
 from adaptd.metrics import Comparison, Outcomes
 from adaptd.model import files
 from adaptd.model.bounded import Columns, evicted_rows
-from adaptd.model.decoder import Fold
 from adaptd.model.evicted import packed
+from adaptd.model.fold import Fold
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, Shadow
 from adaptd.moments import ADAPTER, HEAD
@@ -116,7 +116,7 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
         rank = {r.id: place for place, r in enumerate(mine)}  # dead rows of other lineages have none
         head.memory.order[:head.memory.size] = [rank.get(row, 0) for row in head.memory.ids[:head.memory.size].tolist()]
         head.bounded.reorder(rank)
-        head.fold.expect(head.adapter.prior)
+        head.fold.expect(head.adapter)
     folds = base.facts.get("folds") if base.facts is not None else base.version.metrics.get("folds") if base.own else None
     if folds:
         load_folds(state, folds)
@@ -149,7 +149,7 @@ def _shadow(adapter: bytes, head: bytes) -> Shadow:
     """Return what a version answered with, as it was then: what it would have learned since from outcomes is not kept."""
     tensors, facts = files.parse(head, "the old champion")
     fold = Fold()
-    fold.load(tensors["trust"], tensors["trust_at"], facts)
+    fold.load(tensors["trust"], tensors["trust_at"], facts, tensors.get("recent"))
     return Shadow(files.parse_adapter(adapter, "the old champion"), fold)
 
 

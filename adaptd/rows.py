@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, exists, func, or_, select
 
 from adaptd import tables as t
-from adaptd.records import Learned, Row
+from adaptd.records import Learned, Row, Said
 
 Interval = tuple[int, int]  # births in (low, high]
 FOREVER = 1 << 62
@@ -110,18 +110,18 @@ def first_labels(entries: Iterable[Learned]) -> list[Row]:
     return [row for entry in entries if not entry.died for row in entry.born]
 
 
-def answered_before(connection: Connection, born: Mapping[int, int]) -> dict[int, dict[str, str | None]]:
+def answered_before(connection: Connection, born: Mapping[int, int]) -> dict[int, Said]:
     """Return what events were answered with at the time: the newest answer that did not know their label.
 
     `born` gives, per event, the seq at which its label was learned.
     """
-    found: dict[int, dict[str, str | None]] = {}
+    found: dict[int, Said] = {}
     events = sorted(born)
     for start in range(0, len(events), 500):
         query = select(t.prediction).where(t.prediction.c.event.in_(events[start : start + 500]))
         for r in connection.execute(query.order_by(t.prediction.c.id)):
             if r.learned < born[r.event]:
-                found[r.event] = json.loads(r.labels)
+                found[r.event] = Said(labels=json.loads(r.labels), confidence=r.confidence)
     return found
 
 

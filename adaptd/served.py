@@ -161,6 +161,12 @@ class Served:
             }
         return {"domain": self.name, "heads": heads}
 
+    def abstention(self) -> dict[str, Any] | None:
+        """Return what share was answered and how much of it was wrong, and the limits by head; None where none is set."""
+        limits = {name: head.limits.facts() for name, head in self.inference.snapshot(self.name).heads.items()}
+        outcomes = self.learner.state.prequential
+        return {"coverage": outcomes.coverage, "error": outcomes.error, "heads": limits} if any(limits.values()) else None
+
     def check_sources(self, sources: Sequence[str]) -> None:
         """Refuse the name of a source that never gave a label."""
         with self.reader.connect() as connection:

@@ -357,6 +357,8 @@ class Service:
                 "holdout": evaluated.get("candidate" if promoted else "champion"),
                 "progressive": state.progressive.accuracy,
             },
+            "calibration": state.prequential.calibration.figures(),
+            "abstention": served.abstention(),
             "answered_and_labelled": state.prequential.total,
             "forgetting": counts["forgetting"],
             "drift": {"detected": state.prequential.drifts},
@@ -378,6 +380,8 @@ class Service:
             self._meters.rows.labels(name).set(sum(int(h.means.counts.sum()) for h in served.learner.state.heads.values()))
             if (accuracy := served.learner.state.prequential.accuracy) is not None:
                 self._meters.accuracy.labels(name).set(accuracy)
+            if figures := served.learner.state.prequential.calibration.figures():
+                self._meters.calibration.labels(name).set(figures["ece"])
         self._meters.queue.labels("journal").set(self._writer.waiting)
         self._meters.queue.labels("inference").set(self._inference.waiting)
         return prometheus.generate_latest(self._meters.registry)

@@ -356,7 +356,7 @@ class Versions:
             if f"{name}.adapter" in contents
             else Adapter()
         )
-        head.fold.expect(head.adapter.prior)
+        head.fold.expect(head.adapter)
 
     def _promote(
         self,

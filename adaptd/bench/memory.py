@@ -53,8 +53,7 @@ class Contender:
         for name, scores in (("pooled", said.pooled), ("attention", said.experts[EXPERTS.index("attention")])):
             self.right[name] += [known is not None and best == known for best, known in zip(scores.argmax(1), truth, strict=True)]
         for place, known in enumerate(truth if fold else ()):
-            if known is not None:
-                self.head.fold.update(said, place, known, snapshot)
+            self.head.fold.update(said, place, known, snapshot)
 
     def row(self, timed: bool) -> dict[str, Any]:
         """Return its row of the table."""

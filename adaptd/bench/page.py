@@ -63,6 +63,15 @@ clinc150: the class-incremental stream, the test split asked at its end, trust i
 commit_stream: each block of 100 events is answered, then learned. pooled: the whole answer; attention: the attention over
 memory alone.
 """,
+    "abstain": """\
+## Abstention
+
+In-process, through the daemon's own learner: the training split comes once in random order, 25 events at a time, each
+answered before it is learned. abstain_error: what of the stream was withheld, and how much of what was answered was wrong.
+out_of_scope: the limit after the stream, on the test split and on queries that belong to no class: CLINC150's own, or
+CLINC150's test queries outside banking and credit cards for the other sets. AUROC tells in scope from out of scope;
+`max softmax` does the same by confidence instead of fit (Hendrycks and Gimpel, 2017).
+""",
     "speed": """\
 ## Speed and size
 

@@ -11,7 +11,7 @@ import click
 from adaptd.cli import options, show
 from adaptd.errors import NotRunning
 
-COLUMNS = ("domain", "version", "labels", "events", "labelled", "memory", "recent", "holdout", "forgot", "lag")
+COLUMNS = ("domain", "version", "labels", "events", "labelled", "memory", "recent", "ece", "holdout", "forgot", "lag")
 BESIDE = ("domain", "compared", "adaptd", "incumbent", "difference", "interval", "adaptd alone", "incumbent alone", "switched")
 STATUS_TIMEOUT_S = 10.0
 
@@ -101,7 +101,8 @@ def _for_people(document: Mapping[str, Any]) -> None:
 def _row(name: str, domain: Mapping[str, Any]) -> list[Any]:
     accuracy = domain["accuracy"]
     return [name, domain["version"], domain["labels"], domain["events"], domain["labelled"], domain["memory"],
-            show.percent(accuracy["prequential"]), show.percent(accuracy["holdout"]),
+            show.percent(accuracy["prequential"]), show.percent((domain.get("calibration") or {}).get("ece")),
+            show.percent(accuracy["holdout"]),
             show.percent(domain["forgetting"]), domain["learn_lag"]]
 
 
@@ -120,11 +121,20 @@ def _now(domain: Mapping[str, Any]) -> str:
     words += [f"drift seen {drift['detected']} times"] if drift.get("detected") else []
     words += [f"memory full, {domain['evicted']} evicted"] if domain.get("evicted") else []
     words += [f"learning on hold{f' ({source})' if source else ''}" for source in domain.get("held", ())]
+    words += _withheld(domain["abstention"]) if domain.get("abstention") else []
     if trial := domain.get("probation"):
         words += [f"on probation: {trial['compared']} of {trial['labels']} labels, e-value {trial['e_value']:.3g}"]
     words += ["adaptation on hold"] if domain.get("adaptation_held") else []
     words += [f"last verdict {verdict['decision']}"] if "decision" in verdict else []
     return "".join(f" · {word}" for word in words)
+
+
+def _withheld(abstention: Mapping[str, Any]) -> list[str]:
+    """Say how much was answered and how much of that was wrong."""
+    if abstention["coverage"] is None:
+        return ["abstains; no answer was judged yet"]
+    wrong = "" if abstention["error"] is None else f", {abstention['error']:.1%} of that wrongly"
+    return [f"answered {abstention['coverage']:.1%}{wrong}"]
 
 
 def _span(seconds: float) -> str:

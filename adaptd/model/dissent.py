@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from adaptd.model.attention import Floats, attend
-from adaptd.model.decoder import TRUST_FROM, Opinions
+from adaptd.model.decoder import Opinions
+from adaptd.model.fold import TRUST_FROM
 from adaptd.model.network import HeadSnapshot
 from adaptd.quarantine import Dissent
 from adaptd.records import Row

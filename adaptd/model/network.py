@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 
 from adaptd.model import files
+from adaptd.model.abstain import Limits
 from adaptd.model.attention import Adapter, Bools, Floats, Ints, balance
 from adaptd.model.bounded import Bounded
 from adaptd.model.closed_form import KIND, PENDING, RandomFeatures, Ridge, weights
-from adaptd.model.decoder import Fold, Young, young_among
+from adaptd.model.decoder import Young, young_among
 from adaptd.model.evicted import ROW
+from adaptd.model.fold import Fold
 from adaptd.model.means import Centres, ClassMeans
 from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap
 
@@ -60,7 +62,7 @@ class HeadSnapshot:
     rows: npt.NDArray[np.int64]
     events: npt.NDArray[np.int64]
     sources: Sequence[str]
-    abstain_below: float
+    limits: Limits
 
     def index_of(self, label: str) -> int | None:
         """Return the class of a label that has alive rows."""
@@ -113,7 +115,8 @@ class HeadOptions:
     features: int
     neighbours: int
     seed: int
-    abstain_below: float
+    abstain_error: float = 0.0
+    out_of_scope: float = 0.0
 
 
 @dataclass
@@ -259,7 +262,7 @@ class Head:
             return
         self._other, keys = (self.adapter, self.keys), keys if keys is not None else self._made(adapter)
         self.adapter, self.keys = adapter, keys
-        self.fold.expect(adapter.prior)
+        self.fold.expect(adapter)
 
     def _made(self, adapter: Adapter) -> Keys:
         """Return the index of the previous adapter if it is that one, which is what a rollback wants."""
@@ -271,7 +274,7 @@ class Head:
         """Forget the solved ridge, folds and label order; rows stay."""
         self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
         self.fold = Fold()
-        self.fold.expect(self.adapter.prior)
+        self.fold.expect(self.adapter)
         self.fold.grow(len(self.labels))
 
     def compact(self) -> bool:
@@ -360,7 +363,7 @@ class Head:
             rows=memory.ids,
             events=memory.events,
             sources=memory.sources,
-            abstain_below=self.options.abstain_below,
+            limits=self.fold.recent.limits(self.options.abstain_error, self.options.out_of_scope),
         )
 
     def _found(self, classes: int) -> Tensor:
@@ -393,6 +396,7 @@ class Head:
             trust=fold.trusted(serving.learned).numpy(),
             rule=fold.rule,
             temperature=fold.temperature,
+            limits=fold.recent.limits(self.options.abstain_error, self.options.out_of_scope),
         )
 
     def _rates(self, classes: int) -> Floats:
@@ -412,7 +416,8 @@ class Head:
     def dump(self) -> dict[str, bytes]:
         """Return the version files: the adapter, and the head as it answers."""
         facts = {"labels": self.labels, "learned": self.learned, "features": self._shape(), **self.fold.facts()}
-        tensors = {"ridge": self._b, "solved": self._solved, "trust": self.fold.trust, "trust_at": self.fold.at}
+        tensors = {"ridge": self._b, "solved": self._solved, "trust": self.fold.trust, "trust_at": self.fold.at,
+                   "recent": self.fold.recent.tensor()}
         return {"adapter": files.dump_adapter(self.adapter), "head": files.dump(tensors, facts)}
 
     def is_solved(self) -> bool:
@@ -422,7 +427,7 @@ class Head:
     def load_head(self, data: bytes, name: str, *, solved: bool = True) -> None:
         """Take over labels, folds and, where it was `solved` over the rows that it is for, the ridge of our features."""
         tensors, facts = files.parse(data, name)
-        self.fold.load(tensors["trust"], tensors["trust_at"], facts)
+        self.fold.load(tensors["trust"], tensors["trust_at"], facts, tensors.get("recent"))
         self.set_labels(facts["labels"])
         if solved and facts["features"] == self._shape():
             self._b, self._solved = tensors["ridge"], tensors["solved"]

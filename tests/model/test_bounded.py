@@ -20,7 +20,7 @@ from adaptd.policies import Herding, Newest, register_memory_policies
 from adaptd.retained import Bound
 
 DIM, FEATURES, CLASSES = 32, 128, 5
-OPTIONS = HeadOptions(dim=DIM, features=FEATURES, neighbours=16, seed=1, abstain_below=0.0)
+OPTIONS = HeadOptions(dim=DIM, features=FEATURES, neighbours=16, seed=1)
 POLICIES = pytest.mark.parametrize("kind", register_memory_policies(), ids=lambda kind: kind.name)
 
 

@@ -12,12 +12,13 @@ from adaptd.errors import CorruptFile
 from adaptd.model import closed_form, files
 from adaptd.model.attention import Adapter, principal
 from adaptd.model.closed_form import RandomFeatures, Ridge, leave_out, weights
-from adaptd.model.decoder import Fold, decode, opine
+from adaptd.model.decoder import decode, opine
+from adaptd.model.fold import Fold
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadOptions
 
 DIM, FEATURES = 48, 256
-OPTIONS = HeadOptions(dim=DIM, features=FEATURES, neighbours=16, seed=1, abstain_below=0.0)
+OPTIONS = HeadOptions(dim=DIM, features=FEATURES, neighbours=16, seed=1)
 
 
 def cloud(classes: int, each: int, seed: int = 0) -> tuple[Tensor, list[str]]:
