@@ -32,8 +32,9 @@ def _noted(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 def verify(head: tuple[int, str] | None, as_json: bool) -> int:
     """Prove that the journal is what was written.
 
-    Every event and label, in order, none missing, none added. Exit code 1 when it is not. Note the head that it prints somewhere else: with it a later --head proves that nothing up
-    to there was rewritten or cut off, even by somebody who can write the store. Reads the store only, beside the daemon too.
+    Every event and label, in order, none missing, none added. Exit code 1 when it is not. Note the head that it prints
+    somewhere else: with it a later --head proves that nothing up to there was rewritten or cut off, even by somebody who
+    can write the store. Reads the store only, beside the daemon too.
 
     \b
     Example:
