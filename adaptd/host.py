@@ -22,10 +22,13 @@ def read_token(path: Path) -> str:
     BadConfig
         Others can read it.
     """
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    if not path.exists() or not path.stat().st_size:  # a crash may have left it empty
+        made = path.with_name(f".{path.name}.tmp")
+        made.unlink(missing_ok=True)
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
+        made.rename(path)
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise BadConfig(f"{path} can be read by others", hint=f"chmod 600 {path}")
     return path.read_text().strip()

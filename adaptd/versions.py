@@ -351,7 +351,7 @@ class Versions:
         try:
             number = candidate.number
             contents = {f"{name}.{part}": data for name, head in state.heads.items() for part, data in head.dump().items()}
-            digests = registry.publish(self.folder / str(number), contents)
+            digests = registry.complete(self.folder / str(number), candidate.files, contents)
             values = {
                 "files": canonical(digests),
                 "branch": live.branch,

@@ -90,8 +90,10 @@ class Process:
 class Forked(Daemon):
     """A daemon with an encoder that costs nothing, forked. `flaws` are put in its way, `at` names the point that kills it."""
 
-    def __init__(self, config: str = CONFIG, folder: Path | None = None, flaws: Sequence[str] = (), *, points: bool = False) -> None:
+    def __init__(self, config: str = CONFIG, folder: Path | None = None, flaws: Sequence[str] = (), *,
+                 said: Path | None = None, points: bool = False) -> None:
         super().__init__(config, folder)
+        self._said = said or self._said
         self.flaws = flaws
         self._points = (CONTEXT.RawValue("i", 0), CONTEXT.RawValue("i", 0)) if points else None
 

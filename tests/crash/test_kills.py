@@ -81,7 +81,8 @@ def _is_killed(world: World, operation: str, point: int) -> bool:
     daemon.kill_at(point if operation == "a start" else 0)
     if operation != "a start":
         world.start()
-        world.post("a")  # something that may be lost
+        while world.post("a") and not world.forgettable():  # something that may be lost
+            pass
         daemon.settled()
         daemon.kill_at(point)
     try:

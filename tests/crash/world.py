@@ -67,14 +67,15 @@ class World:
         for wrong in violations(self.daemon.paths, self.truth, self.feed):
             self.note(wrong)
 
-    def live(self, seconds: float) -> None:
-        """Let everybody work for a time, and kill the daemon amid it."""
+    def live(self, seconds: float, first: Callable[[], None] = lambda: None) -> None:
+        """Let everybody work for a time, and kill the daemon amid it; `first` is done right before."""
         over = threading.Event()
         threads = [threading.Thread(target=self._work, args=(over, work, name)) for name, work in
                    (("a", self.post), ("b", self.post), ("teacher", self.teach), ("feed", self.append), ("operator", self.move))]
         for thread in threads:
             thread.start()
         over.wait(seconds)
+        first()
         self.kill()
         over.set()
         for thread in threads:
@@ -107,17 +108,17 @@ class World:
             self.note(f"{path} answered {status}: {document}")
         return document if status == expect else None
 
-    def _event(self) -> Json:
+    def _event(self, about: str = "") -> Json:
         with self._lock:
             self._made += 1
             label = self.random.choice(LABELS)
             words = self.random.choices(WORDS, k=4)
-            event = {"id": f"k{self._made}", "text": " ".join([label.replace(" ", ""), *words])}
+            event = {"id": f"k{self._made}", "text": " ".join([label.replace(" ", ""), *words, about]).strip()}
             return event if self.random.random() < 0.3 else {**event, "label": label}
 
-    def post(self, client: str) -> bool:
+    def post(self, client: str, about: str = "") -> bool:
         """Send a batch of events, or the one again that nobody answered."""
-        batch = self._again.pop(client, None) or [self._event() for _ in range(self.random.randint(1, 12))]
+        batch = self._again.pop(client, None) or [self._event(about) for _ in range(self.random.randint(1, 12))]
         self._again[client] = batch
         for event in batch:
             if "label" in event:
@@ -203,9 +204,13 @@ class World:
         self.truth.live = done["version"]
         return True
 
+    def forgettable(self) -> list[str]:
+        """Return the keys of events that may be forgotten."""
+        return [key for key in list(self.truth.acknowledged) if _is_the_operators(key) and key not in self.truth.forgotten]
+
     def forget(self) -> bool:
         """Forget one event that was acknowledged."""
-        known = [key for key in list(self.truth.acknowledged) if _is_the_operators(key) and key not in self.truth.forgotten]
+        known = self.forgettable()
         if not known:
             return True
         key = self.random.choice(known)
