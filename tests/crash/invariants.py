@@ -7,6 +7,7 @@ Sums are integers, so "equal to a replay of the journal" means equal, bit for bi
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from adaptd import db, doctor, erase, registry, rows
 from adaptd import tables as t
@@ -45,10 +47,12 @@ class Truth:
 
 def violations(paths: Paths, truth: Truth, feed: Path | None = None) -> list[str]:
     """Return what is wrong with the store of a daemon that is dead; nothing is changed."""
-    engine = db.reading_engine(paths.database)
-    with closing(engine.connect()) as connection:
-        return [*_whole(connection, paths), *_events(connection, truth), *_labels(connection, truth), *_learned(connection),
-                *_versions(connection, paths, truth), *_offsets(connection, feed), *_replayed(connection, paths)]
+    try:
+        with closing(db.reading_engine(paths.database).connect()) as connection:
+            return [*_whole(connection, paths), *_events(connection, truth), *_labels(connection, truth), *_learned(connection),
+                    *_versions(connection, paths, truth), *_offsets(connection, feed), *_replayed(connection, paths)]
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        return [f"the database cannot be read: {error}"]
 
 
 def _whole(connection: Connection, paths: Paths) -> Iterator[str]:
@@ -146,8 +150,12 @@ def _replayed(connection: Connection, paths: Paths) -> Iterator[str]:
         if erase.pending(connection, domain) is not None:
             continue  # a forget was cut off after its commit: the next start removes them before anything is read from them
         for folder in sorted((paths.checkpoints / name).glob("[0-9]*")):
-            manifest = json.loads((folder / "manifest.json").read_text())
-            facts, contents = manifest["facts"], registry.read(folder, manifest["files"])
+            try:
+                manifest = json.loads((folder / "manifest.json").read_text())
+                facts, contents = manifest["facts"], registry.read(folder, manifest["files"])
+            except (OSError, ValueError, CorruptFile) as error:
+                yield f"checkpoint {folder.name}: {error}"
+                continue
             yield from (f"checkpoint {folder.name}: {wrong}" for wrong in _memory(connection, domain, facts, contents))
             yield from (f"checkpoint {folder.name}: {wrong}" for wrong in _folds(connection, domain, facts))
 

@@ -53,6 +53,10 @@ class Rig:
         device = subprocess.run(["findmnt", "-no", "SOURCE", str(self.root)], capture_output=True, text=True, check=True).stdout
         Path("/sys/fs/ext4", Path(device.strip()).name, "trigger_fs_error").write_text("a test")
 
+    def sync(self) -> None:
+        """Bring everything that was written so far to the disk."""
+        run("sync", "--file-system", str(self.root))
+
     def cut(self) -> None:
         """Cut the power. Whoever runs on it is to be killed next, then `unmount` and `mount`."""
         descriptor = os.open(self.root, os.O_RDONLY)

@@ -61,6 +61,7 @@ def test_the_rig_finds_out_a_daemon_that_does_not_sync(flaw: str, tmp_path: Path
     with rig() as disk, world_on(disk, tmp_path, SEED, [flaw]) as world:
         for cut in range(CONTROL_CUTS):
             world.start()
+            disk.sync()  # the store is there: what is lost was acknowledged from here on
             live_and_cut(world, disk)
             if world.wrong:
                 print(f"{flaw}: cut {cut + 1} found: {'; '.join(world.wrong)[:300]}")

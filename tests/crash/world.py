@@ -85,7 +85,8 @@ class World:
     def kill(self) -> None:
         """Kill the daemon alone, with SIGKILL."""
         assert self.daemon.process is not None
-        self.daemon.process.kill()
+        if self.daemon.process.poll() is None:
+            self.daemon.process.kill()
         self.daemon.process.wait(60)
 
     def pause(self, seconds: float) -> None:
@@ -206,7 +207,7 @@ class World:
 
     def forgettable(self) -> list[str]:
         """Return the keys of events that may be forgotten."""
-        return [key for key in list(self.truth.acknowledged) if _is_the_operators(key) and key not in self.truth.forgotten]
+        return [key for key in list(self.truth.acknowledged) if _is_the_operators(key) and key not in self.truth.forgotten | self.truth.forgetting]
 
     def forget(self) -> bool:
         """Forget one event that was acknowledged."""
