@@ -21,7 +21,7 @@ from adaptd.config import DomainSettings, Settings
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
 from adaptd.history import last_seq
-from adaptd.host import check_folder, check_not_lost
+from adaptd.host import check_not_lost
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain, Encoder, Feed, Gate
 from adaptd.journal import Journal
@@ -54,7 +54,6 @@ class Assembly:
 
     def open_store(self) -> None:
         """Open database, writer and journal; refuse what is damaged, too new, or not ours to read."""
-        check_folder(self.paths.state)
         check_not_lost(self.paths)
         self.engine = db.writing_engine(self.paths.database)
         if self.paths.database.exists():

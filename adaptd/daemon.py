@@ -25,7 +25,7 @@ from adaptd.api.app import create_app
 from adaptd.api.server import Server
 from adaptd.assembly import Assembly
 from adaptd.config import Settings
-from adaptd.host import bind, log_to_stderr, read_token
+from adaptd.host import bind, check_folder, log_to_stderr, read_token
 from adaptd.learn import Learner
 from adaptd.observe import Meters, Problems
 from adaptd.paths import Paths
@@ -44,6 +44,7 @@ def run(settings: Settings, paths: Paths) -> int:
     sys.setswitchinterval(SWITCH_S)
     faulthandler.enable()  # a stack dump when the watchdog aborts us
     paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_folder(paths.state)
     with ExitStack() as stack:
         stack.enter_context(db.locked(paths.lock))
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -29,7 +29,8 @@ SAID: dict[str, tuple[str, float | None]] = {  # what is measured -> (unit, the 
     "throughput, 32 clients, one input each": ("× bare encoder, best batch", 0.9),
     "throughput, 4 clients, 64 inputs each": ("× bare encoder, best batch", 0.9),
     "p99 while adapting": ("× p99 when idle", 2.0), "rollback": ("s, the slowest", 1.0),
-    "failed requests during rollbacks": ("", 0.0), restart.WHAT: ("s more than the encoder's load", 2.0), "--help": ("× import click", 3.0), "status": ("× import click", 6.0)}
+    "failed requests during rollbacks": ("", 0.0),
+    restart.WHAT: ("s more than the encoder's load", 2.0), "--help": ("× import click", 3.0), "status": ("× import click", 6.0)}
 
 
 @dataclass(frozen=True)

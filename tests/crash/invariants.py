@@ -69,7 +69,7 @@ def _events(connection: Connection, truth: Truth) -> Iterator[str]:
     found = connection.execute(select(t.event.c.key, t.event.c.payload).where(t.event.c.source == "http")).all()
     times, payloads = Counter(r.key for r in found), {r.key: json.loads(r.payload)["text"] for r in found}
     for key, said in truth.acknowledged.items():
-        if key in truth.forgotten or key in truth.forgetting and key not in times:
+        if key in truth.forgotten or (key in truth.forgetting and key not in times):
             continue
         if times[key] != 1 or payloads[key] != said:
             yield f"acknowledged event {key} is there {times[key]} times, as {payloads.get(key)!r} for {said!r}"

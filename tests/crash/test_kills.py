@@ -104,7 +104,7 @@ def _enter_candidates(world: World, number: int) -> None:
     world.truth.live = daemon.domain()["version"]
     assert daemon.stop() == 0
     with closing(sqlite3.connect(daemon.paths.database)) as store, store:
-        columns = [row[1] for row in store.execute("PRAGMA table_info(version)")][1:]
+        columns = ", ".join(row[1] for row in list(store.execute("PRAGMA table_info(version)"))[1:])
         for copy in range(made["version"] + 1, made["version"] + number):
             shutil.copytree(daemon.paths.versions / str(made["version"]), daemon.paths.versions / str(copy))
-            store.execute(f"INSERT INTO version SELECT ?, {', '.join(columns)} FROM version WHERE number = ?", (copy, made["version"]))
+            store.execute(f"INSERT INTO version SELECT ?, {columns} FROM version WHERE number = ?", (copy, made["version"]))

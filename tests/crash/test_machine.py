@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from tests.acceptance.daemon import Daemon, Json, lesson, until
 from tests.acceptance.test_faults import trainer
 from tests.conftest import missing
 from tests.crash.fork import CONFIG, Forked
-from tests.crash.rig import Rig, rig, run
+from tests.crash.rig import Rig, rig
 from tests.crash.world import World
 
 pytestmark = pytest.mark.crash
@@ -66,6 +65,8 @@ def injected(world: World, calls: str, how: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if "KILL" in how:  # of a process whose threads are traced and dead it would wait for ever
+            tracer.kill()
         tracer.terminate()
         tracer.wait(30)
 

@@ -12,7 +12,8 @@ from adaptd.host import read_token
 
 
 @pytest.mark.parametrize("fails", ["fsync", "rename"])
-def test_a_candidate_stays_whole_when_its_promotion_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+def test_a_candidate_stays_whole_when_its_promotion_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                               fails: str) -> None:
     folder = tmp_path / "7"
     named = registry.publish(folder, {"label.adapter": b"trained"})
 

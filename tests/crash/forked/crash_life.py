@@ -13,13 +13,13 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `adaptd run` does, before torch is imported
 
-import faiss  # noqa: E402, F401
-import river.drift  # noqa: E402, F401
+import faiss  # noqa: F401
+import river.drift  # noqa: F401
+from crash_points import Points
 
-import adaptd.daemon  # noqa: E402, F401
-from adaptd import db  # noqa: E402
-from adaptd.cli import main as command  # noqa: E402
-from crash_points import Points  # noqa: E402
+import adaptd.daemon  # noqa: F401
+from adaptd import db
+from adaptd.cli import main as command
 
 
 def main(folder: str, said: str, plugins: str, environment: Mapping[str, str], flaws: Sequence[str], points: Any) -> None:
