@@ -20,7 +20,7 @@ demo: .venv ## the whole loop on real input, in five minutes
 	$(BIN)/adaptd demo
 
 test: .venv ## every test, the crash campaign apart
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not crash" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/crash $(ARGS)
 
 crash: .venv ## kills, power cuts and a failing machine, against real daemons; CRASH_KILLS=5000 CRASH_CUTS=500 for longer
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m crash -rP tests/crash $(ARGS)

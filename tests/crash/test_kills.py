@@ -35,7 +35,7 @@ def test_killed_at_random_instants_nothing_is_lost_and_nothing_counts_twice(stor
                 world.kill()
             else:
                 world.start()
-                world.live(world.random.uniform(0.02, 0.6))
+                world.live(world.random.uniform(0.0, 0.5))
             world.check()
         world.start()
         assert daemon.stop() == 0, daemon.said
