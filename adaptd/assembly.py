@@ -24,7 +24,7 @@ from adaptd.counterfactual import Counterfactual
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
 from adaptd.history import last_seq
-from adaptd.host import check_folder
+from adaptd.host import check_not_lost
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain, Encoder, Feed, Gate
 from adaptd.journal import Journal
@@ -61,7 +61,7 @@ class Assembly:
 
     def open_store(self) -> None:
         """Open database, writer and journal; refuse what is damaged, too new, or not ours to read."""
-        check_folder(self.paths.state)
+        check_not_lost(self.paths)
         self.engine = db.writing_engine(self.paths.database)
         if self.paths.database.exists():
             db.quick_check(self.engine)

@@ -27,11 +27,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Transaction, create_engine, event, text
+from sqlalchemy import Connection, Engine, ExceptionContext, Transaction, create_engine, event, text
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from adaptd.errors import Busy, CannotStart, SchemaMismatch, StoreFailed, StoreLocked
+from adaptd.errors import Busy, CannotStart, SchemaMismatch, StoreFailed, StoreLocked, StoreUnreadable
 from adaptd.futures import fail, settle
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,12 @@ def reading_engine(path: Path) -> Engine:
     def _settings(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA busy_timeout=5000")
         connection.execute("PRAGMA query_only=ON")
+
+    @event.listens_for(engine, "handle_error")
+    def _failed(context: ExceptionContext) -> None:
+        if isinstance(context.sqlalchemy_exception, OperationalError):  # gone, unreadable, busy: not a fault of the statement
+            raise StoreUnreadable(f"the store cannot be read: {context.original_exception}",
+                                  hint="look at the disk and at adaptd doctor; ask again when it is back")
 
     return engine
 

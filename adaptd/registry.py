@@ -236,16 +236,34 @@ def publish(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, Any] |
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     manifest = {} if facts is None else {"manifest.json": canonical({"facts": facts, "files": digests}).encode()}
     for name, data in {**files, **manifest}.items():
-        with open(temporary / name, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(temporary / name, data)
     sync_folder(temporary)
     if folder.exists():
         shutil.rmtree(folder)
     os.rename(temporary, folder)
     sync_folder(folder.parent)
     return digests
+
+
+def complete(folder: Path, named: Mapping[str, str], files: Mapping[str, bytes]) -> dict[str, str]:
+    """Add files to a version's folder durably; return the sha256 of each file, those `named` before included.
+
+    What the version's row names is not touched: until the row names the new files too, the folder is the old version's.
+    """
+    digests = dict(named)
+    for name in sorted(files.keys() - named.keys()):
+        _write(folder / f".{name}.tmp", files[name])
+        os.rename(folder / f".{name}.tmp", folder / name)
+        digests[name] = hashlib.sha256(files[name]).hexdigest()
+    sync_folder(folder)
+    return digests
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:

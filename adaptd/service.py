@@ -57,7 +57,7 @@ class Service:
         self._meters = meters
         self._paths = paths
         self._backing_up = threading.Lock()
-        self._started = time.time()
+        self._started = time.monotonic()
         self._listeners: set[asyncio.Queue[Json]] = set()
         self._counts = Counts(reader, domains)
 
@@ -329,7 +329,7 @@ class Service:
         return {
             "state": self.state,
             "pid": os.getpid(),
-            "uptime_s": round(time.time() - self._started, 1),
+            "uptime_s": round(time.monotonic() - self._started, 1),
             "domains": {name: self._domain_status(served) for name, served in self.domains.items()},
             "seq": self._writer.last_seq,
             "chain": self._read(chain.head).shown(),

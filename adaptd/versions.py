@@ -224,10 +224,13 @@ class Versions:
         finally:
             self._busy.release()
 
-    def _save(self, number: int, kind: str, live: registry.Live, reason: str, actor: str) -> Version:
-        """Write the live state's files and return the row to enter."""
+    def _save(
+        self, number: int, kind: str, live: registry.Live, reason: str, actor: str, named: Mapping[str, str] | None = None
+    ) -> Version:
+        """Write the live state's files, beside those `named` of a version that is there; return the row to enter."""
         state = self._learner.state
         contents = {f"{name}.{part}": data for name, head in state.heads.items() for part, data in head.dump().items()}
+        folder = self.folder / str(number)
         return Version(
             number=number,
             domain=self.domain,
@@ -237,7 +240,7 @@ class Versions:
             seq=state.seq,
             encoder=self._encoder,
             config=self._config,
-            files=registry.publish(self.folder / str(number), contents),
+            files=registry.complete(folder, named, contents) if named else registry.publish(folder, contents),
             metrics=self.metrics(),
             verdict=None,
             actor=actor,
@@ -390,7 +393,7 @@ class Versions:
             registry.point(connection, self.domain, number, live.branch, "promote", actor, reason, evidence)
 
         before = {name: self._learner.state.heads[name].shadow() for name in adapters}
-        new = self._exchange(number, live, adopt, f"before promotion of {number}", actor, enter)
+        new = self._exchange(number, live, adopt, f"before promotion of {number}", actor, enter, candidate.files)
         assert new.parent is not None
         self.on_promoted(number, new.parent, before)
         return number
@@ -403,10 +406,11 @@ class Versions:
         words: str,
         actor: str,
         enter: Callable[[Connection, Version], None],
+        named: Mapping[str, str] | None = None,
     ) -> Version:
         """Let every head `adopt` another adapter over the present memory; `enter` enters that as a version that is live.
 
-        What was live is saved first, in the same transaction.
+        What was live is saved first, in the same transaction. `named` are the files that the version has already.
         """
         state = self._learner.state
         saved = self._save(self.numbers.take(), "saved", live, words, actor)
@@ -414,7 +418,7 @@ class Versions:
         for name, head in state.heads.items():
             adopt(head, name)
         try:
-            new = replace(self._save(number, "reinstated", live, words, actor), parent=saved.number)
+            new = replace(self._save(number, "reinstated", live, words, actor, named), parent=saved.number)
 
             def write(connection: Connection) -> None:
                 registry.add(connection, saved)
