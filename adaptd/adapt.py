@@ -16,7 +16,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -26,11 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from adaptd import config
+from adaptd import config, training
 from adaptd.errors import Conflict, Refused, TrainingFailed
 from adaptd.interfaces import Gate
 from adaptd.learn import Learner
@@ -39,7 +36,6 @@ from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.network import Head
 from adaptd.records import Paired, Verdict
-from adaptd.registry import publish
 from adaptd.versions import Versions
 
 log = logging.getLogger(__name__)
@@ -87,7 +83,7 @@ class Adaptation:
         self._plugins = plugins
         self._report = report
         self._since = 0  # labels learned since the last adaptation began
-        self._newest = -1  # seq up to which rows have been an experience
+        self._newest = versions.trained_up_to()  # seq up to which rows have been an experience
         self._running: Future[Outcome] | None = None
         self._child: subprocess.Popen[str] | None = None
         self._stopped = False
@@ -191,11 +187,11 @@ class Adaptation:
 
     def _adapt(self, folder: Path, reason: str, actor: str) -> Outcome:
         self.stage = {"stage": "preparing", "progress": 0.0, "since": time.time(), "reason": reason}
-        branch, jobs = self._learner.call(self._jobs_of_now).result()
+        branch, seq, jobs = self._learner.call(self._jobs_of_now).result()
         judged: dict[str, tuple[Verdict, dict[str, Any], bytes]] = {}
         for name, (tensors, facts, adapter) in jobs.items():
             if int((tensors["holdout"] == 0).sum()) >= self._settings.min_labels and len(set(tensors["targets"].tolist())) > 1:
-                judged[name] = self._head(folder / name, tensors, facts, adapter)
+                judged[name] = self._head(name, folder / name, tensors, facts, adapter)
         if not judged:
             have = max((len(tensors["targets"]) for tensors, _, _ in jobs.values()), default=0)
             return Outcome(
@@ -205,78 +201,60 @@ class Adaptation:
                     reasons=[f"{have} learned labels; an adaptation wants {self._settings.min_labels} of at least two classes"],
                 ),
             )
-        self._newest = max(facts["newest"] for _, facts, _ in jobs.values())
-        began = [hashlib.sha256(files.dump_adapter(adapter)).hexdigest() for _, _, adapter in jobs.values()]
-        trained = {"branch": branch, "seq": self._newest, "from": began}  # what a forget asks about it
+        trained = {  # what a forget asks about it, and what makes it again
+            "branch": branch,
+            "seq": seq,
+            "after": self._newest,
+            "from": [hashlib.sha256(files.dump_adapter(adapter)).hexdigest() for _, _, adapter in jobs.values()],
+            "heads": list(jobs),
+            "judged": {name: metrics["holdout_rows"] for name, (_, metrics, _) in judged.items()},
+            "recipe": self._recipe.facts(),
+            "made_by": next(iter(judged.values()))[1]["training"]["versions"],
+        }
+        self._newest = seq
         return self._decide(judged, branch, trained, reason, actor)
 
-    def _jobs_of_now(self) -> tuple[int, dict[str, tuple[dict[str, Tensor], dict[str, Any], Adapter]]]:
-        """Return the branch that grows and what a job of each head needs."""
-        return self._versions.branch(), {name: self._rows(head) for name, head in self._learner.state.heads.items()}
+    @property
+    def _recipe(self) -> training.Recipe:
+        settings = self._settings
+        return training.Recipe(strategy=settings.strategy, options=settings.options, seed=settings.seed,
+                               device=settings.device, threads=settings.threads)
+
+    def _jobs_of_now(self) -> tuple[int, int, dict[str, tuple[dict[str, Tensor], dict[str, Any], Adapter]]]:
+        """Return the branch that grows, its seq, and what a job of each head needs."""
+        state = self._learner.state
+        return self._versions.branch(), state.seq, {name: self._rows(head) for name, head in state.heads.items()}
 
     def _rows(self, head: Head) -> tuple[dict[str, Tensor], dict[str, Any], Adapter]:
         """Copy what a job needs; in the learner's thread, with the ridge solved."""
-        memory = head.memory
-        slots = memory.living()
-        groups = {content: place for place, content in enumerate(dict.fromkeys(memory.contents[s] for s in slots))}
-        tensors = {
-            "vectors": memory.vectors[torch.from_numpy(slots)],
-            "targets": torch.from_numpy(memory.targets[slots].astype(np.int64)),
-            "holdout": torch.from_numpy(memory.holdout[slots].astype(np.uint8)),
-            "order": torch.from_numpy(memory.order[slots]),
-            "fresh": torch.from_numpy((memory.born[slots] > self._newest).astype(np.uint8)),
-            "content": torch.tensor([groups[memory.contents[s]] for s in slots], dtype=torch.int64),
-            "trust": head.fold.trust,
-            "trust_at": head.fold.at,
-        }
+        tensors = {**training.rows(head, self._newest), "trust": head.fold.trust, "trust_at": head.fold.at}
         facts = {
             "labels": head.labels,
             "learned": head.learned,
             "features": head.options.features,
             "seed": head.options.seed,
             "neighbours": head.options.neighbours,
-            "newest": int(memory.born[slots].max()) if len(slots) else -1,
             **head.fold.facts(),
         }
         return tensors, facts, head.adapter
 
     def _head(
-        self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter
+        self, name: str, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter
     ) -> tuple[Verdict, dict[str, Any], bytes]:
         """Train, evaluate and judge one head."""
-        train = tensors["holdout"] == 0
-        job = {
-            "strategy": self._settings.strategy,
-            "options": self._settings.options,
-            "seed": self._settings.seed,
-            "device": self._settings.device,
-            "threads": self._settings.threads,
-            "labels": facts["labels"],
-            "parent_pid": os.getpid(),
-            "plugins": list(self._plugins),
-            "time_limit_s": self._settings.time_limit_s,
-        }
-        given = {name: tensors[name][train] for name in ("vectors", "targets", "fresh")}
-        publish(
-            folder / "in",
-            {
-                "job.json": json.dumps(job).encode(),
-                "adapter.safetensors": files.dump_adapter(adapter),
-                "rows.safetensors": files.dump(given, {"labels": facts["labels"]}),
-            },
-        )
-        (folder / "out").mkdir()
+        training.write(folder, self._recipe, tensors, facts["labels"], adapter, plugins=self._plugins,
+                       time_limit_s=self._settings.time_limit_s)
         self._child_run("adaptd.trainer", folder, "training", self._settings.time_limit_s + 30.0)
         (folder / "in" / "rows.safetensors").write_bytes(files.dump(tensors, facts))
         self._child_run("adaptd.evaluate", folder, "evaluating", self._settings.time_limit_s)
         candidate = (folder / "out" / "adapter.safetensors").read_bytes()
         scores, _ = files.parse((folder / "out" / "scores.safetensors").read_bytes(), "scores")
-        verdict, metrics = self._judge(tensors, facts, scores)
+        verdict, metrics = self._judge(name, tensors, facts, scores)
         report = json.loads((folder / "out" / "report.json").read_text())
         return verdict, {**metrics, "training": report}, candidate
 
     def _judge(
-        self, tensors: dict[str, Tensor], facts: dict[str, Any], scores: dict[str, Tensor]
+        self, head: str, tensors: dict[str, Tensor], facts: dict[str, Any], scores: dict[str, Tensor]
     ) -> tuple[Verdict, dict[str, Any]]:
         truth = tensors["targets"][scores["rows"]]
         right = {name: (scores[name] == truth).int() for name in ("candidate", "champion")}
@@ -284,6 +262,7 @@ class Adaptation:
             candidate=right["candidate"].tolist(),
             champion=right["champion"].tolist(),
             classes=[facts["labels"][c] for c in truth.tolist()],
+            earlier=self._versions.tries(head),
         )
         verdict = self._gate.judge(paired)
         n = len(truth)
@@ -335,16 +314,7 @@ class Adaptation:
         if self._stopped:
             raise TrainingFailed("stopped: the daemon is stopping, or records are being forgotten")
         self.stage = {**(self.stage or {}), "stage": stage, "progress": 0.0}
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTD_")}
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(folder)],
-            stdin=subprocess.DEVNULL,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env=environment,
-        )
+        child = training.start(module, folder)
         self._child = child
         said: deque[str] = deque(maxlen=KEEP_OUTPUT)
         listener = threading.Thread(target=lambda: said.extend(child.stderr or ()), daemon=True)
@@ -360,7 +330,7 @@ class Adaptation:
             watchdog.cancel()
             self._child = None
         if code != 0:
-            raise TrainingFailed(_words(stage, code, said))
+            raise TrainingFailed(training.failure(stage, code, said))
 
     def _progress(self, line: str) -> None:
         try:
@@ -368,19 +338,6 @@ class Adaptation:
             self.stage = {**(self.stage or {}), "progress": float(told["progress"]), "words": str(told.get("words", ""))}
         except (ValueError, KeyError, TypeError):
             log.debug("trainer: %s", line.rstrip())
-
-
-def _words(stage: str, code: int, said: Sequence[str]) -> str:
-    """Say why a child failed: its own error object if it left one, else its last line, else the signal."""
-    lines = [line.strip() for line in said if line.strip()]
-    for line in reversed(lines):
-        try:
-            return f"{stage} failed: {json.loads(line)['message']}"
-        except (ValueError, KeyError, TypeError):
-            continue
-    if code < 0:
-        return f"{stage} was killed by signal {-code}"
-    return f"{stage} failed with exit code {code}: {lines[-1] if lines else 'no message'}"
 
 
 def sweep(jobs: Path) -> list[str]:
