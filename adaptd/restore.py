@@ -13,10 +13,11 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from sqlalchemy import Connection, Engine, and_, select
+from torch import Tensor
 
 from adaptd import registry
 from adaptd import tables as t
@@ -34,6 +35,19 @@ from adaptd.vectors import Vectors
 log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
 Report = Callable[[str, str, str], None]  # code, message, hint
+
+
+class Encoded(Protocol):
+    """Where vectors come from that a row has none of."""
+
+    @property
+    def encoder_id(self) -> int:
+        """The encoder whose vectors are wanted."""
+        ...
+
+    def __call__(self, events: Sequence[int]) -> dict[int, Tensor]:
+        """Return the vectors of events, by seq."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +137,7 @@ def folds(state: State) -> dict[str, Any]:
 
 
 def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head,
-               vectors: Vectors, only: set[int] | None = None) -> NewRows:
+               vectors: Encoded, only: set[int] | None = None) -> NewRows:
     """Read the rows of a head that are alive in a lineage, with their vectors (encoded now where there are none)."""
     query = alive(domain, intervals).where(t.learned.c.head == name)
     joined = query.add_columns(t.vector.c.data).outerjoin(

@@ -24,6 +24,7 @@ from adaptd.gate import NotWorse
 from adaptd.records import Paired
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 ROWS = (100, 200, 300, 500, 1000, 2000, 3000)
 POINTS = (-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0)
 ACCURACIES = (0.70, 0.80, 0.90, 0.97)
@@ -50,8 +51,9 @@ class World:
     @cached_property
     def shares(self) -> Floats:
         """What share of the rows each class has."""
-        shares: Floats = 1.0 / np.arange(1, CLASSES + 1)
-        return shares / shares.sum()
+        sizes = 1.0 / np.arange(1, CLASSES + 1)
+        shares: Floats = sizes / sizes.sum()
+        return shares
 
     @cached_property
     def champion(self) -> Floats:
@@ -74,8 +76,9 @@ class World:
         """Return per class the chance that both are right, the candidate alone, the champion alone, neither [C, 4]."""
         champion = self.champion
         both = np.array([_both(float(p), float(q)) for p, q in zip(candidate, champion, strict=True)])
-        found = np.stack([both, candidate - both, champion - both, 1 - candidate - champion + both], 1).clip(0, 1)
-        return found / found.sum(1, keepdims=True)
+        chances = np.stack([both, candidate - both, champion - both, 1 - candidate - champion + both], 1).clip(0, 1)
+        found: Floats = chances / chances.sum(1, keepdims=True)
+        return found
 
 
 @cache
@@ -250,11 +253,7 @@ def _one_month(plan: Plan, worse: bool, counted: bool, random: np.random.Generat
     return promoted
 
 
-def _right(world: World, ahead: float, latent: Floats, classes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return which rows are answered rightly by one that is `ahead` of the world's champion."""
-    return (latent < stats.norm.ppf(_at(world, round(ahead, 6)))[classes]).astype(np.int64)
-
-
-@cache
-def _at(world: World, ahead: float) -> Floats:
-    return world.candidate(ahead)
+def _right(world: World, ahead: float, latent: Floats, classes: Ints) -> Ints:
+    """Return which rows are answered rightly by one that is `ahead` of the world's first champion."""
+    right: Ints = (latent < stats.norm.ppf(world.candidate(ahead))[classes]).astype(np.int64)
+    return right
