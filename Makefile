@@ -4,7 +4,7 @@ BIN := .venv/bin
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 EXTRAS := cpu,minilm,demo,fast,test,dev
 
-.PHONY: help .venv demo test check bench clean
+.PHONY: help .venv demo test crash check bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.]+:.*## ' Makefile | sed 's/:.*## /\t/'
@@ -19,8 +19,11 @@ help: ## list the targets
 demo: .venv ## the whole loop on real input, in five minutes
 	$(BIN)/adaptd demo
 
-test: .venv ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: .venv ## every test, the crash campaign apart
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/crash $(ARGS)
+
+crash: .venv ## kills, power cuts and a failing machine, against real daemons; CRASH_KILLS=5000 CRASH_CUTS=500 for longer
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m crash -rP tests/crash $(ARGS)
 
 check: .venv ## style, types, layers, spelling
 	$(BIN)/ruff check .

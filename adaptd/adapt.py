@@ -188,12 +188,14 @@ class Adaptation:
     def _adapt(self, folder: Path, reason: str, actor: str) -> Outcome:
         self.stage = {"stage": "preparing", "progress": 0.0, "since": time.time(), "reason": reason}
         branch, seq, jobs = self._learner.call(self._jobs_of_now).result()
+        for tensors, _, _, away in jobs.values():
+            away.read_into(tensors["vectors"])
         judged: dict[str, tuple[Verdict, dict[str, Any], bytes]] = {}
-        for name, (tensors, facts, adapter) in jobs.items():
+        for name, (tensors, facts, adapter, _) in jobs.items():
             if int((tensors["holdout"] == 0).sum()) >= self._settings.min_labels and len(set(tensors["targets"].tolist())) > 1:
                 judged[name] = self._head(name, folder / name, tensors, facts, adapter)
         if not judged:
-            have = max((len(tensors["targets"]) for tensors, _, _ in jobs.values()), default=0)
+            have = max((len(tensors["targets"]) for tensors, *_ in jobs.values()), default=0)
             return Outcome(
                 version=self._learner.state.version,
                 verdict=Verdict(
@@ -205,7 +207,7 @@ class Adaptation:
             "branch": branch,
             "seq": seq,
             "after": self._newest,
-            "from": [hashlib.sha256(files.dump_adapter(adapter)).hexdigest() for _, _, adapter in jobs.values()],
+            "from": [hashlib.sha256(files.dump_adapter(adapter)).hexdigest() for _, _, adapter, _ in jobs.values()],
             "heads": list(jobs),
             "judged": {name: metrics["holdout_rows"] for name, (_, metrics, _) in judged.items()},
             "recipe": self._recipe.facts(),
@@ -220,14 +222,15 @@ class Adaptation:
         return training.Recipe(strategy=settings.strategy, options=settings.options, seed=settings.seed,
                                device=settings.device, threads=settings.threads)
 
-    def _jobs_of_now(self) -> tuple[int, int, dict[str, tuple[dict[str, Tensor], dict[str, Any], Adapter]]]:
+    def _jobs_of_now(self) -> tuple[int, int, dict[str, tuple[dict[str, Tensor], dict[str, Any], Adapter, training.Away]]]:
         """Return the branch that grows, its seq, and what a job of each head needs."""
         state = self._learner.state
         return self._versions.branch(), state.seq, {name: self._rows(head) for name, head in state.heads.items()}
 
-    def _rows(self, head: Head) -> tuple[dict[str, Tensor], dict[str, Any], Adapter]:
+    def _rows(self, head: Head) -> tuple[dict[str, Tensor], dict[str, Any], Adapter, training.Away]:
         """Copy what a job needs; in the learner's thread, with the ridge solved."""
-        tensors = {**training.rows(head, self._newest), "trust": head.fold.trust, "trust_at": head.fold.at}
+        tensors, away = training.rows(head, self._newest)
+        tensors |= {"trust": head.fold.trust, "trust_at": head.fold.at}
         facts = {
             "labels": head.labels,
             "learned": head.learned,
@@ -236,7 +239,7 @@ class Adaptation:
             "neighbours": head.options.neighbours,
             **head.fold.facts(),
         }
-        return tensors, facts, head.adapter
+        return tensors, facts, head.adapter, away
 
     def _head(
         self, name: str, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter

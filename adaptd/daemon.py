@@ -25,7 +25,8 @@ from adaptd.api.app import create_app
 from adaptd.api.server import Server
 from adaptd.assembly import Assembly
 from adaptd.config import Settings
-from adaptd.host import bind, log_to_stderr, read_token
+from adaptd.host import bind, check_folder, log_to_stderr, read_token
+from adaptd.learn import Learner
 from adaptd.observe import Meters, Problems
 from adaptd.paths import Paths
 from adaptd.records import Example, canonical
@@ -33,6 +34,7 @@ from adaptd.service import Service
 
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
+PROGRESS_S = 2.0  # between two words about a long start
 STALL_S = 60.0  # a loop that has not turned for so long is hung
 
 
@@ -42,6 +44,7 @@ def run(settings: Settings, paths: Paths) -> int:
     sys.setswitchinterval(SWITCH_S)
     faulthandler.enable()  # a stack dump when the watchdog aborts us
     paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_folder(paths.state)
     with ExitStack() as stack:
         stack.enter_context(db.locked(paths.lock))
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -119,8 +122,17 @@ class Daemon:
     async def _probe(self) -> None:
         """Let every champion learn the journal's tail and answer once before the daemon calls itself ready."""
         for name, served in self.parts.domains.items():
-            await asyncio.wrap_future(served.learner.when(self.parts.writer.last_seq))
+            await self._caught_up(name, served.learner)
             await asyncio.wrap_future(self.parts.inference.predict(name, served.encoder, [Example(text="ready?")]))
+
+    async def _caught_up(self, name: str, learner: Learner) -> None:
+        """Wait until a domain has learned what its checkpoint lacks; say now and then how far that is."""
+        caught_up, whole = asyncio.wrap_future(learner.when(self.parts.writer.last_seq)), learner.lag
+        while not (await asyncio.wait([caught_up], timeout=PROGRESS_S))[0]:
+            words = f"{name}: {whole - learner.lag} of {whole} labels learned again"
+            systemd.notify(f"STATUS={words}", f"EXTEND_TIMEOUT_USEC={int(10 * PROGRESS_S * 1e6)}")
+            log.info(words, extra={"action": "recovering", "domain": name})
+        await caught_up
 
     # -- main loop --------------------------------------------------------------------------------------------
 

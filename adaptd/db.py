@@ -27,11 +27,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Transaction, create_engine, event, text
+from sqlalchemy import Connection, Engine, ExceptionContext, Transaction, create_engine, event, text
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from adaptd.errors import Busy, CannotStart, SchemaMismatch, StoreFailed, StoreLocked
+from adaptd.errors import Busy, CannotStart, SchemaMismatch, StoreFailed, StoreLocked, StoreUnreadable
 from adaptd.futures import fail, settle
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,12 @@ def reading_engine(path: Path) -> Engine:
     def _settings(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA busy_timeout=5000")
         connection.execute("PRAGMA query_only=ON")
+
+    @event.listens_for(engine, "handle_error")
+    def _failed(context: ExceptionContext) -> None:
+        if isinstance(context.sqlalchemy_exception, OperationalError):  # gone, unreadable, busy: not a fault of the statement
+            raise StoreUnreadable(f"the store cannot be read: {context.original_exception}",
+                                  hint="look at the disk and at adaptd doctor; ask again when it is back")
 
     return engine
 
@@ -119,14 +125,20 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     ------
     SchemaMismatch
         The store is newer than this adaptd.
+    CannotStart
+        A revision failed; the store is as it was.
     """
-    with engine.begin() as connection:
-        before = current_revision(connection)
-        if before is not None:
-            check_known(before)
-        config = _alembic()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    try:
+        with engine.begin() as connection:
+            before = current_revision(connection)
+            if before is not None:
+                check_known(before)
+            config = _alembic()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except SQLAlchemyError as error:
+        raise CannotStart(f"the store's schema could not be brought to {head_revision()!r}: {error.__cause__ or error}",
+                          hint="the store is as it was; free some space or mend what is wrong, then try again") from error
     return before, head_revision()
 
 
@@ -181,6 +193,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self.failed: BaseException | None = None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
+        self.before_commit: Callable[[Connection], None] = lambda connection: None  # once a group, in its transaction
         self.beat = time.monotonic()  # the watchdog's view of this loop
         self._seq = 0
         self._commits = 0
@@ -288,6 +301,7 @@ class Writer:
                     results.append(self._one(connection, operation, savepoint or transaction))
                     if savepoint is not None and results[-1][2] is None:
                         savepoint.commit()
+                self.before_commit(connection)
         except BaseException as error:  # the first failed commit is fatal, whatever it was
             self.failed = error
             log.critical("the journal could not be written: %s", error, extra={"action": "commit_failed"})

@@ -183,6 +183,13 @@ class StoreFailed(AdaptdError):
     status = 503
 
 
+class StoreUnreadable(AdaptdError):
+    """The store cannot be read at the moment."""
+
+    code = "store_unreadable"
+    status = 503
+
+
 class PluginError(AdaptdError):
     """A plugin failed."""
 

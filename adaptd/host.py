@@ -12,6 +12,7 @@ from pathlib import Path
 
 from adaptd.config import Log
 from adaptd.errors import BadConfig, CannotStart
+from adaptd.paths import Paths
 
 
 def read_token(path: Path) -> str:
@@ -20,15 +21,21 @@ def read_token(path: Path) -> str:
     Raises
     ------
     BadConfig
-        Others can read it.
+        Others can read it, or it is damaged.
     """
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    if not path.exists() or not path.stat().st_size:  # a crash may have left it empty
+        made = path.with_name(f".{path.name}.tmp")
+        made.unlink(missing_ok=True)
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
+        made.rename(path)
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise BadConfig(f"{path} can be read by others", hint=f"chmod 600 {path}")
-    return path.read_text().strip()
+    token = path.read_bytes().strip()
+    if not token.isascii():
+        raise BadConfig(f"{path} is damaged", hint="remove it: a start makes a new one")
+    return token.decode()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -58,6 +65,19 @@ def check_folder(state: Path) -> None:
         raise CannotStart(f"the state folder {state} is not writable", hint="chown it to this user, or mount it read-write")
     if state.stat().st_mode & stat.S_IWOTH:
         raise CannotStart(f"anybody can write to the state folder {state}", hint=f"chmod 700 {state}")
+
+
+def check_not_lost(paths: Paths) -> None:
+    """Refuse to begin anew beside versions, which would be taken for orphans and removed.
+
+    Raises
+    ------
+    CannotStart
+        The database is gone or empty, and there are versions.
+    """
+    if any(paths.versions.glob("[0-9]*")) and not (paths.database.exists() and paths.database.stat().st_size):
+        raise CannotStart(f"there are versions, but {paths.database} is lost",
+                          hint="restore the newest backup; to begin anew move the versions away")
 
 
 def log_to_stderr(settings: Log) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Engine, func, select
 from torch import Tensor
 
 from adaptd import offline, registry, restore, training
@@ -46,15 +46,22 @@ Json = dict[str, Any]
 class Stored:
     """The vectors of an encoder that the store has; nothing is encoded here."""
 
+    engine: Engine
     encoder_id: int
     dim: int
 
     def __call__(self, events: Sequence[int]) -> dict[int, Tensor]:
-        """Refuse what is missing."""
-        if events:
-            raise Conflict(f"{len(events)} events of this version have no vectors of its encoder in the store",
+        """Read the vectors of events; refuse what is missing."""
+        found: dict[int, Tensor] = {}
+        query = select(t.vector.c.event, t.vector.c.data).where(t.vector.c.encoder == self.encoder_id, t.vector.c.part == 0)
+        with self.engine.connect() as connection:
+            for start in range(0, len(events), 500):
+                for r in connection.execute(query.where(t.vector.c.event.in_(events[start:start + 500]))):
+                    found[r.event] = torch.frombuffer(bytearray(r.data), dtype=torch.float16)
+        if missing := set(events) - set(found):
+            raise Conflict(f"{len(missing)} events of this version have no vectors of its encoder in the store",
                            hint="a daemon with that encoder makes them: adaptd run")
-        return {}
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +149,12 @@ class Materials:
         if candidate is None or "recipe" not in trained:
             raise Conflict(f"the store does not say how {name} of version {self._version.number} was made",
                            hint="it is of an adaptd that did not keep it; candidates from now on can be made again")
-        rows = self._filled(head, candidate, lineage(self._connection, trained["branch"], trained["seq"]))
+        filled = self._filled(head, candidate, lineage(self._connection, trained["branch"], trained["seq"]))
+        tensors, away = training.rows(filled, trained["after"])
+        away.read_into(tensors["vectors"])
         self._note_forgotten(trained["seq"])
         folder.mkdir(parents=True)
-        training.write(folder, training.Recipe(**trained["recipe"]), training.rows(rows, trained["after"]), rows.labels,
+        training.write(folder, training.Recipe(**trained["recipe"]), tensors, filled.labels,
                        self._start(name, trained["from"][trained["heads"].index(head)]), plugins=self._plugins,
                        time_limit_s=self._now.adapt.time_limit_s)
         return Job(folder=folder, candidate=candidate, stored=self._bytes(name, digest))
@@ -190,16 +199,16 @@ class Materials:
         return next(one for one in self._known if one.number == base)
 
     def _filled(self, name: str, of: Version, intervals: Sequence[tuple[int, int]], shape: Sequence[Any] = ()) -> Head:
-        """Return a head with the rows that were alive in a lineage, in the order of their birth."""
+        """Return a head with the rows that were alive in a lineage, those that were evicted beside the others."""
         stored = self._stored(of.encoder)
         _, features, seed, _ = shape or (stored.dim, 1, 0, "")  # training needs no random features
-        head = Head(HeadOptions(dim=stored.dim, features=features, neighbours=1, seed=seed, abstain_below=0.0),
+        head = Head(HeadOptions(dim=stored.dim, features=features, neighbours=1, seed=seed),
                     RandomFeatures(stored.dim, features, seed))
         born = [r for r in births(self._connection, of.domain, intervals) if r.head == name]
         head.set_labels(list(dict.fromkeys(r.target for r in born)))
+        head.bounded.read_from(stored)
         rows = restore.alive_rows(self._connection, of.domain, intervals, name, head, stored)
-        if len(rows.ids):
-            head.enter(rows)
+        head.restore(rows, None, None, restore.evicted_columns(self._connection, of.domain, intervals, name, head))
         head.learned = len(born)
         return head
 
@@ -210,7 +219,7 @@ class Materials:
         if row is None:
             raise Conflict(f"the store has no vectors of the encoder that version {self._version.number} was made with",
                            hint="a daemon with that encoder makes them: adaptd run")
-        return Stored(encoder_id=row.id, dim=row.bytes // torch.float16.itemsize)
+        return Stored(engine=self._connection.engine, encoder_id=row.id, dim=row.bytes // torch.float16.itemsize)
 
 
 # -- made again, and compared ---------------------------------------------------------------------------------

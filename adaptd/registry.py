@@ -21,6 +21,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Insert, func, insert, select, update
 
+from adaptd import chain
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, NotFound, Refused
 from adaptd.history import act, last_seq
@@ -123,7 +124,8 @@ def create_domain(connection: Connection, name: str, encoder: str, config: str) 
 def add(connection: Connection, new: Version) -> None:
     """Enter a version whose files are published."""
     values = {**new.__dict__, "files": canonical(new.files), "metrics": canonical(new.metrics),
-              "verdict": None if new.verdict is None else canonical(new.verdict)}
+              "verdict": None if new.verdict is None else canonical(new.verdict),
+              "chain": canonical(chain.head(connection).shown())}
     connection.execute(insert(t.version).values(**values))
 
 
@@ -234,16 +236,34 @@ def publish(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, Any] |
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     manifest = {} if facts is None else {"manifest.json": canonical({"facts": facts, "files": digests}).encode()}
     for name, data in {**files, **manifest}.items():
-        with open(temporary / name, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(temporary / name, data)
     sync_folder(temporary)
     if folder.exists():
         shutil.rmtree(folder)
     os.rename(temporary, folder)
     sync_folder(folder.parent)
     return digests
+
+
+def complete(folder: Path, named: Mapping[str, str], files: Mapping[str, bytes]) -> dict[str, str]:
+    """Add files to a version's folder durably; return the sha256 of each file, those `named` before included.
+
+    What the version's row names is not touched: until the row names the new files too, the folder is the old version's.
+    """
+    digests = dict(named)
+    for name in sorted(files.keys() - named.keys()):
+        _write(folder / f".{name}.tmp", files[name])
+        os.rename(folder / f".{name}.tmp", folder / name)
+        digests[name] = hashlib.sha256(files[name]).hexdigest()
+    sync_folder(folder)
+    return digests
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:

@@ -22,10 +22,12 @@ import torch
 from torch import Tensor
 
 from adaptd.model import files
-from adaptd.model.attention import Adapter
+from adaptd.model.attention import Adapter, Ints
+from adaptd.model.evicted import Fetch
 from adaptd.model.network import Head
 from adaptd.registry import publish
 
+BEYOND = 50_000  # evicted rows that a candidate is judged with: what bounds the judge's memory
 GIVEN = ("vectors", "targets", "fresh")  # of the rows: what the trainer sees; held-out rows it never does
 
 
@@ -44,25 +46,45 @@ class Recipe:
         return asdict(self)
 
 
-def rows(head: Head, after: int) -> dict[str, Tensor]:
-    """Return a head's alive rows in the order of their birth; those born after a seq are new. They are copies."""
-    memory = head.memory
-    slots = memory.living()
-    groups = {content: place for place, content in enumerate(dict.fromkeys(memory.contents[s] for s in slots))}
-    return {
-        "vectors": memory.vectors[torch.from_numpy(slots)],
-        "targets": torch.from_numpy(memory.targets[slots].astype(np.int64)),
-        "holdout": torch.from_numpy(memory.holdout[slots].astype(np.uint8)),
-        "order": torch.from_numpy(memory.order[slots]),
-        "fresh": torch.from_numpy((memory.born[slots] > after).astype(np.uint8)),
-        "content": torch.tensor([groups[memory.contents[s]] for s in slots], dtype=torch.int64),
+@dataclass(frozen=True)
+class Away:
+    """The rows of a job that memory has evicted; their vectors are read where nobody waits for it."""
+
+    places: Ints
+    events: Ints
+    fetch: Fetch
+
+    def read_into(self, vectors: Tensor) -> None:
+        """Read their vectors to their places."""
+        for start in range(0, len(self.places), 1024):
+            events = self.events[start : start + 1024].tolist()
+            found = self.fetch(events)
+            vectors[torch.from_numpy(self.places[start : start + 1024])] = torch.stack([found[event] for event in events])
+
+
+def rows(head: Head, after: int) -> tuple[dict[str, Tensor], Away]:
+    """Copy a head's alive rows in the order of their birth; those born after a seq are new. Some vectors are to be read."""
+    found, kept = head.bounded.columns(BEYOND)
+    groups = {content: place for place, content in enumerate(dict.fromkeys(found["content"].tolist()))}
+    vectors = torch.zeros(len(found), head.options.dim, dtype=torch.float16)
+    slots = [head.memory.slot_of[row] for row in found["id"][kept].tolist()]
+    vectors[torch.from_numpy(kept)] = head.memory.vectors[slots]
+    tensors = {
+        "vectors": vectors,
+        "targets": torch.from_numpy(found["target"].astype(np.int64)),
+        "holdout": torch.from_numpy(found["holdout"].astype(np.uint8)),
+        "retrievable": torch.from_numpy(kept.astype(np.uint8)),
+        "order": torch.from_numpy(found["order"].copy()),
+        "fresh": torch.from_numpy((found["born"] > after).astype(np.uint8)),
+        "content": torch.tensor([groups[content] for content in found["content"].tolist()], dtype=torch.int64),
     }
+    return tensors, Away(np.flatnonzero(~kept), found["event"][~kept], head.bounded.gone.fetch)
 
 
 def write(folder: Path, recipe: Recipe, tensors: Mapping[str, Tensor], labels: Sequence[str], adapter: Adapter, *,
           plugins: Sequence[str], time_limit_s: float) -> None:
     """Write a job's folder: `in/` as `adaptd.trainer` reads it, and an empty `out/`."""
-    train = tensors["holdout"] == 0
+    train = (tensors["holdout"] == 0) & ((tensors["retrievable"] == 1) | (tensors["fresh"] == 1))  # memory + experience
     job = {**recipe.facts(), "labels": list(labels), "parent_pid": os.getpid(), "plugins": list(plugins),
            "time_limit_s": time_limit_s}
     publish(folder / "in", {

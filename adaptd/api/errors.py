@@ -10,9 +10,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from adaptd.errors import AdaptdError, Busy, NotReady, StoreFailed, Unauthorized
+from adaptd.errors import AdaptdError, Busy, NotReady, StoreFailed, StoreUnreadable, Unauthorized
 
-RETRY_AFTER_S: Mapping[type[AdaptdError], float] = {NotReady: 1.0, StoreFailed: 5.0}
+RETRY_AFTER_S: Mapping[type[AdaptdError], float] = {NotReady: 1.0, StoreFailed: 5.0, StoreUnreadable: 5.0}
 
 
 class Unprocessable(AdaptdError):

@@ -137,6 +137,13 @@ class Daemon:
         self.peak_mb = now.ru_maxrss / 1024
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    def killed_and_started(self) -> None:
+        """Kill it with SIGKILL and start it again; return when it is ready."""
+        self.main.close()
+        self._process.kill()
+        self._process.wait()
+        self._start()
+
     def connect(self) -> Connection:
         """Return a connection of its own, for one thread."""
         return Connection(self.store / "adaptd.sock")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adaptd.bench import footprint, learning_cost
+from adaptd.bench import footprint, learning_cost, restart
 from adaptd.bench.daemon import Daemon
 from adaptd.bench.plan import Run, Tools
 from adaptd.bench.sets import Rows
@@ -29,7 +29,8 @@ SAID: dict[str, tuple[str, float | None]] = {  # what is measured -> (unit, the 
     "throughput, 32 clients, one input each": ("× bare encoder, best batch", 0.9),
     "throughput, 4 clients, 64 inputs each": ("× bare encoder, best batch", 0.9),
     "p99 while adapting": ("× p99 when idle", 2.0), "rollback": ("s, the slowest", 1.0),
-    "failed requests during rollbacks": ("", 0.0), "--help": ("× import click", 3.0), "status": ("× import click", 6.0)}
+    "failed requests during rollbacks": ("", 0.0),
+    restart.WHAT: ("s more than the encoder's load", 2.0), "--help": ("× import click", 3.0), "status": ("× import click", 6.0)}
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def measure(run: Run, tools: Tools) -> dict[str, Any]:
     data, size = run.load(), sizes(run)
     train, test = data.split("train"), data.split("test")
     encoder, rows = tools.encoded.encoder, []
-    with tools.task(f"{run.name}", 8) as step, Daemon(adapt=False) as daemon:
+    with tools.task(f"{run.name}", 9) as step, Daemon(adapt=False) as daemon:
         fresh_mb = footprint.resident_mb(daemon.pid)
         _learn(daemon, train, size.memories)
         step(1)
@@ -77,6 +78,8 @@ def measure(run: Run, tools: Tools) -> dict[str, Any]:
         rows += _rollback(daemon, train, test)
         step(1)
         rows += _starts(daemon, size.starts)
+        step(1)
+        rows.append(_row(restart.WHAT, **restart.measure(daemon)))
         step(1)
         encode_ms = _encode_ms(encoder, test.texts)
         step(1)

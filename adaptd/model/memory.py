@@ -11,8 +11,9 @@ finds the same.
 
 from __future__ import annotations
 
+import copy
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +98,16 @@ class NewRows:
     holdout: Sequence[bool]
     vectors: Tensor  # float16 [n, dim]
 
+    def singly(self) -> Iterator[NewRows]:
+        """Yield the rows one by one."""
+        for i in range(len(self.ids)):
+            one = slice(i, i + 1)
+            yield NewRows(ids=self.ids[one], events=self.events[one], born=self.born[one], targets=self.targets[one],
+                          sources=self.sources[one], contents=self.contents[one], holdout=self.holdout[one],
+                          vectors=self.vectors[one])
 
-COLUMNS = ("ids", "events", "born", "targets", "alive", "summed", "holdout", "order")
+
+COLUMNS = ("ids", "events", "born", "targets", "alive", "summed", "evicted", "holdout", "order")
 
 
 class Memory:
@@ -114,6 +123,7 @@ class Memory:
         self.targets = np.zeros(0, np.int32)
         self.alive = np.zeros(0, np.bool_)
         self.summed = np.zeros(0, np.bool_)  # in the ridge's sums
+        self.evicted = np.zeros(0, np.bool_)  # not retrieved; its slot is given up when the memory is compacted
         self.holdout = np.zeros(0, np.bool_)
         self.order = np.zeros(0, np.int64)  # how many rows of the head had been learned before, for age
         self.sources: list[str] = []
@@ -167,9 +177,17 @@ class Memory:
         self.size += n
         return slots
 
+    def aside(self) -> Memory:
+        """Return the same rows with flags and ages of their own; what only grows is shared."""
+        other = copy.copy(self)
+        other.alive, other.summed, other.order = self.alive.copy(), self.summed.copy(), self.order.copy()
+        other.evicted = self.evicted.copy()
+        other.slot_of = dict(self.slot_of)
+        return other
+
     def compacted(self) -> Memory:
-        """Return a memory of the alive rows and of dead ones that are still in the sums."""
-        keep = np.flatnonzero(self.alive[:self.size] | self.summed[:self.size])
+        """Return a memory of the retrievable rows and of dead ones that are still in the sums."""
+        keep = np.flatnonzero((self.alive[:self.size] | self.summed[:self.size]) & ~self.evicted[:self.size])
         fresh = Memory(self.dim)
         fresh._grow(len(keep))
         for name in COLUMNS:
@@ -181,11 +199,12 @@ class Memory:
         fresh.size = len(keep)
         return fresh
 
-    def living(self) -> npt.NDArray[np.int64]:
-        """Return the slots that are alive, oldest birth first."""
-        slots = np.flatnonzero(self.alive[:self.size])
-        return slots[np.lexsort((self.ids[slots], self.born[slots]))]
+    @property
+    def retrievable(self) -> npt.NDArray[np.bool_]:
+        """Which slots are alive and not evicted."""
+        size = self.size  # once: others than the learner look too
+        return self.alive[:size] & ~self.evicted[:size]
 
     def dead_share(self) -> float:
-        """Return the share of slots that are dead."""
-        return 1.0 - float(self.alive[:self.size].mean()) if self.size else 0.0
+        """Return the share of slots that are not retrievable."""
+        return 1.0 - float(self.retrievable.mean()) if self.size else 0.0

@@ -1,0 +1,110 @@
+"""A real daemon under a real stream, killed with SIGKILL at random instants and at every named point."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from adaptd.errors import AdaptdError
+from tests.crash.fork import Forked
+from tests.crash.world import World
+
+pytestmark = pytest.mark.crash
+KILLS = int(os.environ.get("CRASH_KILLS", "200"))
+STORES = 4
+SEED = int(os.environ.get("CRASH_SEED", random.randrange(1 << 30)))
+
+
+@pytest.mark.timeout(10 * KILLS)
+@pytest.mark.parametrize("store", range(STORES))
+def test_killed_at_random_instants_nothing_is_lost_and_nothing_counts_twice(store: int) -> None:
+    with Forked() as daemon:
+        world = World(daemon, SEED + store)
+        for kill in range(KILLS // STORES):
+            if kill % 5 == 4:  # amid a start
+                daemon.spawn()
+                world.pause(world.random.uniform(0.0, 0.5))
+                world.kill()
+            else:
+                world.start()
+                world.live(world.random.uniform(0.0, 0.5))
+            world.check()
+        world.start()
+        assert daemon.stop() == 0, daemon.said
+        world.check()
+        world.report(f"{KILLS // STORES} kills at random instants, seed {SEED + store}")
+
+
+OPERATIONS: dict[str, Callable[[World], object]] = {
+    "events": lambda world: world.post("a"),
+    "an answer and its label": lambda world: world.teach("teacher"),
+    "lines of a feed": World.follow,
+    "a snapshot": World.snapshot,
+    "a rollback": World.rollback,
+    "a promotion": World.promote,
+    "a forget": World.forget,
+    "a stop": lambda world: world.daemon.stop(),
+    "a start": World.start,
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_killed_at_every_named_point_the_store_is_before_it_or_after_it(operation: str) -> None:
+    with Forked(points=True) as daemon:
+        world, killed_at = World(daemon, SEED), []
+        if operation == "a promotion":
+            _enter_candidates(world, 45)  # [versions] keeps 50
+        for point in itertools.count(1):
+            if not _is_killed(world, operation, point):
+                break
+            killed_at.append(daemon.last_point)
+            world.check()
+        world.kill()
+        world.check()
+        names = list(dict.fromkeys(killed_at))
+        world.report(f"{operation}: killed at {len(killed_at)} points: {'; '.join(names)}")
+        assert {"before commit", "after commit"} <= set(names)
+
+
+def _is_killed(world: World, operation: str, point: int) -> bool:
+    """Let the daemon do something and kill itself at the n-th point of it; return False when it has fewer."""
+    daemon = world.daemon
+    daemon.kill_at(point if operation == "a start" else 0)
+    if operation != "a start":
+        world.start()
+        while world.post("a") and not world.forgettable():  # something that may be lost
+            pass
+        daemon.settled()
+        daemon.kill_at(point)
+    try:
+        OPERATIONS[operation](world)
+        daemon.settled()
+        return False
+    except (AdaptdError, AssertionError):  # no answer: it is dead, or about to be
+        return daemon.wait() == -signal.SIGKILL
+
+
+def _enter_candidates(world: World, number: int) -> None:
+    """Let an adaptation make one, and enter it under more numbers, to be promoted one after the other."""
+    daemon = world.daemon
+    world.start()
+    while len(world.truth.labels) < 60:
+        world.post("a")
+    made = daemon.post("text/adapt", {"wait": True})
+    assert made["verdict"] == "undecided", made  # there is nothing to judge it by
+    world.truth.live = daemon.domain()["version"]
+    assert daemon.stop() == 0
+    with closing(sqlite3.connect(daemon.paths.database)) as store, store:
+        columns = ", ".join(row[1] for row in list(store.execute("PRAGMA table_info(version)"))[1:])
+        for copy in range(made["version"] + 1, made["version"] + number):
+            shutil.copytree(daemon.paths.versions / str(made["version"]), daemon.paths.versions / str(copy))
+            store.execute(f"INSERT INTO version SELECT ?, {columns} FROM version WHERE number = ?", (copy, made["version"]))
