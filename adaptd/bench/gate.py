@@ -119,13 +119,13 @@ def _power(run: Run) -> dict[str, Any]:
             for points in POINTS:
                 world = World(accuracy)
                 one = _rates(world, world.cells(world.candidate(points / 100)), rows, run)
-                cells.append({"accuracy": 100 * accuracy, "held-out rows": rows, "points": points, **one})
+                cells.append({"accuracy": round(100 * accuracy, 6), "held-out rows": rows, "points": points, **one})
     return {"rows": [_line(cells, accuracy, rows) for accuracy in ACCURACIES for rows in ROWS], "cells": cells}
 
 
 def _line(cells: Sequence[Mapping[str, Any]], accuracy: float, rows: int) -> dict[str, Any]:
     """Return a line of the table: what share is promoted, by true difference, with its interval; what stays undecided."""
-    mine = {c["points"]: c for c in cells if (c["accuracy"], c["held-out rows"]) == (100 * accuracy, rows)}
+    mine = {c["points"]: c for c in cells if (c["accuracy"], c["held-out rows"]) == (round(100 * accuracy, 6), rows)}
     undecided = {f"undecided at {points:+g}": round(mine[points]["undecided"], 1) for points in (-1.0, 0.0, 1.0)}
     return {"accuracy": 100 * accuracy, "rows": rows, "answers that differ": round(mine[0.0]["differ"], 1),
             **{f"{points:+g}": interval(mine[points]["promote"], mine[points]["trials"]) for points in POINTS}, **undecided}
