@@ -2,7 +2,8 @@
 
 The attention that answers is asked, once of the neighbours that other sources taught and once of all. They contradict
 the label when more than half of their weight lies on another one. A label of which there are few rows by them is new, and
-no contradiction; where no label has half of the weight, they have nothing clear to say.
+no contradiction; where no label has half of the weight, or a tenth of it lies on the label itself, they are not of one
+mind and have nothing clear to say.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from adaptd.model.network import HeadSnapshot
 from adaptd.quarantine import Dissent
 from adaptd.records import Row
 
-CLEAR = 0.5
+CLEAR, SPLIT = 0.5, 0.1
 
 
 def dissent(said: Opinions, place: int, row: Row, target: int, head: HeadSnapshot,
@@ -35,6 +36,8 @@ def dissent(said: Opinions, place: int, row: Row, target: int, head: HeadSnapsho
 
 
 def _contradicts(weight: Floats, target: int) -> bool | None:
-    """Say whether most of the weight [C] lies on another class; None when it lies on none."""
-    best = int(weight.argmax())
-    return best != target if weight[best] > CLEAR * weight.sum() else None
+    """Say whether most of the weight [C] lies on another class; None when it lies on none, or a tenth on this one too."""
+    best, total = int(weight.argmax()), weight.sum()
+    if weight[best] <= CLEAR * total:
+        return None
+    return None if best != target and weight[target] > SPLIT * total else best != target

@@ -139,7 +139,7 @@ def same(daemon: Daemon, wanted: Json, names: Sequence[str] = TOLD) -> None:
     """Assert that a store says the same of itself, and answers as it did."""
     assert like(told(daemon), names) == like(wanted["status"], names)
     for (label, scores), (was, were) in zip(daemon.scores(ASKED), wanted["answers"], strict=True):
-        assert label == was and scores == pytest.approx(were, abs=1e-4)
+        assert label == was and scores == pytest.approx(were, abs=0.02)  # a later adaptd may calibrate otherwise
 
 
 @pytest.mark.acceptance
