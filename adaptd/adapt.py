@@ -36,13 +36,15 @@ from adaptd.interfaces import Gate
 from adaptd.learn import Learner
 from adaptd.metrics import forgetting
 from adaptd.model import files
-from adaptd.model.attention import Adapter
+from adaptd.model.attention import Adapter, Ints
+from adaptd.model.evicted import Fetch
 from adaptd.model.network import Head
 from adaptd.records import Paired, Verdict
 from adaptd.registry import publish
 from adaptd.versions import Versions
 
 log = logging.getLogger(__name__)
+BEYOND = 50_000  # evicted rows that a candidate is judged with: what bounds the judge's memory
 KEEP_OUTPUT = 20  # lines of a child's stderr that a failure quotes
 ONE_AT_A_TIME = threading.Lock()  # adaptations of all domains share the machine
 
@@ -62,6 +64,22 @@ class Outcome:
             "reasons": list(self.verdict.reasons),
             "evidence": dict(self.verdict.evidence),
         }
+
+
+@dataclass(frozen=True)
+class Away:
+    """The rows of a job that memory has evicted; their vectors are read where nobody waits for it."""
+
+    places: Ints
+    events: Ints
+    fetch: Fetch
+
+    def read_into(self, vectors: Tensor) -> None:
+        """Read their vectors to their places."""
+        for start in range(0, len(self.places), 1024):
+            events = self.events[start : start + 1024].tolist()
+            found = self.fetch(events)
+            vectors[torch.from_numpy(self.places[start : start + 1024])] = torch.stack([found[event] for event in events])
 
 
 class Adaptation:
@@ -192,12 +210,14 @@ class Adaptation:
     def _adapt(self, folder: Path, reason: str, actor: str) -> Outcome:
         self.stage = {"stage": "preparing", "progress": 0.0, "since": time.time(), "reason": reason}
         branch, jobs = self._learner.call(self._jobs_of_now).result()
+        for tensors, _, _, away in jobs.values():
+            away.read_into(tensors["vectors"])
         judged: dict[str, tuple[Verdict, dict[str, Any], bytes]] = {}
-        for name, (tensors, facts, adapter) in jobs.items():
+        for name, (tensors, facts, adapter, _) in jobs.items():
             if int((tensors["holdout"] == 0).sum()) >= self._settings.min_labels and len(set(tensors["targets"].tolist())) > 1:
                 judged[name] = self._head(folder / name, tensors, facts, adapter)
         if not judged:
-            have = max((len(tensors["targets"]) for tensors, _, _ in jobs.values()), default=0)
+            have = max((len(tensors["targets"]) for tensors, *_ in jobs.values()), default=0)
             return Outcome(
                 version=self._learner.state.version,
                 verdict=Verdict(
@@ -205,27 +225,30 @@ class Adaptation:
                     reasons=[f"{have} learned labels; an adaptation wants {self._settings.min_labels} of at least two classes"],
                 ),
             )
-        self._newest = max(facts["newest"] for _, facts, _ in jobs.values())
-        began = [hashlib.sha256(files.dump_adapter(adapter)).hexdigest() for _, _, adapter in jobs.values()]
+        self._newest = max(facts["newest"] for _, facts, *_ in jobs.values())
+        began = [hashlib.sha256(files.dump_adapter(adapter)).hexdigest() for _, _, adapter, _ in jobs.values()]
         trained = {"branch": branch, "seq": self._newest, "from": began}  # what a forget asks about it
         return self._decide(judged, branch, trained, reason, actor)
 
-    def _jobs_of_now(self) -> tuple[int, dict[str, tuple[dict[str, Tensor], dict[str, Any], Adapter]]]:
+    def _jobs_of_now(self) -> tuple[int, dict[str, tuple[dict[str, Tensor], dict[str, Any], Adapter, Away]]]:
         """Return the branch that grows and what a job of each head needs."""
         return self._versions.branch(), {name: self._rows(head) for name, head in self._learner.state.heads.items()}
 
-    def _rows(self, head: Head) -> tuple[dict[str, Tensor], dict[str, Any], Adapter]:
+    def _rows(self, head: Head) -> tuple[dict[str, Tensor], dict[str, Any], Adapter, Away]:
         """Copy what a job needs; in the learner's thread, with the ridge solved."""
-        memory = head.memory
-        slots = memory.living()
-        groups = {content: place for place, content in enumerate(dict.fromkeys(memory.contents[s] for s in slots))}
+        rows, kept = head.bounded.columns(BEYOND)
+        groups = {content: place for place, content in enumerate(dict.fromkeys(rows["content"].tolist()))}
+        vectors = torch.zeros(len(rows), head.options.dim, dtype=torch.float16)
+        slots = [head.memory.slot_of[row] for row in rows["id"][kept].tolist()]
+        vectors[torch.from_numpy(kept)] = head.memory.vectors[slots]
         tensors = {
-            "vectors": memory.vectors[torch.from_numpy(slots)],
-            "targets": torch.from_numpy(memory.targets[slots].astype(np.int64)),
-            "holdout": torch.from_numpy(memory.holdout[slots].astype(np.uint8)),
-            "order": torch.from_numpy(memory.order[slots]),
-            "fresh": torch.from_numpy((memory.born[slots] > self._newest).astype(np.uint8)),
-            "content": torch.tensor([groups[memory.contents[s]] for s in slots], dtype=torch.int64),
+            "vectors": vectors,
+            "targets": torch.from_numpy(rows["target"].astype(np.int64)),
+            "holdout": torch.from_numpy(rows["holdout"].astype(np.uint8)),
+            "retrievable": torch.from_numpy(kept.astype(np.uint8)),
+            "order": torch.from_numpy(rows["order"].copy()),
+            "fresh": torch.from_numpy((rows["born"] > self._newest).astype(np.uint8)),
+            "content": torch.tensor([groups[content] for content in rows["content"].tolist()], dtype=torch.int64),
             "trust": head.fold.trust,
             "trust_at": head.fold.at,
         }
@@ -235,16 +258,16 @@ class Adaptation:
             "features": head.options.features,
             "seed": head.options.seed,
             "neighbours": head.options.neighbours,
-            "newest": int(memory.born[slots].max()) if len(slots) else -1,
+            "newest": int(rows["born"].max()) if len(rows) else -1,
             **head.fold.facts(),
         }
-        return tensors, facts, head.adapter
+        return tensors, facts, head.adapter, Away(np.flatnonzero(~kept), rows["event"][~kept], head.bounded.gone.fetch)
 
     def _head(
         self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter
     ) -> tuple[Verdict, dict[str, Any], bytes]:
         """Train, evaluate and judge one head."""
-        train = tensors["holdout"] == 0
+        train = (tensors["holdout"] == 0) & ((tensors["retrievable"] == 1) | (tensors["fresh"] == 1))  # memory + experience
         job = {
             "strategy": self._settings.strategy,
             "options": self._settings.options,

@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, db, erase, plugins, registry, restore
+from adaptd import __version__, adapt, bounds, db, erase, incumbent, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.config import DomainSettings, Settings
+from adaptd.counterfactual import Counterfactual
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
 from adaptd.history import last_seq
@@ -25,11 +28,15 @@ from adaptd.host import check_not_lost
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain, Encoder, Feed, Gate
 from adaptd.journal import Journal
-from adaptd.learn import Learner
+from adaptd.learn import Incumbent, Learner
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
+from adaptd.probation import Probation
+from adaptd.quarantine import Finding
+from adaptd.records import Said
+from adaptd.refold import Refold, Rules, made
 from adaptd.restore import Report
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
@@ -80,6 +87,7 @@ class Assembly:
         self._feed_kinds = plugins.collect(fast, "register_feeds")
         self._gate_kinds = plugins.collect(fast, "register_gates")
         self.strategies = plugins.collect(slow, "register_strategies")
+        self._policies = plugins.collect(slow, "register_memory_policies")
         kinds = plugins.collect(fast, "register_domains")
         served = self.settings.served()
         built = {name: build_domain(kinds, name, settings) for name, settings in served.items()}
@@ -143,7 +151,8 @@ class Assembly:
         door = Door(domain, self.settings.limits, key, time.time)
         vectors = Vectors(domain, settings.encoder, encoder_id, self.inference, self.journal, self.reader)
         encoder = self.inference.encoders[settings.encoder]
-        heads = {head: self._head(encoder.dim, settings) for head in domain.heads}
+        refold = self._refold(number, domain, settings, encoder.dim, vectors)
+        heads = refold.heads()
         self._check_encoder(name, number, encoder)
         with self.reader.connect() as connection:
             if (pending := erase.pending(connection, number)) is not None:
@@ -153,8 +162,12 @@ class Assembly:
             base = restore.find_base(connection, live, version, self.paths.checkpoints / name, encoder.digest, self._report)
             if version.encoder != encoder.digest:
                 contents = {}  # another encoder's adapter and head say nothing about these vectors
+        refold.up_to(base.seq)
+        with self.reader.connect() as connection:
             state = restore.load_state(connection, number, base, contents, heads, vectors, self._report)
             tail = replay(connection, number, lineage(connection, live.branch), base.seq)
+            if version.number == live.version and settings.probation.labels:
+                state.trial = restore.trial(connection, number, base, heads, self.paths.versions, encoder.digest, self._report)
         if version.number != live.version:
             self._repair(number, version.number, live)
         learner = Learner(
@@ -165,6 +178,8 @@ class Assembly:
             self._answered_before,
             block=settings.learn.block,
             solve_after_s=settings.learn.solve_after_s,
+            incumbent=self._said_by_incumbent(number, door),
+            quarantine=settings.quarantine,
         )
         versions = Versions(
             number,
@@ -178,16 +193,18 @@ class Assembly:
             encoder=encoder.digest,
             config=self.settings.digest(),
         )
-        gate: Gate = plugins.build(
-            plugins.pick(self._gate_kinds, settings.gate.kind, "gate.kind"), settings.gate.options, "gate.options"
-        )
-        plugins.build(
-            plugins.pick(self.strategies, settings.adapt.strategy, "adapt.strategy"), settings.adapt.options, "adapt.options"
-        )
         adaptation = adapt.Adaptation(
-            name, learner, versions, gate, settings.adapt, self.paths.jobs, self.settings.plugins.allow, self._report
+            name,
+            learner,
+            versions,
+            self._gate(settings),
+            settings.adapt,
+            self.paths.jobs,
+            self.settings.plugins.allow,
+            self._report,
         )
         adaptation.held = self._adaptation_held(number)
+        probation = Probation(number, name, learner, versions, adaptation, self.writer, settings.probation, self._report)
         forgetting = Forgetting(
             number,
             name,
@@ -199,6 +216,7 @@ class Assembly:
             self.writer,
             self.reader,
             self.paths,
+            refold,
             encoder.digest,
             self._report,
         )
@@ -213,19 +231,48 @@ class Assembly:
             learner=learner,
             versions=versions,
             adaptation=adaptation,
+            probation=probation,
             forgetting=forgetting,
+            counterfactual=Counterfactual(number, learner, self.inference, self.reader, self.paths.versions),
             vectors=vectors,
             reader=self.reader,
             queue=self.settings.limits.queue,
         )
         learner.on_failure = self._fatal
+        learner.on_finding = partial(self._set_aside, number)
         learner.forgotten = self.journal.forgotten
-        learner.on_learned = self._after_learning(name, adaptation, settings.learn.checkpoint_labels)
+        learner.record = refold.record
+        learner.on_learned = self._after_learning(name, adaptation, probation, settings.learn.checkpoint_labels)
         learner.start()
         learner.deliver(tail)
         solved = all(head.is_solved() for head in heads.values()) and not tail and version.number == live.version
         learner.call(lambda: learner.settle(solved=solved))
         forgetting.finish()
+
+    def _gate(self, settings: DomainSettings) -> Gate:
+        """Return the gate; a strategy that is wrong is refused here rather than at the first adaptation."""
+        gate: Gate = plugins.build(
+            plugins.pick(self._gate_kinds, settings.gate.kind, "gate.kind"), settings.gate.options, "gate.options"
+        )
+        plugins.build(
+            plugins.pick(self.strategies, settings.adapt.strategy, "adapt.strategy"), settings.adapt.options, "adapt.options"
+        )
+        return gate
+
+    def _refold(self, number: int, domain: Domain, settings: DomainSettings, dim: int, vectors: Vectors) -> Refold:
+        """Let the configured limits of memory hold from now on; return what makes heads with them, and evictions again."""
+        limits = settings.memory.model_dump(include={"capacity", "per_class", "policy", "options"})
+        made(limits, self._policies)  # refused here rather than when the memory is full
+        given = self.writer.submit(lambda connection: bounds.impose(connection, number, limits, self.writer.last_seq)).result()
+        rules = Rules(given, self._policies)
+        return Refold(
+            domain=number,
+            reader=self.reader,
+            vectors=vectors,
+            heads=lambda: {head: self._head(dim, settings, rules, vectors) for head in domain.heads},
+            record=functools.partial(self.journal.evicted, number),
+            block=settings.learn.block,
+        )
 
     def _check_encoder(self, name: str, number: int, encoder: Encoder) -> None:
         with self.reader.connect() as connection:
@@ -251,25 +298,31 @@ class Assembly:
                 is not None
             )
 
-    def _head(self, dim: int, settings: DomainSettings) -> Head:
+    def _head(self, dim: int, settings: DomainSettings, rules: Rules, vectors: Vectors) -> Head:
         learn = settings.learn
         options = HeadOptions(
             dim=dim,
             features=learn.features,
             neighbours=settings.memory.neighbours,
             seed=learn.seed,
-            abstain_below=learn.abstain_below,
+            abstain_error=learn.abstain_error,
+            out_of_scope=learn.out_of_scope,
         )
         shared = self._features.setdefault((dim, learn.features, learn.seed), RandomFeatures(dim, learn.features, learn.seed))
-        return Head(options, shared)
+        head = Head(options, shared)
+        head.bounded.rules = rules
+        head.bounded.read_from(vectors)
+        return head
 
-    def _after_learning(self, name: str, adaptation: adapt.Adaptation, every: int) -> Callable[[int], None]:
-        """Return what follows a learned block: count towards an adaptation, now and then a checkpoint."""
+    def _after_learning(self, name: str, adaptation: adapt.Adaptation, probation: Probation,
+                        every: int) -> Callable[[int], None]:
+        """Return what follows a learned block: count towards an adaptation, look at a probation, now and then a checkpoint."""
         since = 0
 
         def learned(rows: int) -> None:
             nonlocal since
             adaptation.count(rows)
+            probation.judge()
             since += rows
             if since >= every:
                 since = 0
@@ -277,6 +330,14 @@ class Assembly:
                 done.add_done_callback(self._checkpoint_failed)
 
         return learned
+
+    def _set_aside(self, domain: int, found: Finding) -> int | None:
+        """Hold a source that contradicts others; in the learner's thread, before what it taught is answered with."""
+        outcome = self.journal.set_aside(domain, found, found.words()).result()
+        if outcome is None:
+            return None
+        log.warning("source %r is on hold: %s", found.source, found.words(), extra={"action": "quarantine"})
+        return outcome.learned[-1].seq
 
     def _checkpoint_failed(self, done: Future[None]) -> None:
         if (error := done.exception()) is not None:
@@ -308,10 +369,20 @@ class Assembly:
     def _targets(self, domain: int, label: Any) -> dict[str, str]:
         return self._by_id[domain].door.targets(label)
 
-    def _answered_before(self, born: dict[int, int]) -> dict[int, dict[str, str | None]]:
+    def _answered_before(self, born: dict[int, int]) -> dict[int, Said]:
         """Return what events were answered with before their labels came."""
         with self.reader.connect() as connection:
             return answered_before(connection, born)
+
+    def _said_by_incumbent(self, domain: int, door: Door) -> Incumbent:
+        """Return what looks up the incumbent's answers to events."""
+        read = incumbent.reader(door.targets, door.domain.heads)
+
+        def said(born: dict[int, int]) -> dict[int, dict[str, str | None]]:
+            with self.reader.connect() as connection:
+                return incumbent.answers(connection, domain, born, read)
+
+        return said
 
     def _deliver(self, learned: Any) -> None:
         """Hand journal entries to their domain's learner; in the writer's thread, in order."""

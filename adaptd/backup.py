@@ -35,6 +35,7 @@ from adaptd.newstore import check_folder
 from adaptd.paths import CONFIG, Paths
 from adaptd.status import NEWEST_SEQ
 from adaptd.tomlfile import line_of
+from adaptd.verify import proved
 
 Json = dict[str, Any]
 PAGES = 256  # copied at a time; in between the daemon may stop
@@ -71,7 +72,8 @@ def write(paths: Paths, file: Path, *, force: bool = False, go_on: Callable[[], 
 
 def note(connection: Connection, done: Mapping[str, Any], actor: str) -> None:
     """Write a backup into the history: a forget names the files that may still hold what it removed."""
-    act(connection, last_seq(connection), None, "backup", actor, "", detail={"file": done["file"], "seq": done["seq"]})
+    act(connection, last_seq(connection), None, "backup", actor, "",
+        detail={"file": done["file"], "seq": done["seq"], "chain": (done["chain"] or {}).get("head")})
 
 
 def verify(file: Path, scratch: Path, go_on: Callable[[], None] = lambda: None) -> Json:
@@ -189,7 +191,7 @@ def _take(paths: Paths, copy: Path, made: Path, go_on: Callable[[], None]) -> No
             **{name: partial(_sound, paths.state, name, entry["sha256"]) for name, entry in files.items()}}
         entries = {copy.name: _entry(copy), CONFIG: _entry_of(config), **files}
         try:
-            facts = {**_facts(copy), "created": time.time(), "unsound": wrong, "files": entries}
+            facts = {**_facts(copy, go_on), "created": time.time(), "unsound": wrong, "files": entries}
             archive.pack(made, facts, sources, go_on)
             return
         except CorruptFile:
@@ -246,14 +248,15 @@ def _entry_of(data: bytes) -> Json:
     return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
 
 
-def _facts(copy: Path) -> Json:
+def _facts(copy: Path, go_on: Callable[[], None]) -> Json:
     """Return what a database says of itself, for the manifest and against it."""
     with closing(_reading(copy, "&immutable=1")) as store:
         revision = store.execute("SELECT version_num FROM alembic_version").fetchone()[0]
         live = dict(store.execute("SELECT d.name, l.version FROM live l JOIN domain d ON d.id = l.domain").fetchall())
         counts = {what: store.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for what, table in COUNTS.items()}  # noqa: S608
         seq = store.execute(NEWEST_SEQ).fetchone()[0] or 0
-    return {"adaptd": __version__, "schema": revision, "domains": live, "seq": seq, "counts": counts}
+        chain = proved(store, go_on)
+    return {"adaptd": __version__, "schema": revision, "domains": live, "seq": seq, "counts": counts, "chain": chain}
 
 
 # -- checking it ------------------------------------------------------------------------------------------------
@@ -263,14 +266,14 @@ def _unpacked(file: Path, folder: Path, go_on: Callable[[], None] = lambda: None
     """Unpack a backup, check it whole, and return what it holds."""
     try:
         manifest = archive.unpack(file, folder, go_on)
-        _check(manifest, folder)
+        _check(manifest, folder, go_on)
     except BadBackup as error:
         raise BadBackup(f"{file.name}: {error.message}", field=error.field, hint=error.hint or ANOTHER) from None
-    held = ("adaptd", "schema", "created", "seq", "domains", "counts", "unsound")
-    return {"file": str(file), "bytes": file.stat().st_size, **{what: manifest[what] for what in held}}
+    held = ("adaptd", "schema", "created", "seq", "domains", "counts", "unsound", "chain")
+    return {"file": str(file), "bytes": file.stat().st_size, **{what: manifest.get(what) for what in held}}
 
 
-def _check(manifest: Json, folder: Path) -> None:
+def _check(manifest: Json, folder: Path, go_on: Callable[[], None]) -> None:
     """Check that the parts of a backup belong together."""
     copy = folder / "adaptd.db"
     if missing := {copy.name, CONFIG} - set(manifest["files"]):
@@ -279,14 +282,14 @@ def _check(manifest: Json, folder: Path) -> None:
     try:
         with closing(_reading(copy, "&immutable=1")) as store:
             found = [row[0] for row in store.execute("PRAGMA integrity_check(5)")]
-        facts, named = _facts(copy), _named(copy)
+        facts, named = _facts(copy, go_on), _named(copy)
     except (sqlite3.Error, TypeError) as error:
         raise BadBackup(f"its database is damaged: {error}", field=copy.name) from None
     if found != ["ok"]:
         raise BadBackup(f"its database is damaged: {'; '.join(found)}", field=copy.name)
-    for what in ("schema", "domains", "seq", "counts"):
-        if facts[what] != manifest[what]:
-            raise BadBackup(f"its database has {what} {facts[what]}, its manifest {manifest[what]}", field=what)
+    for what in ("schema", "domains", "seq", "counts", "chain"):
+        if facts[what] != manifest.get(what):
+            raise BadBackup(f"its database has {what} {facts[what]}, its manifest {manifest.get(what)}", field=what)
     have = {name: entry["sha256"] for name, entry in manifest["files"].items() if name in named}
     if wrong := [name for name, digest in named.items() if have.get(name) != digest and name not in manifest["unsound"]]:
         raise BadBackup(f"{wrong[0]} is not the file that its database names", field=wrong[0])

@@ -27,8 +27,10 @@ from adaptd.tomlfile import line_of, resolved, stands
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -70,14 +72,19 @@ class Learn(Section):
     block: Positive = 256
     solve_after_s: Seconds = 1.0
     checkpoint_labels: Positive = 5000
-    abstain_below: Share = 0.0
+    abstain_error: Rate = 0.0
+    out_of_scope: Rate = 0.0
     seed: int = 1
 
 
 class Memory(Section):
-    """What retrieval returns."""
+    """What is retrieved, and what stays retrievable when there is too much. 0 = as many as come."""
 
     neighbours: Positive = 64
+    capacity: Count = 200_000
+    per_class: Count = 0
+    policy: str = "balanced"
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Holdout(Section):
@@ -85,6 +92,15 @@ class Holdout(Section):
 
     share: Share = 0.15
     after: Positive = 20
+
+
+class Quarantine(Section):
+    """When a source that contradicts the others is held by itself."""
+
+    enabled: bool = True
+    tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    run_length: Annotated[int, Field(ge=100)] = 1_000_000
+    trusted: list[str] = Field(default_factory=list)
 
 
 class Adapt(Section):
@@ -109,6 +125,14 @@ class GateSettings(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class Probation(Section):
+    """How long the old champion shadows a promoted version, and what brings it back."""
+
+    labels: Annotated[int, Field(ge=0)] = 1000
+    days: Annotated[float, Field(gt=0)] = 7.0
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
 class DomainSettings(Section):
     """One prediction problem; `kind` names the domain class, by default the one with the domain's own name."""
 
@@ -118,8 +142,10 @@ class DomainSettings(Section):
     learn: Learn = Learn()
     memory: Memory = Memory()
     holdout: Holdout = Holdout()
+    quarantine: Quarantine = Quarantine()
     adapt: Adapt = Adapt()
     gate: GateSettings = GateSettings()
+    probation: Probation = Probation()
 
 
 class FeedSettings(Section):
@@ -186,7 +212,8 @@ class Settings(BaseSettings):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-SHARED = ("learn", "memory", "holdout", "adapt", "gate")  # top-level tables that are defaults for every domain
+# top-level tables that are defaults for every domain
+SHARED = ("learn", "memory", "holdout", "quarantine", "adapt", "gate", "probation")
 
 
 def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]:

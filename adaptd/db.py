@@ -125,14 +125,20 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     ------
     SchemaMismatch
         The store is newer than this adaptd.
+    CannotStart
+        A revision failed; the store is as it was.
     """
-    with engine.begin() as connection:
-        before = current_revision(connection)
-        if before is not None:
-            check_known(before)
-        config = _alembic()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    try:
+        with engine.begin() as connection:
+            before = current_revision(connection)
+            if before is not None:
+                check_known(before)
+            config = _alembic()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except SQLAlchemyError as error:
+        raise CannotStart(f"the store's schema could not be brought to {head_revision()!r}: {error.__cause__ or error}",
+                          hint="the store is as it was; free some space or mend what is wrong, then try again") from error
     return before, head_revision()
 
 
@@ -187,6 +193,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self.failed: BaseException | None = None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
+        self.before_commit: Callable[[Connection], None] = lambda connection: None  # once a group, in its transaction
         self.beat = time.monotonic()  # the watchdog's view of this loop
         self._seq = 0
         self._commits = 0
@@ -294,6 +301,7 @@ class Writer:
                     results.append(self._one(connection, operation, savepoint or transaction))
                     if savepoint is not None and results[-1][2] is None:
                         savepoint.commit()
+                self.before_commit(connection)
         except BaseException as error:  # the first failed commit is fatal, whatever it was
             self.failed = error
             log.critical("the journal could not be written: %s", error, extra={"action": "commit_failed"})

@@ -1,4 +1,4 @@
-"""Describe: one version in full, and what lies between two, for people who ask why an answer has changed.
+"""Describe: one version or event in full, and what lies between two versions, for people who ask why an answer has changed.
 
 Where: beside the registry; the daemon and a command on a stopped store read the same tables through it.
 """
@@ -13,6 +13,8 @@ from sqlalchemy import Connection, select
 
 from adaptd import registry
 from adaptd import tables as t
+from adaptd.errors import Forgotten, NotFound
+from adaptd.moments import live_at
 from adaptd.registry import Version
 from adaptd.rows import alive, counts, lineage
 
@@ -49,6 +51,32 @@ def _history(connection: Connection, domain: int, number: int) -> list[Json]:
     query = select(t.action).where(t.action.c.domain == domain, about).order_by(t.action.c.id)
     return [{"at": r.at, "what": r.what, "before": r.before, "after": r.after, "actor": r.actor, "reason": r.reason,
              "detail": json.loads(r.detail)} for r in connection.execute(query)]
+
+
+def event(connection: Connection, domain: int, identity: str) -> Json:
+    """Return all that the store has of an event: payload, every answer with its version, every label, and what was live.
+
+    Raises
+    ------
+    NotFound
+        There is no such event in the domain.
+    Forgotten
+        It was forgotten.
+    """
+    found = connection.execute(select(t.event).where(t.event.c.domain == domain, t.event.c.id == identity)).one_or_none()
+    if found is None:
+        raise NotFound(f"no event {identity!r} in this domain", field="event", hint="use the id from a receipt or an answer")
+    if found.source == t.FORGOTTEN:
+        raise Forgotten(f"event {identity!r} was forgotten", field="event", hint="adaptd history says when and why")
+    answers = connection.execute(select(t.prediction).where(t.prediction.c.event == found.seq).order_by(t.prediction.c.id))
+    labels = connection.execute(select(t.label).where(t.label.c.event == found.seq).order_by(t.label.c.seq))
+    return {
+        "event": identity, "source": found.source, "subject": found.subject, "received": found.received,
+        "live_then": live_at(connection, domain, found.received), "payload": json.loads(found.payload),
+        "answers": [{"version": a.version, "seq": a.learned, "labels": json.loads(a.labels), "confidence": a.confidence,
+                     "at": a.at} for a in answers],
+        "labels": [{"seq": one.seq, "label": json.loads(one.label), "source": one.source, "held": bool(one.held),
+                    "at": one.received} for one in labels]}
 
 
 def difference(connection: Connection, domain: int, one: int, other: int) -> Json:

@@ -25,6 +25,7 @@ from adaptd.errors import AdaptdError, BadConfig, CannotStart, CorruptFile, Sche
 from adaptd.host import check_folder
 from adaptd.paths import Paths
 from adaptd.status import DAMAGED, open_store
+from adaptd.verify import verify
 
 SPARE_BYTES = 256 << 20  # for the WAL and a version, beside room for the database once more
 YOUNG_S = 600.0  # beside a daemon what is younger may be on its way into the database
@@ -175,11 +176,21 @@ def _database(store: sqlite3.Connection) -> Iterator[Finding]:
 
 def _tables(store: sqlite3.Connection, paths: Paths, running: bool) -> Iterator[Finding]:
     domains = [name for (name,) in store.execute("SELECT name FROM domain")]
+    yield from _journal(store)
     yield from _rows(store, running)
     yield from _versions(store, paths.versions, running)
     yield from _orphans(store, paths.versions, running)
     yield from _checkpoints(paths.checkpoints, domains, running)
     yield from _jobs(paths, running)
+
+
+def _journal(store: sqlite3.Connection) -> Iterator[Finding]:
+    result = verify(store)
+    if result.breaks:
+        first = result.broken[0]
+        yield Finding(code="journal_altered", message=f"the journal's chain does not hold in {result.breaks} places, first at"
+                                                      f" seq {first.seq}: {first.message}",
+                      hint="adaptd verify names them; a backup from before has what was written")
 
 
 def _rows(store: sqlite3.Connection, running: bool) -> Iterator[Finding]:

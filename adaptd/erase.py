@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
-from adaptd import registry
+from adaptd import bounds, chain, registry
 from adaptd import tables as t
 from adaptd.errors import NotFound
 from adaptd.history import act, last_seq
@@ -47,7 +47,10 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
     rows = [r for some in _chunks(events) for r in connection.execute(
         select(t.learned.c.id, t.learned.c.head, t.learned.c.target, t.learned.c.born, t.learned.c.holdout)
         .where(t.learned.c.event.in_(some)))]
+    entries = sum(chain.destroy_salts(connection, some) for some in _chunks(events))
     counts = _delete(connection, events, [r.id for r in rows])
+    if rows:  # what was evicted since, went for one row more than there are now
+        bounds.cut(connection, domain, min(r.born for r in rows))
     _empty(connection, events, key)
     orphans = _orphans(connection, domain, {(r.head, r.target) for r in rows})
     _take_from_answers(connection, domain, orphans)
@@ -55,8 +58,8 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
     if events:
         connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
     asked = selector.kept(lambda kind, value: token(key, kind, value))
-    certificate = {"asked": asked, "removed": counts, "labels_gone": len(orphans), "versions": marks["versions"],
-                   "backups": _backups(connection, events)}
+    certificate = {"asked": asked, "removed": counts, "entries": entries, "labels_gone": len(orphans),
+                   "versions": marks["versions"], "backups": _backups(connection, events)}
     action = _history(connection, domain, seq, reason, actor, certificate)
     if events:
         _note(connection, domain, marks["files"], action)
@@ -204,16 +207,31 @@ def _take_words(connection: Connection, one: registry.Version) -> None:
 
 def _move_pointer(connection: Connection, domain: int) -> dict[str, int]:
     """If the live adapter is retired, let the newest one that did not see a forgotten record answer; rows stay."""
-    live = registry.live(connection, domain)
-    current = registry.version(connection, live.version)
-    if not current.metrics.get("retired"):
-        return {"before": live.version, "live": live.version}
-    sound = [one for one in registry.versions(connection, domain)
-             if not one.metrics.get("retired") and one.encoder == current.encoder and
-             (one.kind != "candidate" or registry.was_live(one))]
-    number = sound[-1].number
-    connection.execute(update(t.live).where(t.live.c.domain == domain).values(version=number, since=time.time()))
+    live, known = registry.live(connection, domain), registry.versions(connection, domain)
+    number = _answering(known, live.version, {one.number for one in known if one.metrics.get("retired")})
+    if number != live.version:
+        connection.execute(update(t.live).where(t.live.c.domain == domain).values(version=number, since=time.time()))
     return {"before": live.version, "live": number}
+
+
+def _answering(known: Sequence[registry.Version], live: int, retired: set[int]) -> int:
+    """Return the version that answers when some are retired: the live one, else the newest that was live or saved."""
+    if live not in retired:
+        return live
+    encoder = next(one.encoder for one in known if one.number == live)
+    return [one.number for one in known if one.number not in retired and one.encoder == encoder
+            and (one.kind != "candidate" or registry.was_live(one))][-1]
+
+
+def successor(connection: Connection, domain: int, events: Sequence[int]) -> int:
+    """Return the version whose adapter would answer if events were forgotten; nothing is changed."""
+    rows = [r for some in _chunks(events) for r in connection.execute(
+        select(t.learned.c.born, t.learned.c.holdout).where(t.learned.c.event.in_(some)))]
+    known = registry.versions(connection, domain)
+    tainted = _tainted(connection, known, rows)
+    retired = {one.number for one in known
+               if one.metrics.get("retired") or any(digest in tainted for digest in one.files.values())}
+    return _answering(known, registry.live(connection, domain).version, retired)
 
 
 # -- beside the transaction -----------------------------------------------------------------------------------
@@ -257,6 +275,8 @@ def left(connection: Connection, domain: int) -> Counts:
     full = and_(t.event.c.seq.in_(gone), or_(t.event.c.payload != "null", t.event.c.answer.is_not(None),
                                              t.event.c.subject.is_not(None), func.length(t.event.c.content) > 0))
     counts = {"event": int(connection.scalar(select(func.count()).select_from(t.event).where(full)) or 0)}
+    salted = select(func.count()).select_from(t.chain).where(t.chain.c.seq.in_(gone), t.chain.c.salt.is_not(None))
+    counts["chain"] = int(connection.scalar(salted) or 0)
     for table in (t.learned, t.label, t.vector, t.prediction):
         query = select(func.count()).select_from(table).where(table.c.event.in_(gone))
         counts[table.name] = int(connection.scalar(query) or 0)

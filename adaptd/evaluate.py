@@ -4,7 +4,8 @@
 candidate's. It is the mechanical check as well: the candidate's file is loaded from the disk, must be finite and of
 the right shape, and must answer. Held-out rows are in sums and memory like all others; here each is scored as if
 neither it nor another row of the same content had been learned (`closed_form.leave_out`, masked neighbours, class
-means without them).
+means without them). Eviction does not touch the judging: an evicted held-out row is scored like the others, and evicted
+rows are in sums and means here as they are in the daemon; only attention does not find them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SCORED = 20_000  # held-out rows at most, the newest
 def head_of(tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter) -> Head:
     """Build a head with these rows; its ridge is not solved (every held-out row has its own)."""
     options = HeadOptions(dim=tensors["vectors"].shape[1], features=facts["features"], neighbours=facts["neighbours"],
-                          seed=facts["seed"], abstain_below=0.0)
+                          seed=facts["seed"])
     head = Head(options, RandomFeatures(options.dim, options.features, options.seed), adapter=adapter)
     head.set_labels(facts["labels"])
     n = len(tensors["targets"])
@@ -42,9 +43,10 @@ def head_of(tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter)
                          sources=[""] * n, contents=[b""] * n, holdout=tensors["holdout"].bool().tolist(),
                          vectors=tensors["vectors"]), None, None)
     head.memory.order[:n] = tensors["order"].numpy()
+    head.memory.evicted[:n] = tensors["retrievable"].numpy() == 0
     head.learned = facts["learned"]
     head.fold.load(tensors["trust"], tensors["trust_at"], facts)
-    head.fold.expect(adapter.prior)
+    head.fold.expect(adapter)
     return head
 
 

@@ -8,8 +8,10 @@ is now. Answers go on meanwhile, as they were until the new snapshot is swapped 
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -24,8 +26,9 @@ from adaptd.model.attention import Adapter
 from adaptd.model.network import Head
 from adaptd.paths import Paths
 from adaptd.records import Erased
+from adaptd.refold import Refold
 from adaptd.restore import Report
-from adaptd.rows import births, lineage, replay
+from adaptd.rows import Interval, births, lineage, replay
 from adaptd.selector import Selector
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
@@ -38,7 +41,8 @@ class Forgetting:
     """What one domain does to forget."""
 
     def __init__(self, domain: int, name: str, learner: Learner, versions: Versions, adaptation: Adaptation, vectors: Vectors,
-                 journal: Journal, writer: Writer, reader: Engine, paths: Paths, encoder: str, report: Report) -> None:
+                 journal: Journal, writer: Writer, reader: Engine, paths: Paths, refold: Refold, encoder: str,
+                 report: Report) -> None:
         self._domain = domain
         self._name = name
         self._learner = learner
@@ -49,6 +53,7 @@ class Forgetting:
         self._writer = writer
         self._reader = reader
         self._paths = paths
+        self._refold = refold
         self._encoder = encoder
         self._report = report
 
@@ -75,7 +80,8 @@ class Forgetting:
     # -- in the learner's thread ------------------------------------------------------------------------------
 
     def _forget(self, selector: Selector, reason: str, actor: str) -> dict[str, Any]:
-        erased = self._journal.forget(lambda c: erase.erase(c, self._domain, selector, reason, actor)).result()
+        with self._subtracted(selector):
+            erased = self._journal.forget(lambda c: erase.erase(c, self._domain, selector, reason, actor)).result()
         if not erased.events:
             return self._writer.submit(lambda c: erase.certify(c, [erased.action], {})).result()
         try:
@@ -84,8 +90,26 @@ class Forgetting:
             self._learner.on_failure(error)
             raise
 
+    @contextmanager
+    def _subtracted(self, selector: Selector) -> Iterator[None]:
+        """Take evicted rows out of the sums while the store has their vectors still; put them back if nothing is erased."""
+        with self._reader.connect() as connection:
+            events = erase.find(connection, self._domain, selector)
+        heads = [(head, head.bounded.of_events(events)) for head in self._learner.state.heads.values()]
+        for head, rows in heads:
+            head.bounded.retire(rows)
+            head.sync()
+        try:
+            yield
+        except BaseException:
+            for head, rows in heads:
+                head.bounded.revive(rows)
+                head.sync()
+            raise
+
     def _after(self, erased: Erased) -> dict[str, Any]:
         self._vectors.drop(erased.events)
+        self._learner.state.trial = None  # the old champion may have been trained on what has gone
         with self._reader.connect() as connection:
             pending = erase.pending(connection, self._domain)
             live = registry.version(connection, registry.live(connection, self._domain).version)
@@ -132,12 +156,25 @@ class Forgetting:
             entries = replay(connection, self._domain, intervals, -1)
         for name, head in state.heads.items():
             head.forget(rows, [(r.id, r.target) for r in born if r.head == name])
-        beside = State(version=state.version, seq=0, heads={name: _beside(head) for name, head in state.heads.items()})
+        self._evict_again(intervals, born)
+        beside = State(version=state.version, seq=0, heads={name: head_beside(head) for name, head in state.heads.items()})
         self._learner.replay(beside, entries, TESTED)
         for name, head in state.heads.items():
             head.fold = beside.heads[name].fold
         state.prequential, state.progressive, state.per_label = beside.prequential, beside.progressive, beside.per_label
+        state.incumbent = beside.incumbent
+        state.suspicion = beside.suspicion
         self._learner.solve()
+
+    def _evict_again(self, intervals: Sequence[Interval], born: Sequence[Any]) -> None:
+        """Evict what would have been evicted had the forgotten rows never come, and nothing else."""
+        state = self._learner.state
+        self._refold.up_to(state.seq)
+        _, evicted = restore.alive_ids(self._reader, self._domain, intervals)
+        with self._reader.connect() as connection:
+            for name, head in state.heads.items():
+                load = functools.partial(restore.alive_rows, connection, self._domain, intervals, name, head, self._vectors)
+                head.bounded.shelve(evicted & {r.id for r in born if r.head == name}, load)
 
     def _checkpoint(self) -> str | None:
         """Keep the state, so that a start need not make the folds again; return what went wrong."""
@@ -159,9 +196,11 @@ class Forgetting:
         }
 
 
-def _beside(head: Head) -> Head:
-    """Return an empty head with the same labels and adapter."""
+def head_beside(head: Head) -> Head:
+    """Return an empty head with the same limits, labels and adapter."""
     empty = Head(head.options, head.features, adapter=head.adapter)
+    empty.bounded.rules = head.bounded.rules
+    empty.bounded.read_from(head.bounded.gone.fetch)
     empty.set_labels(head.labels)
     empty.clear_answers()
     return empty

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from adaptd.interfaces import Domain, Encoder, Feed, Gate, Strategy
+from adaptd.interfaces import Domain, Encoder, Feed, Gate, MemoryPolicy, Strategy
 
 hookspec = pluggy.HookspecMarker("adaptd")
 hookimpl = pluggy.HookimplMarker("adaptd")
@@ -42,3 +42,7 @@ class LearnerSpecs:
     @hookspec
     def register_strategies(self) -> Iterable[type[Strategy]]:  # type: ignore[empty-body]
         """Return the strategy classes this plugin offers; `[adapt] strategy = name` uses one."""
+
+    @hookspec
+    def register_memory_policies(self) -> Iterable[type[MemoryPolicy]]:  # type: ignore[empty-body]
+        """Return the policies of a full memory that this plugin offers; `[memory] policy = name` uses one."""

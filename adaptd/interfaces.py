@@ -1,4 +1,4 @@
-"""What plugins implement: Domain (a class with defaults) and the protocols Feed, Encoder, Strategy, Gate.
+"""What plugins implement: Domain (a class with defaults) and the protocols Feed, Encoder, Strategy, Gate, MemoryPolicy.
 
 adaptd builds each from the configuration: the fields of the class are its options (`adaptd.plugins.build`).
 torch is named for the type checker only; importing this module costs nothing.
@@ -16,6 +16,8 @@ from adaptd.errors import BadPayload
 from adaptd.records import Example, Paired, Prediction, Verdict
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
     from adaptd.strategies.task import Task
@@ -130,4 +132,43 @@ class Gate(Protocol):
 
     def judge(self, scores: Paired) -> Verdict:
         """Return the verdict over paired held-out answers."""
+        ...
+
+
+class MemoryCandidates(Protocol):
+    """The rows among which a policy chooses the one that goes: of one class, or of all (`MemoryPolicy.by_class`)."""
+
+    order: npt.NDArray[np.int64]  # how many rows had been learned before each [n]
+    priority: npt.NDArray[np.uint64]  # a keyed hash of each one's content [n]: the only randomness there is
+    now: int  # rows learned so far
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float64]:
+        """Their vectors [n, dim], on a grid on which dot products are exact."""
+        ...
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """The mean over all that the class has learned, evicted rows too [dim]."""
+        ...
+
+    @property
+    def kept(self) -> tuple[npt.NDArray[np.float64], int]:
+        """The sum over the class's retrievable rows [dim], and how many they are."""
+        ...
+
+
+class MemoryPolicy(Protocol):
+    """Chooses what a full memory evicts from retrieval. Pure."""
+
+    name: ClassVar[str]
+    by_class: ClassVar[bool]  # the largest class gives up a row; else all rows are one population
+
+    @property
+    def newest(self) -> int:
+        """How many of its newest rows a class keeps, up to half of its share."""
+        ...
+
+    def choose(self, rows: MemoryCandidates) -> int:
+        """Return the place of the row that goes."""
         ...

@@ -16,6 +16,7 @@ from adaptd.errors import BadConfig
 from adaptd.served import Served
 
 EXPIRE_S = 3600  # how often old versions lose their files, and once at the start
+PROBATION_S = 60  # how often a probation is looked at without a label
 STATUS_S = 60  # how often the status document is kept for when the daemon is stopped
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -46,5 +47,6 @@ def schedule(scheduler: BaseScheduler, domains: Mapping[str, Served], save_statu
     for name, served in domains.items():
         scheduler.add_job(served.versions.expire, IntervalTrigger(seconds=EXPIRE_S), args=(versions.keep, versions.keep_days),
                           id=f"expire-{name}", next_run_time=datetime.now(UTC), **common)
+        scheduler.add_job(served.probation.look, IntervalTrigger(seconds=PROBATION_S), id=f"probation-{name}", **common)
         if (every := served.adaptation.every) is not None:
             scheduler.add_job(served.adaptation.trigger, trigger(every), args=("by schedule",), id=f"adapt-{name}", **common)

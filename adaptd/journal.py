@@ -15,23 +15,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
-from adaptd import relearn
+from adaptd import bounds, relearn, setaside
 from adaptd import tables as t
+from adaptd.chain import Chain
 from adaptd.db import Writer
 from adaptd.errors import Conflict, Forgotten, NotFound
 from adaptd.history import act
+from adaptd.quarantine import Finding
 from adaptd.records import MISSING, Erased, Feedback, Item, Learned, Receipt, Row, canonical
 from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
+from adaptd.setaside import LEARNED, QUARANTINE, REFUSED, WAITING
 
 log = logging.getLogger(__name__)
 CHUNK = 256  # held labels that are learned in one operation
-LEARNED, WAITING, REFUSED = 0, 1, 2  # label.held
 
 
 class Targets(Protocol):
@@ -48,6 +50,7 @@ class _Live:
 
     intervals: list[Interval]
     holds: set[str] = field(default_factory=set)  # sources whose labels wait; "" = all
+    quarantined: dict[str, tuple[float, str]] = field(default_factory=dict)  # those held by themselves: since, why
 
 
 @dataclass
@@ -72,6 +75,8 @@ class Journal:
         self._next_row = 0
         self._key = b""  # the store's: recognises the ids of forgotten events
         self._tombs = False  # there are forgotten events
+        self._chain = Chain()
+        writer.before_commit = self._chain.seal
         self.forgotten: set[int] = set()  # in this process's life: what is under way to them is dropped
 
     def open(self, connection: Connection) -> None:
@@ -82,10 +87,13 @@ class Journal:
             self._seen[row.domain, row.head, row.target] = row.n
         self._key = bytes.fromhex(connection.scalar(select(t.store.c.value).where(t.store.c.key == "hmac")) or "")
         self._tombs = connection.scalar(select(t.event.c.seq).where(t.event.c.source == t.FORGOTTEN).limit(1)) is not None
+        self._chain.open(connection)
         for row in connection.execute(select(t.live)):
             self._live[row.domain] = _Live(lineage(connection, row.branch))
         for row in connection.execute(select(t.hold).where(t.hold.c.what == "learning")):
             self._live[row.domain].holds.add(row.source)
+        for row in connection.execute(select(t.hold).where(t.hold.c.what == QUARANTINE)):
+            self._live[row.domain].quarantined[row.source] = row.since, row.reason
 
     # -- what others call, from any thread -------------------------------------------------------------------
 
@@ -102,15 +110,16 @@ class Journal:
         size = sum(len(canonical(item.payload)) for item in items) + sum(len(raw) for _, raw in dead)
 
         def run(connection: Connection) -> Outcome:
-            outcome = self._append(connection, domain, items)
-            if cursor is not None:
-                refused = [
-                    (canonical(receipt.error), canonical(item.payload).encode())
-                    for item, receipt in zip(items, outcome.receipts, strict=True)
-                    if receipt.error is not None and receipt.error["code"] != Forgotten.code  # it would be kept again
-                ]
-                _keep_cursor(connection, cursor, [*dead, *refused])
-            return outcome
+            with self._chain.operation():
+                outcome = self._append(connection, domain, items)
+                if cursor is not None:
+                    refused = [
+                        (canonical(receipt.error), canonical(item.payload).encode())
+                        for item, receipt in zip(items, outcome.receipts, strict=True)
+                        if receipt.error is not None and receipt.error["code"] != Forgotten.code  # it would be kept again
+                    ]
+                    _keep_cursor(connection, cursor, [*dead, *refused])
+                return outcome
 
         return self._writer.submit(run, events=max(1, len(items)), size=size, bounded=bounded, after=self._deliver)
 
@@ -119,10 +128,11 @@ class Journal:
 
         def run(connection: Connection) -> Outcome:
             receipts, learned = [], []
-            for one in given:
-                receipt, taught = self._label(connection, domain, one)
-                receipts.append(receipt)
-                learned += taught
+            with self._chain.operation():
+                for one in given:
+                    receipt, taught = self._label(connection, domain, one)
+                    receipts.append(receipt)
+                    learned += taught
             return Outcome(receipts, learned, self._writer.last_seq)
 
         return self._writer.submit(run, events=len(given), bounded=bounded, after=self._deliver)
@@ -141,6 +151,10 @@ class Journal:
 
         return self._writer.submit(run)
 
+    def evicted(self, domain: int, through: int, rows: Sequence[tuple[int, int]]) -> Future[None]:
+        """Record what memory evicted, (row, seq): all of it up to `through`."""
+        return self._writer.submit(lambda connection: bounds.record(connection, domain, through, rows))
+
     def hold(self, domain: int, what: str, source: str, reason: str, actor: str) -> Future[None]:
         """Stop learning (of one source, or "" = all) or adaptation; journal and answers go on."""
 
@@ -158,7 +172,8 @@ class Journal:
     def resume(self, domain: int, what: str, source: str, reason: str, actor: str) -> int:
         """Lift a hold and learn what waited, except what other holds still keep; return how many labels.
 
-        In chunks, so that answers need not wait for it; the hold goes with the last one. Blocks until then.
+        What waited of a source that is named is admitted: it is learned, whatever others taught. In chunks, so that answers
+        need not wait for it; the hold goes with the last one. Blocks until then.
         """
         learned = 0
         while True:
@@ -168,6 +183,44 @@ class Journal:
             learned += len(outcome.learned)
             if last:
                 return learned
+
+    def drop(self, domain: int, source: str, reason: str, actor: str) -> Future[int]:
+        """Lift the hold of a source; what waited is never learned. Return how many labels."""
+
+        def run(connection: Connection) -> int:
+            dropped = setaside.drop(connection, domain, source)
+            setaside.release(connection, domain, source)
+            detail = {"source": source, "dropped": dropped}
+            act(connection, self._writer.last_seq, domain, "drop-learning", actor, reason, detail=detail)
+            self._let_go(domain, source)
+            return dropped
+
+        return self._writer.submit(run)
+
+    def set_aside(self, domain: int, found: Finding, reason: str) -> Future[Outcome | None]:
+        """Hold a source that contradicts others, and take out what it taught since the evidence began.
+
+        What it had corrected holds again. None where somebody has decided about the source since: nothing is done.
+        """
+
+        def run(connection: Connection) -> Outcome | None:
+            if setaside.decided(connection, domain, found.source, found.seq):
+                return None
+            live, seq = self._live[domain], self._writer.next_seq()
+            rows = setaside.taught(connection, domain, live.intervals, found.source, found.since)
+            if rows:
+                connection.execute(insert(t.death), [{"row": row.id, "seq": seq} for row in rows])
+            waiting = setaside.let_wait(connection, rows, found.source)
+            live.quarantined[found.source] = setaside.hold(connection, domain, found.source, reason), reason
+            live.holds.add(found.source)
+            detail = {**found.facts(), "set_aside": waiting}
+            act(connection, seq, domain, QUARANTINE, "adaptd", reason, detail=detail)
+            again = self._missing(connection, domain, setaside.overruled(connection, rows, found.source))
+            learned = [Learned(seq=seq, domain=domain, died=[row.id for row in rows]),
+                       *self._learn_late(connection, domain, again, admitted=True)]
+            return Outcome([], learned, self._writer.last_seq)
+
+        return self._writer.submit(run, after=lambda done: None if done is None else self._deliver(done))
 
     def replay(self, domain: int, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
         """Learn again what the live lineage lacks, in journal order; return how many labels were learned and how many stayed out.
@@ -209,14 +262,19 @@ class Journal:
         seen = 0
         still = self._live[domain].holds - {source}
         if what == "learning" and "" not in still:
-            learned, seen = self._learn_waiting(connection, domain, still)
+            learned, seen = self._learn_waiting(connection, domain, still, admitted=bool(source))
         if seen == CHUNK:
             return Outcome([], learned, self._writer.last_seq), False
-        connection.execute(delete(t.hold).where(t.hold.c.domain == domain, t.hold.c.what == what, t.hold.c.source == source))
+        setaside.release(connection, domain, source, what)
         act(connection, self._writer.last_seq, domain, f"resume-{what}", actor, reason, detail={"source": source})
         if what == "learning":
-            self._live[domain].holds.discard(source)
+            self._let_go(domain, source)
         return Outcome([], learned, self._writer.last_seq), True
+
+    def _let_go(self, domain: int, source: str) -> None:
+        live = self._live[domain]
+        live.holds.discard(source)
+        live.quarantined.pop(source, None)
 
     def forget(self, run: Callable[[Connection], Erased]) -> Future[Erased]:
         """Let `run` take events out of the tables; what is under way to them is dropped from then on."""
@@ -240,6 +298,10 @@ class Journal:
     def holds(self, domain: int) -> set[str]:
         """Return the sources whose learning is on hold; "" stands for all."""
         return set(self._live[domain].holds)
+
+    def quarantined(self, domain: int) -> dict[str, tuple[float, str]]:
+        """Return the sources that are held by themselves, since when and why."""
+        return dict(self._live[domain].quarantined)
 
     # -- inside the writer -----------------------------------------------------------------------------------
 
@@ -300,6 +362,7 @@ class Journal:
             connection.execute(insert(t.event), events)
         if labels:
             connection.execute(insert(t.label), labels)
+        self._chain.add(events, labels)
         self._insert_rows(connection, learned)
         for index, feedback in late:  # after the inserts: the label may be for an event of this very batch
             receipts[index], taught = self._label(connection, domain, feedback)
@@ -389,11 +452,9 @@ class Journal:
         if (waits and earlier[0].label == text) or (not waits and set(given.targets.items()) <= current and current):
             return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
         seq, held = self._writer.next_seq(), self._is_held(domain, given.teacher)
-        connection.execute(
-            insert(t.label).values(
-                seq=seq, event=event.seq, label=text, source=given.teacher, received=time.time(), held=int(held)
-            )
-        )
+        row = {"seq": seq, "event": event.seq, "label": text, "source": given.teacher, "received": time.time(), "held": int(held)}
+        connection.execute(insert(t.label).values(**row))
+        self._chain.add([], [row])
         receipt = Receipt(status="accepted", event=event.id, event_seq=event.seq, held=held)
         if held:
             return receipt, []
@@ -410,7 +471,9 @@ class Journal:
         self._insert_rows(connection, [birth])
         return Learned(seq=seq, domain=birth.domain, born=birth.born, died=died)
 
-    def _learn_waiting(self, connection: Connection, domain: int, still: set[str]) -> tuple[list[Learned], int]:
+    def _learn_waiting(
+        self, connection: Connection, domain: int, still: set[str], *, admitted: bool
+    ) -> tuple[list[Learned], int]:
         """Teach a chunk of the labels that wait, oldest first; return what was taught and how many were looked at.
 
         One whose event has learned a later label meanwhile (a replay's, another source's) is overruled, and waits no more.
@@ -423,14 +486,18 @@ class Journal:
             .limit(CHUNK)
         )
         waiting = connection.execute(query).all()
-        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting))
+        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting), admitted=admitted)
         _end_waiting(connection, [r.seq for r in waiting], LEARNED)
         return learned, len(waiting)
 
-    def _learn_late(self, connection: Connection, domain: int, due: Sequence[tuple[Any, Mapping[str, str]]]) -> list[Learned]:
+    def _learn_late(
+        self, connection: Connection, domain: int, due: Sequence[tuple[Any, Mapping[str, str]]], *, admitted: bool = False
+    ) -> list[Learned]:
         """Teach labels that are in the journal already, in its order; one that the domain refuses now stays unlearned."""
         learned = [
-            self._teach(connection, domain, self._writer.next_seq(), r.event, targets, r.source, r.content)
+            replace(
+                self._teach(connection, domain, self._writer.next_seq(), r.event, targets, r.source, r.content), admitted=admitted
+            )
             for r, targets in due
             if targets
         ]

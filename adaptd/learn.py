@@ -1,6 +1,6 @@
 """Learn: the fast path. One thread a domain takes labels in journal order and teaches memory, means and ridge.
 
-For each block: vectors (stored ones, else encoded now, once), test-then-learn (trust, temperature, metrics), then
+For each block: vectors (stored ones, else encoded now, once), test-then-learn (trust, temperature, limits, metrics), then
 memory and means, then a new snapshot is swapped in: from here on the label is used, and whoever waits for it goes
 on. The ridge is solved behind that, a second late at most; however many rows that is, they share one solution.
 `Learner.call` waits for it.
@@ -13,7 +13,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -22,18 +23,26 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from adaptd.config import Quarantine
 from adaptd.futures import fail, settle
-from adaptd.metrics import Outcomes, count_answers
-from adaptd.model.decoder import opine
+from adaptd.metrics import Comparison, Outcomes, count_answers
+from adaptd.model.decoder import Opinions, opine
+from adaptd.model.dissent import dissent
+from adaptd.model.fold import Fold
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
-from adaptd.records import Learned, Row
+from adaptd.quarantine import Dissent, Finding, Suspicion
+from adaptd.records import Learned, Row, Said
 from adaptd.rows import first_labels
+from adaptd.sequential import Trial
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Record = Callable[[int, Sequence[tuple[int, int]]], Future[None]]  # evictions (row, seq), all of them up to a seq
 Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored or freshly encoded vectors
-Answers = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # {event: its label's seq} -> the answer before
+Answers = Callable[[dict[int, int]], dict[int, Said]]  # {event: its label's seq} -> the answer before
+Incumbent = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # the same, of the model in production today
+Given = Mapping[int, Said]  # event -> answer
 
 
 SEARCH = 1_000_000_000 / 256  # multiplications a row that testing may spend on retrieval: among many, a sample is tested
@@ -49,6 +58,9 @@ class State:
     prequential: Outcomes = field(default_factory=Outcomes)  # answers that were given
     progressive: Outcomes = field(default_factory=Outcomes)  # answers that would have been given: test-then-learn
     per_label: dict[str, list[int]] = field(default_factory=dict)  # label -> [right, total], of answers given
+    incumbent: Comparison = field(default_factory=Comparison)  # beside the model that is in production today
+    trial: Trial | None = None  # the live version's, beside the champion before it
+    suspicion: Suspicion = field(default_factory=Suspicion)
 
 
 @dataclass
@@ -84,18 +96,37 @@ class _Aside:
         return done
 
 
+def learn_beside(state: State, entries: Sequence[Learned], vectors: Vectors, record: Record, block: int) -> None:
+    """Teach journal entries to a state that answers nobody, to see what its memory evicts; nothing is solved."""
+    aside = Learner("", state, _Aside(), vectors, lambda born: {}, block=block, solve_after_s=0.0,
+                    quarantine=Quarantine(enabled=False))
+    aside.record = record
+    for start in range(0, len(entries), block):
+        some = entries[start:start + block]
+        aside.apply(some, vectors(sorted({row.event for entry in some for row in entry.born})))
+
+
+def _unrecorded(seq: int, evicted: Sequence[tuple[int, int]]) -> Future[None]:
+    """Stand for a store, beside one."""
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
+
+
 class Learner:
     """The thread of one domain."""
 
     def __init__(self, domain: str, state: State, inference: Answering, vectors: Vectors, answers: Answers, *,
-                 block: int, solve_after_s: float) -> None:
+                 block: int, solve_after_s: float, quarantine: Quarantine, incumbent: Incumbent = lambda born: {}) -> None:
         self.domain = domain
         self.state = state
         self._inference = inference
         self._vectors = vectors
         self._answers = answers
+        self._incumbent = incumbent
         self._block = block
         self._solve_after_s = solve_after_s
+        self._quarantine = quarantine
         self._queue: queue.SimpleQueue[Learned | _Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiters: list[tuple[int, Future[None]]] = []
@@ -103,9 +134,16 @@ class Learner:
         self._dirty_since: float | None = None
         self._credit: dict[str, float] = {}  # rows that testing may still take, per head
         self._behind = False  # the sums follow a restore, in chunks
+        self._aside: dict[str, tuple[int, int]] = {}  # source -> what was born from .. to is not answered with
+        self._out_at = 0  # the seq at which the journal has taken all of that out,
+        self._deferred: deque[_Call | None] = deque()  # and what waits for it: no version holds half of it
         self.forgotten: AbstractSet[int] = frozenset()  # events: what is queued of them is not learned any more
         self.on_learned: Callable[[int], None] = lambda rows: None
+        self.on_finding: Callable[[Finding], int | None] = lambda found: None  # the seq at which it was set aside
         self.on_failure: Callable[[BaseException], None] = lambda error: None
+        self.record: Record = _unrecorded
+        self._recorded: Future[None] | None = None
+        self._unrecorded = False  # that nothing was evicted lately, which waits for the next barrier
         self.failed: BaseException | None = None
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"learner-{domain}", daemon=True)
@@ -124,10 +162,10 @@ class Learner:
 
     def deliver(self, learned: Sequence[Learned]) -> None:
         """Queue journal entries; the writer calls this in order, after their commit."""
-        with self._lock:
+        with self._lock:  # also while they are queued: at a start the journal's tail comes before what it leads to
             self._pending += [entry.seq for entry in learned]
-        for entry in learned:
-            self._queue.put(entry)
+            for entry in learned:
+                self._queue.put(entry)
 
     @property
     def lag(self) -> int:
@@ -145,16 +183,28 @@ class Learner:
         with self._lock:
             if self.failed is not None:
                 done.set_exception(self.failed)
-            elif not self._pending or self._pending[0] > seq:
+            elif self._is_in(seq):
                 done.set_result(None)
             else:
                 self._waiters.append((seq, done))
         return done
 
+    def _is_in(self, seq: int) -> bool:
+        """Say whether everything up to `seq` is learned, and what was to be set aside meanwhile is out."""
+        return not self._pending or self._pending[0] > max(seq, self._out_at)
+
     def learned_up_to(self, newest: int) -> int:
         """Return the seq up to which everything is in the serving snapshot; `newest` when nothing waits."""
         with self._lock:
             return self._pending[0] - 1 if self._pending else max(newest, self.state.seq)
+
+    def was_set_aside(self, entry: Learned) -> bool:
+        """Say whether what an entry taught was set aside when its turn came."""
+        return any(self._is_aside(row) for row in entry.born)
+
+    def _is_aside(self, row: Row) -> bool:
+        first, last = self._aside.get(row.source, (0, -1))
+        return first <= row.born <= last
 
     def call(self, run: Callable[[], T]) -> Future[T]:
         """Run something in the learner's thread, after what is queued now, with the ridge solved: the barrier."""
@@ -193,11 +243,15 @@ class Learner:
         entries, call, end = self._take()
         if entries:
             self._learn(entries)
+        if (call is not None or end) and self.state.seq < self._out_at:
+            self._deferred.append(call)
+            return True
         if self._behind and (call is None or self._dirty_since is not None):
             self._catch_up(wholly=call is not None or end)
         if self._dirty_since is not None and not self._behind and (call is not None or end or self._due()):
             self.solve()
         if call is not None:
+            self._complete_record()
             try:
                 settle(call.done, call.run())
             except Exception as error:  # belongs to whoever called
@@ -214,6 +268,11 @@ class Learner:
             max(0.0, self._dirty_since + self._solve_after_s - time.monotonic())
         entries: list[Learned] = []
         rows = 0
+        if self.state.seq >= self._out_at:
+            self._out_at = 0
+            if self._deferred:
+                late = self._deferred.popleft()
+                return entries, late, late is None
         while rows < self._block:
             try:
                 item = self._queue.get(timeout=timeout) if not entries and timeout > 0 else self._queue.get_nowait()
@@ -241,9 +300,8 @@ class Learner:
         """Let those go on who waited for what is learned now."""
         with self._lock:
             del self._pending[:learned]
-            first = self._pending[0] if self._pending else None
-            ready = [done for seq, done in self._waiters if first is None or first > seq]
-            self._waiters = [(seq, done) for seq, done in self._waiters if first is not None and first <= seq]
+            ready = [done for seq, done in self._waiters if self._is_in(seq)]
+            self._waiters = [(seq, done) for seq, done in self._waiters if not self._is_in(seq)]
         for done in ready:
             settle(done, None)
 
@@ -254,47 +312,99 @@ class Learner:
             if entry.died:
                 self._enter(fresh, vectors)
                 for head in self.state.heads.values():
-                    head.retire([head.memory.slot_of[row] for row in entry.died if row in head.memory.slot_of])
+                    head.retire_rows(entry.died)
             for row in entry.born:
                 if row.head in fresh:
                     fresh[row.head].append(row)
             self.state.seq = entry.seq
         self._enter(fresh, vectors)
+        self._record_evictions()
+
+    def _record_evictions(self) -> None:
+        heads = self.state.heads.values()
+        if new := [one for head in heads for one in head.bounded.new]:
+            self._recorded = self.record(self.state.seq, new)
+            for head in heads:
+                head.bounded.new = []
+        self._unrecorded = not new and any(head.bounded.rules(self.state.seq) is not None for head in heads)
+
+    def _complete_record(self) -> None:
+        """Wait until whoever reads the store finds every eviction that memory has made, and that there are no others."""
+        if self._unrecorded:
+            self._recorded, self._unrecorded = self.record(self.state.seq, []), False
+        if self._recorded is not None:
+            self._recorded.result()
 
     def _enter(self, fresh: dict[str, list[Row]], vectors: dict[int, Tensor]) -> None:
         for name, rows in fresh.items():
             if rows:
                 head = self.state.heads[name]
-                head.enter(NewRows(ids=[r.id for r in rows], events=[r.event for r in rows], born=[r.born for r in rows],
+                head.learn(NewRows(ids=[r.id for r in rows], events=[r.event for r in rows], born=[r.born for r in rows],
                                    targets=[head.class_of(r.target) for r in rows], sources=[r.source for r in rows],
                                    contents=[r.content for r in rows], holdout=[r.holdout for r in rows],
                                    vectors=torch.stack([vectors[r.event] for r in rows])))
+                head.retire_rows([r.id for r in rows if self._is_aside(r)])
                 rows.clear()
 
     def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
-        """Fold outcomes: first what was answered at the time, then what would have been answered now."""
-        rows = first_labels(entries)
-        self._count(rows)
+        """Fold outcomes: what was answered at the time, what would have been answered now, and who contradicts whom."""
+        first = first_labels(entries)
+        given = self._count(first)
+        judging = {row.id for row in first}
+        suspect = {row.id for entry in entries if not entry.admitted for row in entry.born} if self._quarantine.enabled else set()
         snapshot = self._inference.snapshot(self.domain)
+        tested: dict[int, bool] = {}
         for name, head in self.state.heads.items():
-            mine = [row for row in rows if row.head == name]
             frozen = snapshot.heads[name]
-            if not mine or not frozen.known.any():
+            mine = [row for entry in entries for row in entry.born if row.head == name and row.id in judging | suspect]
+            if not mine or not frozen.known.any() or not (mine := self._sample(mine, name, frozen)):
                 continue
-            mine = self._sample(mine, name, frozen)
-            if not mine:
-                continue
-            said = opine(torch.stack([vectors[row.event] for row in mine]), frozen)
+            asked = torch.stack([vectors[row.event] for row in mine])
+            said = opine(asked, frozen)
+            tested |= self._judge(name, [row if row.id in judging else None for row in mine], asked, said, frozen)
             for place, row in enumerate(mine):
-                known = frozen.index_of(row.target)
-                self.state.progressive.add(known is not None and int(said.pooled[place].argmax()) == known)
-                if known is not None:
-                    head.fold.update(said, place, known, frozen)
+                if row.id in suspect and (known := frozen.index_of(row.target)) is not None:
+                    self._suspect(row, dissent(said, place, row, known, frozen, head.taught))
+        self._compare(first, given, tested)
 
-    def _count(self, rows: Sequence[Row]) -> None:
-        """Fold what was answered at the time."""
+    def _judge(self, name: str, rows: Sequence[Row | None], asked: Tensor, said: Opinions,
+               frozen: HeadSnapshot) -> dict[int, bool]:
+        """Learn from what would have been answered to rows, None for one that judges nothing; return which were right."""
+        head = self.state.heads[name]
+        right = _outcomes(rows, said, head.fold, frozen)
+        for one in right.values():
+            self.state.progressive.add(one)
+        if (trial := self.state.trial) is not None and (shadow := trial.shadows.get(name)) is not None:
+            before = head.under(shadow, frozen)
+            for row, old in _outcomes(rows, opine(asked, before), shadow.fold, before).items():
+                trial.add(right[row], old)
+        return right
+
+    def _suspect(self, row: Row, stands: Dissent) -> None:
+        """Fold how a label stands to others'; where its source contradicts too often, have it set aside before it is learned."""
+        found = self.state.suspicion.judge(row.source, row.born, stands, self._quarantine)
+        if found is None or row.source in self._quarantine.trusted:
+            return
+        until = self.on_finding(found)
+        if until is not None:
+            self._aside[found.source] = found.since, until
+            self._out_at = max(self._out_at, until)
+
+    def _count(self, rows: Sequence[Row]) -> Given:
+        """Fold what was answered at the time, and return it."""
         given = self._answers({row.event: row.born for row in rows})
         count_answers(self.state.prequential, self.state.per_label, rows, given)
+        return given
+
+    def _compare(self, rows: Sequence[Row], given: Given, tested: Mapping[int, bool]) -> None:
+        """Fold our answers beside the incumbent's: what was answered at the time, else what would have been."""
+        other = self._incumbent({row.event: row.born for row in rows})
+        for row in rows:
+            if row.event in other and row.head in other[row.event]:
+                said = given.get(row.event)
+                ours = said.labels[row.head] == row.target if said and row.head in said.labels else tested.get(row.id)
+                if ours is not None:
+                    self.state.incumbent.add(ours, other[row.event][row.head] == row.target)
 
     def replay(self, state: State, entries: Sequence[Learned], tested: int) -> None:
         """Fold the outcomes of journal entries into a state beside this one, in blocks that no clock decides about.
@@ -302,16 +412,25 @@ class Learner:
         Answers that were given count all; what would have been answered is asked for the newest `tested` entries, of a
         memory that begins with them.
         """
-        aside = Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0)
-        first = max(0, len(entries) - tested)
-        aside._count(first_labels(entries[:first]))
+        first, beside = first_labels(entries[: max(0, len(entries) - tested)]), self._beside(state)
+        beside._compare(first, beside._count(first), {})
+        self.fold(state, entries, tested)
+
+    def fold(self, state: State, entries: Sequence[Learned], tested: int) -> None:
+        """Do what `replay` does with the newest `tested` entries alone. Any thread may."""
+        aside, first = self._beside(state), max(0, len(entries) - tested)
         for name, head in state.heads.items():
             head.learned = sum(row.head == name for entry in entries[:first] for row in entry.born)
         aside.publish()
         for start in range(first, len(entries), self._block):
-            self.beat = time.monotonic()
+            if threading.current_thread() is self._thread:
+                self.beat = time.monotonic()
             aside._learn(entries[start : start + self._block])
             aside.solve()
+
+    def _beside(self, state: State) -> Learner:
+        return Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
+                       quarantine=self._quarantine, incumbent=self._incumbent)
 
     def _sample(self, rows: list[Row], name: str, head: HeadSnapshot) -> list[Row]:
         """Return the rows to test: all, or evenly spaced ones where retrieval among so many would cost more than it tells.
@@ -351,3 +470,13 @@ class Learner:
     def _catch_up(self, *, wholly: bool) -> None:
         left = sum(head.sync(None if wholly else self._block) for head in self.state.heads.values())
         self._behind = left > 0
+
+
+def _outcomes(rows: Sequence[Row | None], said: Opinions, fold: Fold, head: HeadSnapshot) -> dict[int, bool]:
+    """Return by row whether it was answered right, and let what answered learn from it; None is passed over."""
+    right = {}
+    for place, row in enumerate(rows):
+        if row is None:
+            continue
+        right[row.id] = fold.update(said, place, head.index_of(row.target), head)
+    return right

@@ -15,7 +15,7 @@ the history of the pointer), and so a state. Of that state
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from adaptd.registry import Version
 from adaptd.rows import answered_before, counts, first_labels, lineage, replay
 
 FORKS = ("created", "rollback")  # what starts a branch
-MOVES = (*FORKS, "snapshot", "promote", "repair")  # what moves the pointer
+MOVES = (*FORKS, "snapshot", "promote", "demote", "repair", "forget")  # what may move the pointer
 ADAPTER, HEAD = ".adapter", ".head"  # how a version's files end: what is trained, and what answers as it was solved
 
 
@@ -58,8 +58,7 @@ def find(connection: Connection, domain: int, at: float) -> Moment:
     if not at <= time.time():
         raise BadPayload("that moment is in the future", field="at", hint="give one in the past, in seconds (not milliseconds)")
     first = connection.scalar(select(t.event.c.received).where(t.event.c.domain == domain).order_by(t.event.c.seq).limit(1))
-    moves = connection.execute(select(t.action.c.what, t.action.c.after).where(
-        t.action.c.domain == domain, t.action.c.what.in_(MOVES), t.action.c.at <= at).order_by(t.action.c.id)).all()
+    moves = _moves(connection, domain, at)
     if first is None or at < first or not moves:
         came = "no event has come yet" if first is None else f"the first event came at {written(first)}"
         raise NotFound(f"there was nothing to go back to at that moment: {came}", field="at",
@@ -69,6 +68,18 @@ def find(connection: Connection, domain: int, at: float) -> Moment:
     ends = [branch.start for branch in branches[place:place + 1]]  # also where the clock was set back
     return Moment(at=at, seq=min([_seq(connection, at), *ends]), branch=branches[place - 1].id,
                   version=registry.version(connection, moves[-1].after))
+
+
+def live_at(connection: Connection, domain: int, at: float) -> int | None:
+    """Return the version that was live in a domain at a time."""
+    moves = _moves(connection, domain, at)
+    return int(moves[-1].after) if moves else None
+
+
+def _moves(connection: Connection, domain: int, at: float) -> Sequence[Any]:
+    """Return the history lines up to a time that say which version is live, oldest first."""
+    return connection.execute(select(t.action.c.what, t.action.c.after).where(
+        t.action.c.domain == domain, t.action.c.what.in_(MOVES), t.action.c.at <= at).order_by(t.action.c.id)).all()
 
 
 def _seq(connection: Connection, at: float) -> int:

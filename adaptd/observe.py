@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 import time
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import prometheus_client as prometheus
 from sqlalchemy import Engine, func, select
 
-from adaptd import registry
+from adaptd import incumbent, registry
 from adaptd import tables as t
 from adaptd.records import Problem
 from adaptd.served import Served
@@ -40,6 +41,18 @@ class Problems:
         with self._lock:
             self._found = {key: value for key, value in self._found.items() if time.time() - value[1] < PROBLEM_S}
             return [vars(problem) for problem, _ in sorted(self._found.values(), key=lambda v: v[0].since)]
+
+
+def quarantined(served: Served) -> list[Json]:
+    """Return a problem for each source of a domain that is held by itself, for as long as it is."""
+    found = []
+    for source, (since, reason) in sorted(served.journal.quarantined(served.id).items()):
+        words = f"--domain {served.name} --source {shlex.quote(source)}"
+        hint = (f"look at its labels, then admit what waits: adaptd resume {words}; or drop it: adaptd resume {words} --drop. "
+                "What it taught before that: adaptd rollback --at TIME --and-replay --except-source, or adaptd forget --source")
+        message = f"{served.name}: source {source!r} is on hold: {reason}"
+        found.append(vars(Problem(code="quarantine", message=message, since=since, hint=hint)))
+    return found
 
 
 class Counts:
@@ -78,10 +91,12 @@ class Counts:
                 .where(t.event.c.domain == served.id)
             )
             parent = registry.version(connection, live.version).parent
+            switched = incumbent.switched(connection, served.id)
         return {
             "version": live.version,
             "parent": parent,
             "since": live.since,
+            "switched": switched,
             "events": events,
             "labelled": labelled,
             "verdict": json.loads(newest.verdict) if newest and newest.verdict else None,
@@ -105,9 +120,12 @@ class Meters:
         )
         self.version = prometheus.Gauge("adaptd_live_version", "The live version's number.", ["domain"], registry=registry)
         self.lag = prometheus.Gauge("adaptd_learn_lag_entries", "Journal entries not learned yet.", ["domain"], registry=registry)
-        self.rows = prometheus.Gauge("adaptd_memory_rows", "Alive learned rows.", ["domain"], registry=registry)
+        self.rows = prometheus.Gauge("adaptd_memory_rows", "Learned rows that are retrievable.", ["domain"], registry=registry)
         self.accuracy = prometheus.Gauge(
             "adaptd_prequential_accuracy_ratio", "Accuracy of recent answers.", ["domain"], registry=registry
+        )
+        self.calibration = prometheus.Gauge(
+            "adaptd_calibration_error_ratio", "Expected calibration error of recent answers.", ["domain"], registry=registry
         )
         self.queue = prometheus.Gauge("adaptd_queue_length", "Events that wait.", ["queue"], registry=registry)
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from adaptd.model.network import Snapshot
 from adaptd.records import Example
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 ROUND = 64  # predictions encoded together
 CHUNK = 16  # learning's examples encoded between two rounds of predictions
 
@@ -109,13 +110,16 @@ class Inference:
 
     def swap(self, domain: str, make: Callable[[], Snapshot]) -> Future[Snapshot]:
         """Run `make` between two batches and answer with what it returns from then on."""
-        done: Future[Snapshot] = Future()
-
         def apply() -> Snapshot:
             self._snapshots[domain] = snapshot = make()
             return snapshot
 
-        self._swaps.append((apply, done))
+        return self.between(apply)
+
+    def between(self, run: Callable[[], T]) -> Future[T]:
+        """Run something short between two batches: nothing else searches or changes an index meanwhile."""
+        done: Future[T] = Future()
+        self._swaps.append((run, done))
         self._wake.put(None)
         return done
 

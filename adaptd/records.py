@@ -102,6 +102,7 @@ class Learned:
     domain: int
     born: Sequence[Row] = ()
     died: Sequence[int] = ()  # row ids
+    admitted: bool = False  # the operator let its source go on: it is learned, whatever others taught
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,16 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Voice:
+    """What one expert says by itself, and how far it was heard."""
+
+    expert: str
+    trust: float  # its share of what the experts say together, 0 to 1
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadAnswer:
     """One head's answer: the label (None = abstained), calibrated confidence, scores of the best labels."""
 
@@ -143,6 +154,7 @@ class HeadAnswer:
     scores: Mapping[str, float]
     reason: str | None = None  # why it abstained
     evidence: Sequence[Evidence] = ()
+    voices: Sequence[Voice] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +176,14 @@ class Prediction:
     def confidence(self) -> float:
         """The confidence of the least certain head."""
         return min(answer.confidence for answer in self.heads.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What an event was answered with at the time: labels by head (None = abstained) and the confidence it stated."""
+
+    labels: Mapping[str, str | None]
+    confidence: float
 
 
 @dataclass(frozen=True, kw_only=True)

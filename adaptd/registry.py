@@ -21,6 +21,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Insert, func, insert, select, update
 
+from adaptd import chain
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, NotFound, Refused
 from adaptd.history import act, last_seq
@@ -123,7 +124,8 @@ def create_domain(connection: Connection, name: str, encoder: str, config: str) 
 def add(connection: Connection, new: Version) -> None:
     """Enter a version whose files are published."""
     values = {**new.__dict__, "files": canonical(new.files), "metrics": canonical(new.metrics),
-              "verdict": None if new.verdict is None else canonical(new.verdict)}
+              "verdict": None if new.verdict is None else canonical(new.verdict),
+              "chain": canonical(chain.head(connection).shown())}
     connection.execute(insert(t.version).values(**values))
 
 

@@ -1,8 +1,8 @@
 """Relearn: which labels the journal has and the live lineage has not, so that the good part can be learned again.
 
 Where: under the journal, which teaches them. A rollback takes back the good with the bad; a replay goes through the
-journal in order and names what is missing. A label is in the lineage when its birth is, or that of a later label of
-its event for the same head, which overrules it. So a replay that is done again finds nothing, and what one replay
+journal in order and names what is missing. A label is in the lineage when a row of it is alive there, or one of a later
+label of its event for the same head, which overrules it. So a replay that is done again finds nothing, and what one replay
 excepts the next can still learn. Queries only.
 """
 
@@ -18,7 +18,8 @@ from sqlalchemy import Connection, select
 
 from adaptd import tables as t
 from adaptd.errors import AdaptdError, BadPayload, NotFound
-from adaptd.rows import Interval, within
+from adaptd.rows import Interval, alive
+from adaptd.setaside import DROPPED
 
 log = logging.getLogger(__name__)
 Targets = Callable[[Any], Mapping[str, str]]  # a label's, one per head
@@ -76,7 +77,7 @@ def page(connection: Connection, domain: int, scope: Scope, after: int, limit: i
     query = (
         select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.event.c.content)
         .join(t.event, t.event.c.seq == t.label.c.event)
-        .where(t.event.c.domain == domain, t.label.c.seq > after, since))
+        .where(t.event.c.domain == domain, t.label.c.seq > after, since, t.label.c.held != DROPPED))
     return connection.execute(query.order_by(t.label.c.seq).limit(limit)).all()
 
 
@@ -98,13 +99,12 @@ def missing(connection: Connection, domain: int, intervals: Sequence[Interval], 
 
 def _reached(connection: Connection, domain: int, intervals: Sequence[Interval], events: Collection[int],
              targets: Targets) -> dict[tuple[int, str], int]:
-    """Return, per event and head, the seq of the newest label that was born in a lineage."""
+    """Return, per event and head, the seq of the label whose row is alive in a lineage."""
     labels: dict[int, list[Any]] = {event: [] for event in events}
     for r in connection.execute(select(t.label).where(t.label.c.event.in_(events)).order_by(t.label.c.seq.desc())):
         labels[r.event].append(r)
     births: dict[tuple[int, int, str], dict[str, str]] = {}
-    born = within(t.learned.c.born, intervals)
-    for r in connection.execute(select(t.learned).where(t.learned.c.domain == domain, t.learned.c.event.in_(events), born)):
+    for r in connection.execute(alive(domain, intervals).where(t.learned.c.event.in_(events))):
         births.setdefault((r.event, r.born, r.source), {})[r.head] = r.target
     found: dict[tuple[int, str], int] = {}
     for (event, seq, source), taught in births.items():

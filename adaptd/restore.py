@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,23 @@ from adaptd import registry
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, Refused
 from adaptd.learn import State
-from adaptd.metrics import Outcomes
+from adaptd.metrics import Comparison, Outcomes
 from adaptd.model import files
+from adaptd.model.bounded import Columns, evicted_rows
+from adaptd.model.evicted import packed
+from adaptd.model.fold import Fold
 from adaptd.model.memory import NewRows
-from adaptd.model.network import Head
-from adaptd.moments import HEAD
+from adaptd.model.network import Head, Shadow
+from adaptd.moments import ADAPTER, HEAD
+from adaptd.quarantine import Suspicion
 from adaptd.registry import Version
-from adaptd.rows import Interval, alive, births, lineage
+from adaptd.rows import Interval, alive, births, evicted, lineage
+from adaptd.sequential import Trial
 from adaptd.vectors import Vectors
 
 log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
+TRIAL_ENDS = ("rollback", "repair", "demote", "probation-passed")  # beside another promotion, and a forget
 Report = Callable[[str, str, str], None]  # code, message, hint
 
 
@@ -43,6 +50,7 @@ class Base:
     version: Version
     intervals: Sequence[Interval]  # of the live lineage, up to the base
     seq: int
+    own: bool  # these are the version's own rows: its heads and folds are for them
     folder: Path | None = None
     facts: Mapping[str, Any] | None = None
     digests: Mapping[str, str] | None = None
@@ -75,13 +83,15 @@ def find_base(connection: Connection, live: registry.Live, version: Version, fol
                 # sums and keys can be made again; what the heads folded only by the journal's tail
                 registry.read(candidate, {name: d for name, d in manifest["files"].items() if name.endswith(HEAD)})
                 return Base(version=version, intervals=lineage(connection, live.branch, facts["seq"]), seq=facts["seq"],
-                            folder=candidate, facts=facts, digests=manifest["files"])
+                            own=False, folder=candidate, facts=facts, digests=manifest["files"])
         except (OSError, ValueError, KeyError, TypeError, CorruptFile):
             report("corrupt_checkpoint", f"checkpoint {candidate.name} was refused and its state made again from the journal",
                    "nothing was lost")
     seq = version.seq if version.branch == live.branch else \
         int(connection.execute(select(t.branch.c.start).where(t.branch.c.id == live.branch)).scalar_one())
-    return Base(version=version, intervals=lineage(connection, live.branch, seq), seq=seq)
+    intervals = lineage(connection, live.branch, seq)
+    own = intervals == lineage(connection, version.branch, version.seq)  # not where a forget or a repair moved the pointer
+    return Base(version=version, intervals=intervals, seq=seq, own=own)
 
 
 def load_state(connection: Connection, domain: int, base: Base, version_files: Mapping[str, bytes],
@@ -94,42 +104,92 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
         mine = [r for r in born if r.head == name]
         if f"{name}.adapter" in version_files:
             head.adapter = files.parse_adapter(version_files[f"{name}.adapter"], f"version {base.version.number}")
-        answering = stored.get(f"{name}.head", version_files.get(f"{name}.head") if base.folder is None else None)
+        answering = stored.get(f"{name}.head", version_files.get(f"{name}.head") if base.own else None)
         if answering is not None:
             head.load_head(answering, name, solved=base.folder is not None or base.version.solved)
         head.set_labels(list(dict.fromkeys([*head.labels, *(r.target for r in mine)])))
         rows = alive_rows(connection, domain, base.intervals, name, head, vectors)
+        gone = evicted_columns(connection, domain, base.intervals, name, head)
         statistics = files.parse(stored[f"{name}.sums"], name) if f"{name}.sums" in stored else None
-        head.restore(rows, statistics, stored.get(f"{name}.keys"))
+        head.restore(rows, statistics, stored.get(f"{name}.keys"), gone)
         head.learned = len(mine)
         rank = {r.id: place for place, r in enumerate(mine)}  # dead rows of other lineages have none
         head.memory.order[:head.memory.size] = [rank.get(row, 0) for row in head.memory.ids[:head.memory.size].tolist()]
-        head.fold.expect(head.adapter.prior)
-    folds = (base.facts or base.version.metrics).get("folds")
+        head.bounded.reorder(rank)
+        head.fold.expect(head.adapter)
+    folds = base.facts.get("folds") if base.facts is not None else base.version.metrics.get("folds") if base.own else None
     if folds:
         load_folds(state, folds)
     return state
+
+
+def trial(connection: Connection, domain: int, base: Base, heads: Iterable[str], versions: Path, encoder: str,
+          report: Report) -> Trial | None:
+    """Return the trial that goes on, with its counts at a base; None when the newest promotion is not on probation."""
+    promotion = _promotion(connection, domain)
+    promoted = None if promotion is None else registry.version(connection, promotion.after)
+    if promoted is None or promoted.parent is None or promoted.encoder != encoder:
+        return None
+    old = registry.version(connection, promoted.parent)
+    changed = [name for name in heads if old.files.get(f"{name}{ADAPTER}") != promoted.files.get(f"{name}{ADAPTER}")]
+    try:
+        contents = registry.read(versions / str(old.number), {file: digest for file, digest in old.files.items()
+                                                              if file.removesuffix(ADAPTER).removesuffix(HEAD) in changed})
+        shadows = {name: _shadow(contents[f"{name}{ADAPTER}"], contents[f"{name}{HEAD}"]) for name in changed}
+    except (CorruptFile, KeyError) as error:
+        report("probation_ended", f"version {promoted.number} is on probation no more: {error}",
+               "nothing shadows it; adaptd rollback if it does badly")
+        return None
+    found = Trial(version=promoted.number, champion=old.number, began=promotion.at, shadows=shadows)
+    found.go_on(((base.facts or base.version.metrics).get("folds") or {}).get("trial"))
+    return found
+
+
+def _shadow(adapter: bytes, head: bytes) -> Shadow:
+    """Return what a version answered with, as it was then: what it would have learned since from outcomes is not kept."""
+    tensors, facts = files.parse(head, "the old champion")
+    fold = Fold()
+    fold.load(tensors["trust"], tensors["trust_at"], facts, tensors.get("recent"))
+    return Shadow(files.parse_adapter(adapter, "the old champion"), fold)
+
+
+def _promotion(connection: Connection, domain: int) -> Any:
+    """Return the history's line of the newest promotion, unless a later line ended its probation."""
+    about = (t.action.c.domain == domain, t.action.c.what.in_((*TRIAL_ENDS, "promote", "forget")))
+    for line in connection.execute(select(t.action).where(*about).order_by(t.action.c.id.desc())):
+        if line.what != "forget" or json.loads(line.detail)["removed"]["event"]:  # one that found nothing ended nothing
+            return line if line.what == "promote" else None
+    return None
 
 
 def load_folds(state: State, folds: Mapping[str, Any]) -> None:
     """Take over the metrics of a base."""
     state.prequential, state.progressive = Outcomes.of(folds["prequential"]), Outcomes.of(folds["progressive"])
     state.per_label = {label: list(tally) for label, tally in folds["per_label"].items()}
+    state.incumbent = Comparison.of(folds["incumbent"]) if "incumbent" in folds else Comparison()
+    state.suspicion = Suspicion.of(folds.get("suspicion"))  # versions of before it have none
 
 
 def folds(state: State) -> dict[str, Any]:
     """Return the metrics of a state, for a version or a checkpoint."""
-    return {"prequential": state.prequential.facts(), "progressive": state.progressive.facts(), "per_label": state.per_label}
+    return {"prequential": state.prequential.facts(), "progressive": state.progressive.facts(), "per_label": state.per_label,
+            "incumbent": state.incumbent.facts(), "trial": None if state.trial is None else state.trial.facts(),
+            "suspicion": state.suspicion.facts()}
 
 
 def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head,
-               vectors: Vectors, only: set[int] | None = None) -> NewRows:
-    """Read the rows of a head that are alive in a lineage, with their vectors (encoded now where there are none)."""
+               vectors: Vectors, only: Collection[int] | None = None) -> NewRows:
+    """Read the rows of a head that are retrievable in a lineage, with their vectors (encoded now where there are none).
+
+    With `only`, those alive rows, evicted or not.
+    """
     query = alive(domain, intervals).where(t.learned.c.head == name)
+    query = query.where(~evicted(intervals)) if only is None else query
     joined = query.add_columns(t.vector.c.data).outerjoin(
         t.vector, and_(t.vector.c.event == t.learned.c.event, t.vector.c.part == t.learned.c.part,
                        t.vector.c.encoder == vectors.encoder_id))
-    found = [r for r in connection.execute(joined) if only is None or r.id in only]
+    wanted = None if only is None else set(only)
+    found = [r for r in _some(connection, joined, wanted) if wanted is None or r.id in wanted]
     matrix = torch.empty(len(found), head.options.dim, dtype=torch.float16)
     missing = vectors([r.event for r in found if r.data is None])
     for place, r in enumerate(found):
@@ -139,11 +199,26 @@ def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval
                    contents=[r.content for r in found], holdout=[bool(r.holdout) for r in found], vectors=matrix)
 
 
-def alive_ids(reader: Engine, domain: int, intervals: Sequence[Interval]) -> set[int]:
-    """Return the ids of the rows that are alive in a lineage."""
+def _some(connection: Connection, query: Any, ids: set[int] | None) -> Iterable[Any]:
+    """Run a query over learned rows: for few ids by id, for many by reading all."""
+    if ids is None or len(ids) > 10_000:
+        return connection.execute(query)
+    every = sorted(ids)
+    parts = [every[start:start + 500] for start in range(0, len(every), 500)]
+    return chain.from_iterable(connection.execute(query.where(t.learned.c.id.in_(part))) for part in parts)
+
+
+def evicted_columns(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head) -> Columns:
+    """Read what is kept in RAM of the rows of a head that are alive in a lineage and evicted."""
+    found = connection.execute(alive(domain, intervals).where(t.learned.c.head == name, evicted(intervals))).all()
+    return evicted_rows(found, head.class_of, packed([r.content for r in found]))
+
+
+def alive_ids(reader: Engine, domain: int, intervals: Sequence[Interval]) -> tuple[set[int], set[int]]:
+    """Return the ids of the rows that are alive in a lineage, and of those of them that are evicted."""
     query = alive(domain, intervals).with_only_columns(t.learned.c.id).order_by(None)
     with reader.connect() as connection:
-        return set(connection.execute(query).scalars())
+        return set(connection.execute(query).scalars()), set(connection.execute(query.where(evicted(intervals))).scalars())
 
 
 def _checkpoint_files(base: Base, report: Report) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, exists, func, or_, select
 
 from adaptd import tables as t
-from adaptd.records import Learned, Row
+from adaptd.records import Learned, Row, Said
 
 Interval = tuple[int, int]  # births in (low, high]
 FOREVER = 1 << 62
@@ -52,6 +52,11 @@ def alive(domain: int, intervals: Sequence[Interval]) -> Any:
         .order_by(t.learned.c.born, t.learned.c.id))
 
 
+def evicted(intervals: Sequence[Interval]) -> Any:
+    """Return the condition that an alive row is not retrievable in a lineage: it was evicted inside it."""
+    return exists().where(t.eviction.c.row == t.learned.c.id, within(t.eviction.c.seq, intervals))
+
+
 def counts(connection: Connection, domain: int, intervals: Sequence[Interval]) -> dict[str, dict[str, int]]:
     """Return how many rows each label of each head has alive in a lineage."""
     found = alive(domain, intervals).order_by(None).subquery()
@@ -78,18 +83,26 @@ def births(connection: Connection, domain: int, intervals: Sequence[Interval]) -
 
 
 def replay(connection: Connection, domain: int, intervals: Sequence[Interval], after: int) -> list[Learned]:
-    """Return what the journal taught in a lineage after `after`, entry by entry, as it was delivered then."""
-    born = (select(t.learned, t.event.c.content).join(t.event, t.event.c.seq == t.learned.c.event)
+    """Return what the journal taught in a lineage after `after`, entry by entry, as it was delivered then.
+
+    Which of what was learned late had been admitted is not kept: all of it counts so.
+    """
+    at_once = exists().where(t.label.c.seq == t.learned.c.born).label("at_once")
+    born = (select(t.learned, t.event.c.content, at_once).join(t.event, t.event.c.seq == t.learned.c.event)
             .where(t.learned.c.domain == domain, t.learned.c.born > after, within(t.learned.c.born, intervals))
             .order_by(t.learned.c.born, t.learned.c.id))
     died = (select(t.death.c.row, t.death.c.seq).join(t.learned, t.learned.c.id == t.death.c.row)
             .where(t.learned.c.domain == domain, t.death.c.seq > after, within(t.death.c.seq, intervals)))
     taught: dict[int, tuple[list[Row], list[int]]] = {}
+    late = set()
     for r, row in zip(fetched := list(connection.execute(born)), rows(fetched), strict=True):
+        if not r.at_once:
+            late.add(r.born)
         taught.setdefault(r.born, ([], []))[0].append(row)
     for r in connection.execute(died):
         taught.setdefault(r.seq, ([], []))[1].append(r.row)
-    return [Learned(seq=seq, domain=domain, born=taught[seq][0], died=taught[seq][1]) for seq in sorted(taught)]
+    return [Learned(seq=seq, domain=domain, born=taught[seq][0], died=taught[seq][1], admitted=seq in late)
+            for seq in sorted(taught)]
 
 
 def first_labels(entries: Iterable[Learned]) -> list[Row]:
@@ -97,18 +110,18 @@ def first_labels(entries: Iterable[Learned]) -> list[Row]:
     return [row for entry in entries if not entry.died for row in entry.born]
 
 
-def answered_before(connection: Connection, born: Mapping[int, int]) -> dict[int, dict[str, str | None]]:
+def answered_before(connection: Connection, born: Mapping[int, int]) -> dict[int, Said]:
     """Return what events were answered with at the time: the newest answer that did not know their label.
 
     `born` gives, per event, the seq at which its label was learned.
     """
-    found: dict[int, dict[str, str | None]] = {}
+    found: dict[int, Said] = {}
     events = sorted(born)
     for start in range(0, len(events), 500):
         query = select(t.prediction).where(t.prediction.c.event.in_(events[start : start + 500]))
         for r in connection.execute(query.order_by(t.prediction.c.id)):
             if r.learned < born[r.event]:
-                found[r.event] = json.loads(r.labels)
+                found[r.event] = Said(labels=json.loads(r.labels), confidence=r.confidence)
     return found
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from sqlalchemy import Engine, select
 
-from adaptd import registry, relearn
+from adaptd import describe, registry, relearn
 from adaptd import tables as t
 from adaptd.adapt import Adaptation
-from adaptd.errors import BadPayload, Busy, Conflict, Forgotten, NotFound, NotReady, StoreFailed
+from adaptd.counterfactual import Counterfactual
+from adaptd.errors import BadPayload, Busy, Conflict, NotFound, NotReady, StoreFailed
 from adaptd.forget import Forgetting
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain
@@ -23,6 +24,7 @@ from adaptd.journal import Journal, Outcome
 from adaptd.learn import Learner
 from adaptd.model.decoder import Decoded
 from adaptd.predict import Answered, Inference
+from adaptd.probation import Probation
 from adaptd.records import MISSING, Evidence, HeadAnswer, Prediction, Receipt, canonical
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
@@ -46,7 +48,9 @@ class Served:
     learner: Learner
     versions: Versions
     adaptation: Adaptation
+    probation: Probation
     forgetting: Forgetting
+    counterfactual: Counterfactual
     vectors: Vectors
     reader: Engine
     queue: int  # labels that may wait to be learned
@@ -123,35 +127,17 @@ class Served:
         except TimeoutError:
             raise NotReady(f"seq {seq} is not learned yet", hint="learning lags; try again") from None
 
-    def explain(self, event: str) -> dict[str, Any]:
-        """Say what answered an event, what it is labelled, and what weighs in now."""
+    def explain(self, event: str, counterfactual: bool) -> dict[str, Any]:
+        """Say what answered an event, what it is labelled, what weighs in now, and which records flip that if asked."""
         with self.reader.connect() as connection:
-            found = connection.execute(select(t.event).where(t.event.c.domain == self.id, t.event.c.id == event)).one_or_none()
-            if found is None:
-                raise NotFound(f"no event {event!r} in this domain", field="event", hint="use the id from a receipt or an answer")
-            if found.source == t.FORGOTTEN:
-                raise Forgotten(f"event {event!r} was forgotten", field="event", hint="adaptd history says when and why")
-            answers = connection.execute(
-                select(t.prediction).where(t.prediction.c.event == found.seq).order_by(t.prediction.c.id)
-            ).all()
-            labels = connection.execute(select(t.label).where(t.label.c.event == found.seq).order_by(t.label.c.seq)).all()
-        example = self.domain.example(json.loads(found.payload))
+            told = describe.event(connection, self.id, event)
+        example = self.domain.example(told["payload"])
         now = self.inference.predict(self.name, self.encoder, [example], evidence=EVIDENCE).result()[0]
-        receipt = Receipt(status="duplicate", event=event, event_seq=found.seq)
-        return {
-            "event": event,
-            "source": found.source,
-            "payload": json.loads(found.payload),
-            "answers": [
-                {"version": a.version, "seq": a.learned, "labels": json.loads(a.labels), "confidence": a.confidence, "at": a.at}
-                for a in answers
-            ],
-            "labels": [
-                {"seq": one.seq, "label": json.loads(one.label), "source": one.source, "held": bool(one.held), "at": one.received}
-                for one in labels
-            ],
-            "now": self._body(self._prediction(receipt, now)),
-        }
+        told["now"] = self._body(self._prediction(Receipt(status="duplicate", event=event), now)) | {"version": now.version}
+        if counterfactual:
+            answered = {name: decoded.label for name, decoded in now.heads.items()}
+            told["counterfactual"] = self.counterfactual.of(now.vector, answered)
+        return told
 
     def search(self, text: str, k: int) -> dict[str, Any]:
         """Return the k remembered examples nearest to a text."""
@@ -160,19 +146,26 @@ class Served:
         return {"results": results}
 
     def memory(self) -> dict[str, Any]:
-        """Return counts per head and label, and the bytes that rows take in RAM."""
+        """Return counts per head and label, the limits, and the bytes that rows take in RAM."""
         heads = {}
         for name, head in self.learner.state.heads.items():
             counts = {label: n for label, n in zip(head.labels, head.means.counts.tolist(), strict=False) if n}
             heads[name] = {
                 "rows": sum(counts.values()),
                 "labels": counts,
+                **head.bounded.facts(),
                 "slots": head.memory.size,
-                "holdout": int((head.memory.holdout & head.memory.alive).sum()),
+                "holdout": int((head.memory.holdout & head.memory.alive).sum()) + head.bounded.gone.holdout,
                 "key_dim": head.keys.dim,
-                "bytes": head.memory.size * (2 * head.options.dim + 2 * head.keys.dim),
+                "bytes": head.memory.size * (2 * head.options.dim + 2 * head.keys.dim) + head.bounded.gone.rows.nbytes,
             }
         return {"domain": self.name, "heads": heads}
+
+    def abstention(self) -> dict[str, Any] | None:
+        """Return what share was answered and how much of it was wrong, and the limits by head; None where none is set."""
+        limits = {name: head.limits.facts() for name, head in self.inference.snapshot(self.name).heads.items()}
+        outcomes = self.learner.state.prequential
+        return {"coverage": outcomes.coverage, "error": outcomes.error, "heads": limits} if any(limits.values()) else None
 
     def check_sources(self, sources: Sequence[str]) -> None:
         """Refuse the name of a source that never gave a label."""
@@ -211,7 +204,7 @@ class Served:
         return {
             "accepted": count["accepted"],
             "duplicates": count["duplicate"],
-            "held": sum(r.held for r in outcome.receipts),
+            "held": sum(r.held for r in outcome.receipts) + sum(self.learner.was_set_aside(entry) for entry in outcome.learned),
             "rejected": sorted(refused, key=lambda r: int(r["index"])),
             "events": events,
             "seq": outcome.seq,
@@ -301,7 +294,12 @@ def _head_answer(decoded: Decoded, named: Mapping[int, tuple[str, str | None]]) 
         if n.event in named
     ]
     return HeadAnswer(
-        label=decoded.label, confidence=decoded.confidence, scores=decoded.scores, reason=decoded.reason, evidence=evidence
+        label=decoded.label,
+        confidence=decoded.confidence,
+        scores=decoded.scores,
+        reason=decoded.reason,
+        evidence=evidence,
+        voices=decoded.voices,
     )
 
 
@@ -311,4 +309,6 @@ def _head_body(answer: HeadAnswer) -> dict[str, Any]:
         body["reason"] = answer.reason
     if answer.evidence:
         body["evidence"] = [vars(one) for one in answer.evidence]
+    if answer.voices:
+        body["experts"] = [vars(one) for one in answer.voices]
     return body

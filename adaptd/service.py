@@ -10,17 +10,17 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import prometheus_client as prometheus
 from sqlalchemy import Engine, select
 
-from adaptd import backup, describe, registry
+from adaptd import backup, chain, describe, incumbent, registry
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
-from adaptd.observe import Counts, Meters, Problems
+from adaptd.observe import Counts, Meters, Problems, quarantined
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.selector import Selector
@@ -28,6 +28,7 @@ from adaptd.served import Served
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
+T = TypeVar("T")
 LISTENERS = 100  # events that a slow listener of the stream may lag behind
 
 
@@ -157,7 +158,7 @@ class Service:
         """Return what one version has more and less than another."""
         return await asyncio.to_thread(self._read, describe.difference, self._served(domain).id, one, other)
 
-    def _read(self, query: Callable[..., Json], *about: int) -> Json:
+    def _read(self, query: Callable[..., T], *about: int) -> T:
         with self._reader.connect() as connection:
             return query(connection, *about)
 
@@ -219,6 +220,21 @@ class Service:
         self.tell("forget", domain, events=certificate["removed"]["event"])
         return certificate
 
+    async def switch(self, domain: str, *, back: bool, reason: str, actor: str) -> Json:
+        """Say that clients use adaptd's answers, or the incumbent's again; return the two side by side."""
+        served = self._served(domain)
+        state = served.learner.state
+        evidence = incumbent.shown(state.incumbent, None)
+        number = state.version
+        await asyncio.wrap_future(
+            self._writer.submit(
+                lambda c: incumbent.switch(c, served.id, self._writer.last_seq, number, back, reason, actor, evidence)
+            )
+        )
+        self._counts.renew(domain)
+        self.tell("switch", domain, version=incumbent.NUMBER if back else number)
+        return {"version": incumbent.NUMBER if back else number, "incumbent": evidence}
+
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         """Put learning or adaptation on hold."""
         served = self._served(domain)
@@ -226,9 +242,12 @@ class Service:
         served.adaptation.held = served.adaptation.held or what == "adaptation"
         return {"held": what, "source": source}
 
-    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
-        """Lift a hold and learn what waited."""
+    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str, drop: bool) -> Json:
+        """Lift a hold and learn what waited; or drop it."""
         served = self._served(domain)
+        if drop:
+            dropped = await asyncio.to_thread(served.versions.drop, source, reason, actor)
+            return {"resumed": what, "source": source, "learned": 0, "dropped": dropped}
         learned = await asyncio.to_thread(served.versions.resume, what, source, reason, actor)
         if what == "adaptation":
             served.adaptation.held = False
@@ -271,9 +290,9 @@ class Service:
         """Return the nearest remembered examples."""
         return await asyncio.to_thread(self._served(domain).search, text, k)
 
-    async def explain(self, domain: str, event: str) -> Json:
+    async def explain(self, domain: str, event: str, *, counterfactual: bool) -> Json:
         """Explain an event's answers."""
-        return await asyncio.to_thread(self._served(domain).explain, event)
+        return await asyncio.to_thread(self._served(domain).explain, event, counterfactual)
 
     async def feeds(self) -> Json:
         """Return the feeds' state."""
@@ -313,14 +332,16 @@ class Service:
             "uptime_s": round(time.monotonic() - self._started, 1),
             "domains": {name: self._domain_status(served) for name, served in self.domains.items()},
             "seq": self._writer.last_seq,
+            "chain": self._read(chain.head).shown(),
             "listening": list(self.listening),
             "feeds": {name: follower.status() for name, follower in self.followers.items()},
-            "problems": self.problems.now(),
+            "problems": self.problems.now() + [one for served in self.domains.values() for one in quarantined(served)],
         }
 
     def _domain_status(self, served: Served) -> Json:
         state, counts = served.learner.state, self._counts.of(served.name)
         evaluated = counts["metrics"].get("holdout") or {}
+        memory = [head.bounded.facts() for head in state.heads.values()]
         promoted = (counts["verdict"] or {}).get("decision") == "promote"
         return {
             "version": state.version,
@@ -329,12 +350,15 @@ class Service:
             "labels": sum(int((head.means.counts > 0).sum()) for head in state.heads.values()),
             "events": counts["events"],
             "labelled": counts["labelled"],
-            "memory": sum(int(head.means.counts.sum()) for head in state.heads.values()),
+            **{name: sum(one[key] for one in memory) for name, key in (("memory", "retrievable"), ("evicted", "evicted"))},
+            "capacity": sum(one["capacity"] for one in memory),
             "accuracy": {
                 "prequential": state.prequential.accuracy,
                 "holdout": evaluated.get("candidate" if promoted else "champion"),
                 "progressive": state.progressive.accuracy,
             },
+            "calibration": state.prequential.calibration.figures(),
+            "abstention": served.abstention(),
             "answered_and_labelled": state.prequential.total,
             "forgetting": counts["forgetting"],
             "drift": {"detected": state.prequential.drifts},
@@ -342,6 +366,8 @@ class Service:
             "last_verdict": served.adaptation.last or counts["verdict"],
             "learn_lag": served.learner.lag,
             "unsolved": served.learner.unsolved,
+            "incumbent": incumbent.shown(state.incumbent, counts["switched"]),
+            "probation": served.probation.status(),
             "held": sorted(served.journal.holds(served.id)),
             "adaptation_held": served.adaptation.held,
         }
@@ -354,6 +380,8 @@ class Service:
             self._meters.rows.labels(name).set(sum(int(h.means.counts.sum()) for h in served.learner.state.heads.values()))
             if (accuracy := served.learner.state.prequential.accuracy) is not None:
                 self._meters.accuracy.labels(name).set(accuracy)
+            if figures := served.learner.state.prequential.calibration.figures():
+                self._meters.calibration.labels(name).set(figures["ece"])
         self._meters.queue.labels("journal").set(self._writer.waiting)
         self._meters.queue.labels("inference").set(self._inference.waiting)
         return prometheus.generate_latest(self._meters.registry)

@@ -20,8 +20,9 @@ from adaptd.paths import Paths
 Json = dict[str, Any]
 FOREVER = 1 << 62
 DAMAGED = "restore the newest backup; keep the damaged file for a look"
-UNMEASURED: Json = {"accuracy": {"prequential": None, "holdout": None}, "forgetting": None, "drift": None,
-                    "last_verdict": None, "learn_lag": 0}
+UNMEASURED: Json = {"accuracy": {"prequential": None, "holdout": None}, "calibration": None, "abstention": None,
+                    "forgetting": None, "drift": None, "last_verdict": None, "learn_lag": 0, "capacity": None,
+                    "incumbent": None, "probation": None}
 
 NEWEST_SEQ = """SELECT max(s) FROM (
     SELECT max(seq) s FROM event UNION ALL SELECT max(seq) FROM label UNION ALL SELECT max(born) FROM learned
@@ -46,13 +47,13 @@ def stopped_status(paths: Paths) -> Json:
     SchemaMismatch
         The store's tables are not the ones this adaptd reads.
     """
-    with _reading(paths.database) as db:
+    with reading(paths.database) as db:
         left = _left(db)
         figures = left.get("domains", {})
         domains = {row["name"]: _domain(db, row["id"], figures.get(row["name"], {}))
                    for row in db.execute("SELECT id, name FROM domain ORDER BY id")}
         return {"state": "stopped", "pid": None, "uptime_s": 0, "domains": domains,
-                "seq": db.execute(NEWEST_SEQ).fetchone()[0] or 0, "listening": [],
+                "seq": db.execute(NEWEST_SEQ).fetchone()[0] or 0, "chain": _head(db), "listening": [],
                 "feeds": _feeds(db, left.get("feeds", {})), "problems": left.get("problems", [])}
 
 
@@ -64,7 +65,7 @@ def stopped_history(paths: Paths, domain: str | None, limit: int) -> Json:
     UnknownDomain
         The store has no such domain.
     """
-    with _reading(paths.database) as db:
+    with reading(paths.database) as db:
         names = [row["name"] for row in db.execute("SELECT name FROM domain ORDER BY id")]
         if domain is not None and domain not in names:
             raise UnknownDomain(f"the store has no domain {domain!r}", hint=f"it has: {', '.join(names) or 'none'}")
@@ -76,7 +77,18 @@ def stopped_history(paths: Paths, domain: str | None, limit: int) -> Json:
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+def reading(file: Path) -> Iterator[sqlite3.Connection]:
+    """Open a store read-only for a while; what it cannot be read for is told in words.
+
+    Raises
+    ------
+    NotRunning
+        There is no store yet.
+    SchemaMismatch
+        The store's tables are not the ones this adaptd reads.
+    CannotStart
+        It is damaged, or not for this user.
+    """
     if not file.is_file():
         raise NotRunning(f"this store has never run: there is no {file}", hint="start it: adaptd run")
     with closing(open_store(file)) as db:
@@ -111,6 +123,12 @@ def open_store(file: Path) -> sqlite3.Connection:
         raise CannotStart(f"{file}: {error}", hint=DAMAGED) from None
 
 
+def _head(db: sqlite3.Connection) -> Json:
+    """Return the journal's chain head, as `adaptd.chain` shows it."""
+    row = db.execute("SELECT entry, seq, hex(hash) AS hash FROM chain ORDER BY seq DESC LIMIT 1").fetchone()
+    return {"entry": 0, "seq": 0, "hash": "00" * 32} if row is None else {**dict(row), "hash": row["hash"].lower()}
+
+
 def _left(db: sqlite3.Connection) -> Json:
     """Return the status document that the daemon left, or nothing."""
     row = db.execute("SELECT value FROM store WHERE key = 'status'").fetchone()
@@ -127,10 +145,10 @@ def _domain(db: sqlite3.Connection, domain: int, left: Mapping[str, Any]) -> Jso
     labelled = db.execute("SELECT count(DISTINCT l.event) FROM label l JOIN event e ON e.seq = l.event"
                           " WHERE e.domain = ?", (domain,)).fetchone()[0]
     holds = db.execute("SELECT what, source FROM hold WHERE domain = ?", (domain,)).fetchall()
-    labels, memory = _alive(db, domain, pointer["branch"])
+    labels, memory, evicted = _alive(db, domain, pointer["branch"])
     return {**UNMEASURED, **_figures(left, pointer["version"]), "version": pointer["version"],
             "parent": pointer["parent"], "promoted_at": pointer["since"], "labels": labels, "events": events,
-            "labelled": labelled, "memory": memory, "adapting": None,
+            "labelled": labelled, "memory": memory, "evicted": evicted, "adapting": None,
             "held": sorted(row["source"] for row in holds if row["what"] == "learning"),
             "adaptation_held": any(row["what"] == "adaptation" for row in holds)}
 
@@ -139,19 +157,19 @@ def _figures(left: Mapping[str, Any], version: int) -> Json:
     """Keep what the daemon measured; what it measured of another version is not this one's."""
     kept = {key: left[key] for key in UNMEASURED if key in left}
     if kept and left.get("version") != version:
-        kept["forgetting"] = None
+        kept["forgetting"] = kept["probation"] = None
         kept["accuracy"] = {**UNMEASURED["accuracy"], **(kept.get("accuracy") or {}), "holdout": None}
     return kept
 
 
-def _alive(db: sqlite3.Connection, domain: int, branch: int) -> tuple[int, int]:
-    """Count the labels known and the examples remembered now (`adaptd.journal.alive` has the rule)."""
+def _alive(db: sqlite3.Connection, domain: int, branch: int) -> tuple[int, int, int]:
+    """Count the labels known, and the examples learned that are retrievable and evicted now (`adaptd.rows` has the rule)."""
     intervals = list(_lineage(db, branch))
     if not intervals:
-        return 0, 0
+        return 0, 0, 0
     query = ALIVE.format(intervals=",".join(["(?, ?)"] * len(intervals)))
     row = db.execute(query, [*(bound for pair in intervals for bound in pair), domain]).fetchone()
-    return row["labels"], row["alive"] - row["evicted"]
+    return row["labels"], row["alive"] - row["evicted"], row["evicted"]
 
 
 def _lineage(db: sqlite3.Connection, branch: int | None) -> Iterator[tuple[int, int]]:

@@ -62,7 +62,16 @@ label = Table(  # with the event (same seq) or later (its own seq)
     Column("label", Text, nullable=False),  # JSON
     Column("source", Text, nullable=False),
     Column("received", Real, nullable=False),
-    Column("held", Int, nullable=False),  # 1: waits for `resume`; 2: the domain refused it then
+    Column("held", Int, nullable=False),  # 1: waits for `resume`; 2: the domain refused it then; 3: dropped
+    **STRICT)
+
+chain = Table(  # one row an entry of the journal; `adaptd.chain` has the formulas
+    "chain", metadata,
+    Column("seq", Int, primary_key=True, autoincrement=False),
+    Column("entry", Int, nullable=False),  # 1, 2, 3 …: seqs have gaps, entries have none
+    Column("salt", LargeBinary),  # null: forgotten
+    Column("commitment", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
     **STRICT)
 
 learned = Table(
@@ -129,7 +138,7 @@ version = Table(
     "version", metadata,
     Column("number", Int, primary_key=True, autoincrement=False),  # unique in the store
     Column("domain", Int, ForeignKey("domain.id"), nullable=False),
-    Column("kind", Text, nullable=False),  # initial, snapshot, saved, candidate, moment
+    Column("kind", Text, nullable=False),  # initial, snapshot, saved, candidate, moment, reinstated
     Column("parent", Int, ForeignKey("version.number")),
     Column("branch", Int, ForeignKey("branch.id"), nullable=False),
     Column("seq", Int, nullable=False),
@@ -141,6 +150,7 @@ version = Table(
     Column("actor", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("created", Real, nullable=False),
+    Column("chain", Text),  # JSON: the chain's head then; null in versions that are older than the chain
     **STRICT)
 
 live = Table(  # the pointer: one row a domain, moved in one transaction
@@ -168,7 +178,7 @@ action = Table(  # who or what changed something, when, from what to what, why
 hold = Table(
     "hold", metadata,
     Column("domain", Int, ForeignKey("domain.id"), primary_key=True),
-    Column("what", Text, primary_key=True),  # learning, adaptation
+    Column("what", Text, primary_key=True),  # learning, adaptation; quarantine: why a source's learning is on hold
     Column("source", Text, primary_key=True),  # "" = all
     Column("since", Real, nullable=False),
     Column("reason", Text, nullable=False),

@@ -1,4 +1,4 @@
-"""For plugin authors: checks that a domain or a gate keeps the promises adaptd relies on, and a clock to turn.
+"""For plugin authors: checks that a domain, a gate or a policy keeps the promises adaptd relies on, and a clock to turn.
 
 A check raises AssertionError with what is wrong in words; nothing here imports torch.
 """
@@ -6,16 +6,21 @@ A check raises AssertionError with what is wrong in words; nothing here imports 
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from adaptd.errors import BadPayload
-from adaptd.interfaces import Domain, Gate
+from adaptd.interfaces import Domain, Gate, MemoryPolicy
 from adaptd.records import Example, HeadAnswer, Paired, Prediction, canonical
+from adaptd.retained import Bound, Floats, Ints, Retained, priority
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # what a table of the configuration may be called
+STREAM = 200  # rows that a policy is checked with
 JUNK: Sequence[Any] = (None, True, -1, 0.5, "", [], [1], {}, {"unknown": {"nested": None}})
 
 
@@ -86,6 +91,72 @@ def check_gate(gate: Gate) -> None:
         _expect(bool(verdict.reasons) and all(isinstance(r, str) for r in verdict.reasons), f"{case}: no reasons")
         _expect_json(dict(verdict.evidence), f"{case}: the evidence")
         _expect(case not in ("no rows", "worse") or verdict.decision != "promote", f"{case}: was promoted")
+
+
+def check_policy(policy: MemoryPolicy) -> None:
+    """Check that a policy bounds a memory, always alike, keeps some rows of every class, and the newest ones.
+
+    Raises
+    ------
+    AssertionError
+        With what is wrong, in words.
+    """
+    for bound in (Bound(capacity=40, per_class=0, policy=policy), Bound(capacity=0, per_class=7, policy=policy),
+                  Bound(capacity=12, per_class=5, policy=policy)):
+        kept = list(_kept(bound, None))
+        _expect(kept == list(_kept(bound, None)), f"{policy.name}: the same rows in the same order were kept otherwise")
+        _expect(kept == list(_kept(bound, 3)), f"{policy.name}: it remembers: what is kept must follow from what was kept before")
+        for row, classes in enumerate(kept):
+            sizes = [len(rows) for rows in classes.values()]
+            _expect(not bound.capacity or sum(sizes) <= bound.capacity, f"{policy.name}: {sum(sizes)} of {bound.capacity} kept")
+            _expect(not bound.per_class or max(sizes) <= bound.per_class, f"{policy.name}: {max(sizes)} of a class kept")
+            seen = {_class(r): r for r in range(row + 1)}
+            _expect(set(seen) == set(classes), f"{policy.name}: the classes {set(seen) - set(classes)} are gone")
+            _expect(all(seen[c] in classes[c] for c in seen), f"{policy.name}: the newest row of a class is gone")
+
+
+class _Stream:
+    """A stream of six classes, rare and frequent, of which one has gone and the others move."""
+
+    def vectors_of(self, rows: Sequence[int]) -> Floats:
+        found = np.random.default_rng(0).normal(size=(STREAM, 8))[list(rows)]
+        found[:, 0] += np.array([_class(row) + row / 100 for row in rows])
+        unit: Floats = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return unit
+
+    def order_of(self, rows: Sequence[int]) -> Ints:
+        return np.array(rows, dtype=np.int64)
+
+    def target_of(self, row: int) -> int:
+        return _class(row)
+
+    def mean_of(self, target: int) -> Floats:
+        mean: Floats = self.vectors_of([row for row in range(STREAM) if _class(row) == target]).mean(0)
+        return mean
+
+
+def _class(row: int) -> int:
+    return 5 if row < 30 else min(row % 11, 4)
+
+
+def _rank(row: int) -> int:
+    return priority(hashlib.blake2b(str(row // 2).encode(), digest_size=16).digest())  # every content twice
+
+
+def _kept(bound: Bound, anew: int | None) -> Iterator[dict[int, list[int]]]:
+    """Yield the retrievable rows by class after each row; with `anew` the fold begins again every so many rows."""
+    stream, rows = _Stream(), set[int]()
+    retained = Retained(stream)
+    for row in range(STREAM):
+        if anew and row % anew == 0:
+            retained = Retained(stream)
+            retained.fill((r, _class(r), _rank(r)) for r in sorted(rows))
+        rows.add(row)
+        retained.add(row, _class(row), _rank(row))
+        for gone in retained.excess(bound, row, _class(row), _rank(row), row + 1):
+            retained.remove(gone, _class(gone), _rank(gone))
+            rows.remove(gone)
+        yield {c: [r for r in sorted(rows) if _class(r) == c] for c in {_class(r) for r in rows}}
 
 
 def _expect(condition: bool, message: str) -> None:

@@ -7,11 +7,13 @@ touched only after it, and a failure then stops the daemon, which comes up from 
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,20 @@ from adaptd.errors import Conflict, Refused
 from adaptd.history import act
 from adaptd.journal import Journal
 from adaptd.learn import Learner
-from adaptd.metrics import Outcomes
+from adaptd.metrics import Comparison, Outcomes
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.memory import Keys, Memory
-from adaptd.model.network import Head
+from adaptd.model.network import Head, Shadow
+from adaptd.quarantine import Suspicion
 from adaptd.records import canonical
 from adaptd.registry import Version
 from adaptd.relearn import Scope
 from adaptd.rows import FOREVER, births, lineage
+from adaptd.sequential import Trial
 from adaptd.vectors import Vectors
+
+ADAPTD = "adaptd"  # who acts when nobody asked
 
 
 class Numbers:
@@ -78,6 +84,8 @@ class Versions:
         self._encoder = encoder
         self._config = config
         self._busy = threading.Lock()  # one operation at a time; a second one is told so
+        # (version, what was live is saved as, what it answered with), in the learner's thread
+        self.on_promoted: Callable[[int, int, Mapping[str, Shadow]], None] = lambda version, champion, shadows: None
 
     def snapshot(self, reason: str, actor: str) -> int:
         """Name the live state; the pointer moves to it. Return its number."""
@@ -120,6 +128,11 @@ class Versions:
         """Lift a hold, but never in the middle of a rollback; return how many labels had waited."""
         with self.alone():
             return self._journal.resume(self.domain, what, source, reason, actor)
+
+    def drop(self, source: str, reason: str, actor: str) -> int:
+        """Lift the hold of a source, but never in the middle of a rollback; what waited stays out. Return how many labels."""
+        with self.alone():
+            return self._journal.drop(self.domain, source, reason, actor).result()
 
     def replay(self, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
         """Learn again what the live lineage lacks, but never in the middle of a rollback; return (learned, stayed out)."""
@@ -180,6 +193,14 @@ class Versions:
                 lambda: self._promote(candidate, adapters, made, reason, actor, evidence or {}, branch)
             ).result()
 
+    def demote(self, trial: Trial, reason: str, evidence: Mapping[str, Any]) -> int | None:
+        """Take a version on probation back: the old champion's adapters over the present memory, under a new number.
+
+        Nothing that was learned is lost and learning goes on. Returns None when the trial is over meanwhile.
+        """
+        with self.alone():
+            return self._learner.call(lambda: self._demote(trial, reason, evidence)).result()
+
     def expire(self, keep: int, keep_days: float) -> None:
         """Let versions that are beyond what is kept lose their files; the mark is durable before a file goes."""
         with self.alone():
@@ -203,10 +224,13 @@ class Versions:
         finally:
             self._busy.release()
 
-    def _save(self, number: int, kind: str, live: registry.Live, reason: str, actor: str) -> Version:
-        """Write the live state's files and return the row to enter."""
+    def _save(
+        self, number: int, kind: str, live: registry.Live, reason: str, actor: str, named: Mapping[str, str] | None = None
+    ) -> Version:
+        """Write the live state's files, beside those `named` of a version that is there; return the row to enter."""
         state = self._learner.state
         contents = {f"{name}.{part}": data for name, head in state.heads.items() for part, data in head.dump().items()}
+        folder = self.folder / str(number)
         return Version(
             number=number,
             domain=self.domain,
@@ -216,7 +240,7 @@ class Versions:
             seq=state.seq,
             encoder=self._encoder,
             config=self._config,
-            files=registry.publish(self.folder / str(number), contents),
+            files=registry.complete(folder, named, contents) if named else registry.publish(folder, contents),
             metrics=self.metrics(),
             verdict=None,
             actor=actor,
@@ -258,7 +282,7 @@ class Versions:
         saved = self._save(self.numbers.take(), "saved", live, f"before rollback to {target.number}", actor)
         with self._reader.connect() as connection:
             intervals = lineage(connection, target.branch, target.seq)
-        rows = restore.alive_ids(self._reader, self.domain, intervals)
+        rows, evicted = restore.alive_ids(self._reader, self.domain, intervals)
 
         def write(connection: Connection) -> None:
             registry.add(connection, saved)
@@ -270,22 +294,31 @@ class Versions:
         self._writer.submit(write).result()
         moved.set()
         try:
-            self._become(target, contents, rows, intervals)
+            self._become(target, contents, rows, evicted, intervals)
         except BaseException as error:  # the pointer has moved and memory is between two states: come up from the disk
             self._learner.on_failure(error)
             raise
         return target.number, saved.number
 
-    def _become(self, target: Version, contents: Mapping[str, bytes], rows: set[int], intervals: list[tuple[int, int]]) -> None:
+    def _become(
+        self,
+        target: Version,
+        contents: Mapping[str, bytes],
+        rows: set[int],
+        evicted: set[int],
+        intervals: list[tuple[int, int]],
+    ) -> None:
         """Make the state what it was at a version: rows, labels, solved heads, adapters, folds."""
         state = self._learner.state
-        state.version, state.seq = target.number, target.seq
+        state.version, state.seq, state.trial = target.number, target.seq, None
         for name, head in state.heads.items():
-            self._become_head(head, name, target, contents, rows, intervals)
+            self._become_head(head, name, target, contents, rows, evicted, intervals)
         if folded := target.metrics.get("folds"):
             restore.load_folds(state, folded)
         else:
             state.prequential, state.progressive, state.per_label = Outcomes(), Outcomes(), {}
+            state.incumbent = Comparison()
+            state.suspicion = Suspicion()
         if target.solved:
             self._learner.settle(solved=all(head.is_solved() for head in state.heads.values()))
             self._learner.publish()
@@ -299,23 +332,20 @@ class Versions:
         target: Version,
         contents: Mapping[str, bytes],
         rows: set[int],
+        evicted: set[int],
         intervals: list[tuple[int, int]],
     ) -> None:
-        held = head.memory.slot_of
-        here = {row for row in rows if row in held}
         with self._reader.connect() as connection:
             born = [r for r in births(connection, self.domain, intervals) if r.head == name]
-            absent = {r.id for r in born} & (rows - here)
             if f"{name}.head" in contents:
                 head.load_head(contents[f"{name}.head"], f"version {target.number}", solved=target.solved)
                 head.set_labels(list(dict.fromkeys([*head.labels, *(r.target for r in born)])))
             else:
                 head.set_labels(list(dict.fromkeys(r.target for r in born)))
                 head.clear_answers()
-            head.retire([slot for row, slot in held.items() if row not in rows])
-            head.revive([held[row] for row in here])
-            if absent:
-                head.enter(restore.alive_rows(connection, self.domain, intervals, name, head, self._vectors, only=absent))
+            load = functools.partial(restore.alive_rows, connection, self.domain, intervals, name, head, self._vectors)
+            mine = {r.id for r in born}
+            head.bounded.become(rows & mine, evicted & mine, load)
         head.learned = len(born)
         rank = {r.id: place for place, r in enumerate(born)}
         order = head.memory.order.copy()  # a snapshot that still answers shares the old one
@@ -323,12 +353,13 @@ class Versions:
             if row in rank:
                 order[slot] = rank[row]
         head.memory.order = order
+        head.bounded.reorder(rank)
         head.adopt(
             files.parse_adapter(contents[f"{name}.adapter"], f"version {target.number}")
             if f"{name}.adapter" in contents
             else Adapter()
         )
-        head.fold.expect(head.adapter.prior)
+        head.fold.expect(head.adapter)
 
     def _promote(
         self,
@@ -340,38 +371,85 @@ class Versions:
         evidence: Mapping[str, Any],
         branch: int | None,
     ) -> int:
-        state, live = self._learner.state, self._live()
+        live = self._live()
         if branch is not None and branch != live.branch:
             raise Refused("the live state was rolled back while this candidate was trained", hint="adapt again")
-        saved = self._save(self.numbers.take(), "saved", live, f"before promotion of {candidate.number}", actor)
-        before = {name: (head.adapter, head.keys) for name, head in state.heads.items()}
-        for name, adapter in adapters.items():
-            memory, keys = made[name]
-            state.heads[name].adopt(adapter, keys if memory is state.heads[name].memory else None)  # compacted meanwhile: anew
-        try:
-            number = candidate.number
-            contents = {f"{name}.{part}": data for name, head in state.heads.items() for part, data in head.dump().items()}
-            digests = registry.complete(self.folder / str(number), candidate.files, contents)
+        number = candidate.number
+
+        def adopt(head: Head, name: str) -> None:
+            if name in adapters:
+                memory, keys = made[name]
+                head.adopt(adapters[name], keys if memory is head.memory else None)  # compacted meanwhile: anew
+
+        def enter(connection: Connection, new: Version) -> None:
             values = {
-                "files": canonical(digests),
-                "branch": live.branch,
-                "seq": state.seq,
-                "parent": saved.number,
-                "metrics": canonical({**candidate.metrics, **self.metrics()}),
+                "files": canonical(new.files),
+                "branch": new.branch,
+                "seq": new.seq,
+                "parent": new.parent,
+                "metrics": canonical({**candidate.metrics, **new.metrics}),
             }
+            connection.execute(t.version.update().where(t.version.c.number == number).values(**values))
+            registry.point(connection, self.domain, number, live.branch, "promote", actor, reason, evidence)
+
+        before = {name: self._learner.state.heads[name].shadow() for name in adapters}
+        new = self._exchange(number, live, adopt, f"before promotion of {number}", actor, enter, candidate.files)
+        assert new.parent is not None
+        self.on_promoted(number, new.parent, before)
+        return number
+
+    def _exchange(
+        self,
+        number: int,
+        live: registry.Live,
+        adopt: Callable[[Head, str], None],
+        words: str,
+        actor: str,
+        enter: Callable[[Connection, Version], None],
+        named: Mapping[str, str] | None = None,
+    ) -> Version:
+        """Let every head `adopt` another adapter over the present memory; `enter` enters that as a version that is live.
+
+        What was live is saved first, in the same transaction. `named` are the files that the version has already.
+        """
+        state = self._learner.state
+        saved = self._save(self.numbers.take(), "saved", live, words, actor)
+        before = {name: (head.adapter, head.keys, head.fold) for name, head in state.heads.items()}
+        for name, head in state.heads.items():
+            adopt(head, name)
+        try:
+            new = replace(self._save(number, "reinstated", live, words, actor, named), parent=saved.number)
 
             def write(connection: Connection) -> None:
                 registry.add(connection, saved)
-                connection.execute(t.version.update().where(t.version.c.number == number).values(**values))
-                registry.point(connection, self.domain, number, live.branch, "promote", actor, reason, evidence)
+                enter(connection, new)
 
             self._writer.submit(write).result()
         except BaseException:
-            for name, (adapter, old) in before.items():
-                state.heads[name].adopt(adapter, old)
+            for name, (adapter, keys, fold) in before.items():
+                state.heads[name].fold = fold
+                state.heads[name].adopt(adapter, keys)
             raise
         state.version = number
         self._learner.publish()
+        return new
+
+    def _demote(self, trial: Trial, reason: str, evidence: Mapping[str, Any]) -> int | None:
+        if self._learner.state.trial is not trial:
+            return None  # rolled back, forgotten or promoted over meanwhile
+        number, live = self.numbers.take(), self._live()
+
+        def adopt(head: Head, name: str) -> None:
+            if (shadow := trial.shadows.get(name)) is not None:
+                head.adopt(shadow.adapter)
+                head.fold = shadow.fold
+
+        def enter(connection: Connection, new: Version) -> None:
+            registry.add(connection, replace(new, reason=reason))
+            registry.point(connection, self.domain, number, live.branch, "demote", ADAPTD, reason, evidence)
+
+        self._exchange(number, live, adopt, f"before demotion of {trial.version}", ADAPTD, enter)
+        self._learner.state.trial = None
         return number
 
     def enter_candidate(

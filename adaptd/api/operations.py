@@ -80,6 +80,10 @@ class Operations(Protocol):
         """Make a candidate live. Raises Refused when its gate did and `force` is not given."""
         ...
 
+    async def switch(self, domain: str, *, back: bool, reason: str, actor: str) -> Json:
+        """Note that clients use adaptd's answers, or the incumbent's again. Raises Conflict when they do so already."""
+        ...
+
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         """Forget events (`selector`: event, source, subject, label or since) and their influence; the certificate."""
         ...
@@ -88,7 +92,7 @@ class Operations(Protocol):
         """Put learning or adaptation on hold; `source` "" means all."""
         ...
 
-    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
+    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str, drop: bool) -> Json:
         """Lift a hold; returns {"learned": n}: the labels that had waited."""
         ...
 
@@ -104,8 +108,8 @@ class Operations(Protocol):
         """Return the k remembered examples nearest to a text, {"results": […]}."""
         ...
 
-    async def explain(self, domain: str, event: str) -> Json:
-        """Return what answered an event, and which remembered examples weighed in now."""
+    async def explain(self, domain: str, event: str, *, counterfactual: bool) -> Json:
+        """Return what answered an event, which remembered examples weigh in now, and which of them flip the answer."""
         ...
 
     async def backup(self, *, file: str, force: bool, actor: str) -> Json:

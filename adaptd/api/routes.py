@@ -83,6 +83,11 @@ async def promote(call: Call) -> Json:
                                          actor=call.actor)
 
 
+async def switch(call: Call) -> Json:
+    """Say that clients use adaptd's answers from now on: the comparison with the incumbent ends."""
+    return await call.operations.switch(call.domain, back=call.body.back, reason=call.body.reason, actor=call.actor)
+
+
 async def forget(call: Call) -> Json:
     """Forget events and their influence; a certificate says what was removed and how it was checked."""
     selector = call.body.model_dump(exclude={"reason"}, exclude_none=True)
@@ -96,9 +101,9 @@ async def hold(call: Call) -> Json:
 
 
 async def resume(call: Call) -> Json:
-    """Lift a hold and learn what waited."""
+    """Lift a hold and learn what waited, or drop it."""
     return await call.operations.resume(call.domain, what=call.body.what, source=call.body.source,
-                                        reason=call.body.reason, actor=call.actor)
+                                        reason=call.body.reason, actor=call.actor, drop=call.body.drop)
 
 
 async def versions(call: Call) -> Json:
@@ -138,7 +143,7 @@ async def search(call: Call) -> Json:
 
 async def explain(call: Call) -> Json:
     """Say what answered an event, and why."""
-    return await call.operations.explain(call.domain, call.path["event"])
+    return await call.operations.explain(call.domain, call.path["event"], counterfactual=call.query.counterfactual)
 
 
 async def status(call: Call) -> Json:
@@ -217,16 +222,17 @@ ENDPOINTS = (
              answer=s.RolledBack),
     Endpoint(method="POST", path=f"{DOMAIN}/replay", handler=replay, request=s.Replay, answer=s.Replayed),
     Endpoint(method="POST", path=f"{DOMAIN}/promote", handler=promote, request=s.Promote, answer=s.VersionNumber),
+    Endpoint(method="POST", path=f"{DOMAIN}/switch", handler=switch, request=s.Switch, may_be_empty=True, answer=s.Switched),
     Endpoint(method="POST", path=f"{DOMAIN}/forget", handler=forget, request=s.Forget, answer=s.Certificate),
     Endpoint(method="POST", path=f"{DOMAIN}/hold", handler=hold, request=s.Hold, may_be_empty=True, answer=s.Answer),
-    Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Hold, may_be_empty=True,
+    Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Resume, may_be_empty=True,
              answer=s.Resumed),
     Endpoint(method="GET", path=f"{DOMAIN}/versions", handler=versions, answer=s.Versions),
     Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}", handler=version, answer=s.VersionNumber),
     Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}/diff/{{other}}", handler=difference, answer=s.Difference),
     Endpoint(method="GET", path=f"{DOMAIN}/memory", handler=memory, answer=s.Answer),
     Endpoint(method="POST", path=f"{DOMAIN}/memory/search", handler=search, request=s.Search, answer=s.Found),
-    Endpoint(method="GET", path=f"{DOMAIN}/explain/{{event}}", handler=explain, answer=s.Answer),
+    Endpoint(method="GET", path=f"{DOMAIN}/explain/{{event}}", handler=explain, query=s.ExplainQuery, answer=s.Explained),
     Endpoint(method="GET", path="/v1/status", handler=status, answer=s.Status),
     Endpoint(method="GET", path="/v1/history", handler=history, query=s.HistoryQuery, answer=s.History),
     Endpoint(method="GET", path="/v1/feeds", handler=feeds, answer=s.Feeds),

@@ -148,6 +148,14 @@ class Promote(Body):
     reason: Reason = ""
 
 
+class Switch(Body):
+    """Whose answers clients use from now on: adaptd's, or the incumbent's again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "better for a month"}]})
+    back: bool = Field(False, description="the incumbent's again")
+    reason: Reason = ""
+
+
 class Forget(Body):
     """Which events to forget: exactly one of event, source, subject, label, since."""
 
@@ -168,6 +176,19 @@ class Hold(Body):
     what: Literal["learning", "adaptation"] = "learning"
     source: Annotated[str, Field(max_length=128, pattern=r"^[^\x00]*$", description='"" stands for all sources')] = ""
     reason: Reason = ""
+
+
+class Resume(Hold):
+    """What goes on again, and what becomes of the labels that waited."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"source": "crm", "drop": True}]})
+    drop: bool = Field(False, description="what waited of the source is never learned")
+
+    @model_validator(mode="after")
+    def _of_a_source(self) -> Resume:
+        if self.drop and not (self.source and self.what == "learning"):
+            raise Unprocessable("drop is about the labels of one source", field="drop", hint="name the source, and no other what")
+        return self
 
 
 class Search(Body):
@@ -191,6 +212,12 @@ class HistoryQuery(Query):
 
     domain: str | None = None
     limit: Annotated[int, Field(ge=1, le=10_000)] = 50
+
+
+class ExplainQuery(Query):
+    """How far an explanation goes."""
+
+    counterfactual: bool = Field(False, description="also which records flip the answer if they are forgotten; takes seconds")
 
 
 class ErrorDetail(Answer):
@@ -244,6 +271,18 @@ class Predictions(Answer):
     predictions: list[PredictionBody]
 
 
+class Explained(Answer):
+    """What answered an event and when, its labels, and what would be answered now, because of what."""
+
+    event: str
+    received: float
+    live_then: int | None = Field(description="the version that was live when it came")
+    answers: list[dict[str, Any]]
+    labels: list[dict[str, Any]]
+    now: dict[str, Any]
+    counterfactual: dict[str, dict[str, Any]] | None = Field(None, description="per head; when it was asked for")
+
+
 class Adapted(Answer):
     """A gate's verdict, or that an adaptation has started."""
 
@@ -256,6 +295,12 @@ class VersionNumber(Answer):
     """The version that is meant."""
 
     version: int
+
+
+class Switched(VersionNumber):
+    """Whose answers clients use now (0: the incumbent's), and how the two compare."""
+
+    incumbent: dict[str, Any] | None
 
 
 class RolledBack(VersionNumber):
@@ -281,6 +326,7 @@ class Certificate(Answer):
     actor: str
     reason: str
     removed: dict[str, int]
+    entries: int
     labels_gone: int
     versions: dict[str, Any]
     checks: dict[str, Any]
@@ -301,9 +347,10 @@ class Difference(Answer):
 
 
 class Resumed(Answer):
-    """How many labels had waited."""
+    """How many labels that waited are learned now, or dropped."""
 
     learned: int
+    dropped: int | None = None
 
 
 class History(Answer):
@@ -326,6 +373,7 @@ class Status(Answer):
     uptime_s: float
     domains: dict[str, dict[str, Any]]
     seq: int
+    chain: dict[str, Any]
     listening: Any
     feeds: dict[str, dict[str, Any]]
     problems: list[dict[str, Any]]
@@ -339,6 +387,7 @@ class BackedUp(Answer):
     schema_: str = Field(alias="schema")
     seq: int
     domains: dict[str, int]
+    chain: dict[str, Any] | None
     counts: dict[str, int]
     unsound: list[str]
 

@@ -7,7 +7,8 @@ to their length): nobody labels 100,000 texts for a benchmark, and the cost depe
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from adaptd.bench.streams import BATCH
-from adaptd.config import Learn
+from adaptd.config import Learn, Quarantine
 from adaptd.config import Memory as MemorySettings
 from adaptd.learn import Learner, State
 from adaptd.model.closed_form import RandomFeatures
@@ -45,22 +46,29 @@ def measure(vectors: Tensor, labels: Sequence[str], layers: int, before: int, ex
     made, source = near(vectors, before + examples, layers, seed=0)
     targets = [labels[i] for i in source.tolist()]
     head = _head(made.shape[1], made[:before], targets[:before])
+    with learning(head, made, before) as learner:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for start in range(before, before + examples, BATCH):
+            block = range(start, min(start + BATCH, before + examples))
+            learner.deliver([entry(event, targets[event]) for event in block])
+            learner.when(block[-1]).result()
+        learner.call(lambda: None).result()  # the ridge solved over all of it
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"learned before": before, "ms": 1000 * wall / examples, "cpu ms": 1000 * cpu / examples}
+
+
+@contextmanager
+def learning(head: Head, vectors: Tensor, seq: int) -> Iterator[Learner]:
+    """Give a learner of the head that has learned up to seq; event i has vector i."""
     inference = Inference({}, 10_000)
-    learner = Learner("bench", State(version=1, seq=before, heads={"label": head}), inference,
-                      lambda events: {event: made[event] for event in events}, lambda events: {},
-                      block=Learn().block, solve_after_s=Learn().solve_after_s)
+    learner = Learner("bench", State(version=1, seq=seq, heads={"label": head}), inference,
+                      lambda events: {event: vectors[event] for event in events}, lambda events: {},
+                      block=Learn().block, solve_after_s=Learn().solve_after_s, quarantine=Quarantine())
     inference.start()
     learner.start()
-    wall, cpu = time.perf_counter(), time.process_time()
-    for start in range(before, before + examples, BATCH):
-        block = range(start, min(start + BATCH, before + examples))
-        learner.deliver([_entry(event, targets[event]) for event in block])
-        learner.when(block[-1]).result()
-    learner.call(lambda: None).result()  # the ridge solved over all of it
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    yield learner
     learner.close()
     inference.close()
-    return {"learned before": before, "ms": 1000 * wall / examples, "cpu ms": 1000 * cpu / examples}
 
 
 def _head(dim: int, vectors: Tensor, targets: Sequence[str]) -> Head:
@@ -75,7 +83,7 @@ def new_head(dim: int) -> Head:
     """Return an empty head as `adaptd init` configures it."""
     settings = Learn()
     options = HeadOptions(dim=dim, features=settings.features, neighbours=MemorySettings().neighbours,
-                          seed=settings.seed, abstain_below=0.0)
+                          seed=settings.seed)
     return Head(options, RandomFeatures(dim, settings.features, settings.seed))
 
 
@@ -87,7 +95,8 @@ def enter(head: Head, vectors: Tensor, targets: Sequence[str]) -> None:
                        holdout=[False] * len(rows), vectors=vectors))
 
 
-def _entry(event: int, target: str) -> Learned:
+def entry(event: int, target: str) -> Learned:
+    """Return what the journal says of an event with its label."""
     row = Row(id=event, event=event, part=0, head="label", target=target, born=event, source="bench",
               content=_content(event), holdout=False)
     return Learned(seq=event, domain=1, born=[row])

@@ -55,6 +55,23 @@ of 20. clinc150: the training split in random order, blocks of 10, and half-way 
 cyclically. `cron` refits every 500 events (each twentieth of a short stream); `no-change` repeats the label before.
 The stream pauses while an adaptation runs: the real ones take years.
 """,
+    "memory": """\
+## Bounded memory
+
+In-process, one head for each policy and capacity; what is evicted stays in the sums, so all answer with the same ridge.
+clinc150: the class-incremental stream, the test split asked at its end, trust in the parts of the answer where it begins.
+commit_stream: each block of 100 events is answered, then learned. pooled: the whole answer; attention: the attention over
+memory alone.
+""",
+    "abstain": """\
+## Abstention
+
+In-process, through the daemon's own learner: the training split comes once in random order, 25 events at a time, each
+answered before it is learned. abstain_error: what of the stream was withheld, and how much of what was answered was wrong.
+out_of_scope: the limit after the stream, on the test split and on queries that belong to no class: CLINC150's own, or
+CLINC150's test queries outside banking and credit cards for the other sets. AUROC tells in scope from out of scope;
+`max softmax` does the same by confidence instead of fit (Hendrycks and Gimpel, 2017).
+""",
     "speed": """\
 ## Speed and size
 

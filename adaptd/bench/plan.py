@@ -11,15 +11,16 @@ from typing import Literal
 from adaptd.bench import sets
 from adaptd.bench.vectors import Encoded
 
-Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "speed"]
-PARTS: tuple[Part, ...] = ("class-incremental", "strategies", "new-classes", "prequential", "speed")
+Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed"]
+PARTS: tuple[Part, ...] = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed")
 SETS: dict[Part, tuple[str, ...]] = {
     "class-incremental": ("clinc150", "banking77"), "strategies": ("clinc150", "banking77"),
     "new-classes": ("clinc150", "banking77"),
-    "prequential": ("commit_stream", "clinc150"), "speed": ("clinc150",)}
+    "prequential": ("commit_stream", "clinc150"), "memory": ("clinc150", "commit_stream"),
+    "abstain": ("clinc150", "banking77"), "speed": ("clinc150",)}
 ADAPT: dict[Part, tuple[bool, ...]] = {
     "class-incremental": (False, True), "strategies": (True,), "new-classes": (False,), "prequential": (True,),
-    "speed": (False,)}
+    "memory": (False,), "abstain": (False,), "speed": (False,)}
 UNSEEDED: tuple[Part, ...] = ("speed",)
 QUICK_EXPERIENCES, QUICK_ROWS, QUICK_TESTS, QUICK_EVENTS = 3, 30, 5, 600
 

@@ -15,6 +15,7 @@ from adaptd.errors import AdaptdError, NotFound
 BESIDE = Path("..") / "shared" / "data"  # seen from the project's root
 PER_EXPERIENCE = {"clinc150": 15, "banking77": 11}  # others: a tenth of the classes
 OUT_OF_SCOPE = "oos"  # CLINC150's queries that have no class
+BANKING = ("banking", "credit_cards")  # its domains that other sets here are about
 TIMES = ("time", "ts", "timestamp")
 
 
@@ -112,6 +113,23 @@ def load(name: str, folder: Path) -> DataSet:
             into.texts.append(row["text"])
             into.labels.append(row["label"])
     return DataSet(name=name, splits=splits, timed=timed)
+
+
+def outsiders(name: str, folder: Path) -> list[str]:
+    """Return texts that belong to no class of a set: CLINC150's own, or CLINC150's test queries, those on banking apart.
+
+    Raises
+    ------
+    NotFound
+        There is no CLINC150.
+    """
+    file = folder / "clinc150" / "data.jsonl.gz"
+    if not file.is_file():
+        raise NotFound(f"no clinc150 in {folder}", field="data-dir", hint="what is out of scope comes from it")
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        rows = [row for row in map(json.loads, lines) if row["split"] == "test"]
+    return [row["text"] for row in rows if (row["label"] == OUT_OF_SCOPE if name == "clinc150" else
+                                            row["label"] != OUT_OF_SCOPE and row["domain"] not in BANKING)]
 
 
 def read_file(file: Path) -> DataSet:

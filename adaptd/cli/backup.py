@@ -78,5 +78,7 @@ def _say(document: Mapping[str, Any], as_json: bool, words: str) -> None:
     else:
         counts = ", ".join(f"{count} {what}" for what, count in document["counts"].items())
         show.line(f"{document['file']}: {words}: {counts}, up to seq {document['seq']}, {document['bytes']} bytes")
+    if document["chain"] and document["chain"]["broken"]:
+        show.say("warning: the journal in it is not what was written: adaptd verify")
     for name in document["unsound"]:
         show.say(f"warning: {name} is damaged or missing in the store itself, and not in the backup: adaptd doctor")

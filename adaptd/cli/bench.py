@@ -16,7 +16,7 @@ from adaptd.cli import options, show
 if TYPE_CHECKING:
     from adaptd.bench.plan import Run
 
-PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "speed")
+PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed")
 PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes")
 
 
@@ -41,8 +41,8 @@ def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | Non
           as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
-    PART is class-incremental, strategies, new-classes, prequential, speed or all. FILE is your own .csv or .jsonl with
-    text, label and perhaps time: it is answered and learned event by event, in the order of time.
+    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, speed or all. FILE is your own
+    .csv or .jsonl with text, label and perhaps time: it is answered and learned event by event, in the order of time.
 
     \b
     Example:
@@ -70,7 +70,7 @@ def _runs(what: str, name: str | None, seeds: Sequence[int], adapt: bool | None)
         return
     for part in PARTS if what == "all" else [part for part in PARTS if part == what]:
         for one in (name,) if name else SETS[part]:
-            timed = part == "prequential" and one == "commit_stream"
+            timed = part in ("prequential", "memory") and one == "commit_stream"
             for seed in seeds[:1] if part in UNSEEDED or timed else seeds:
                 for switched in ADAPT[part] if adapt is None else (adapt,):
                     yield Run(part=part, set=one, seed=seed, adapt=switched)

@@ -69,20 +69,28 @@ def search(domain: str | None, text: str, k: int, as_json: bool) -> None:
 @options.config_option
 @options.domain_option
 @click.argument("event")
+@click.option("--counterfactual", is_flag=True, help="Also find the records that flip the answer if they are forgotten.")
 @options.json_option
-def explain(domain: str | None, event: str, as_json: bool) -> None:
-    """Show why an event was answered so.
+def explain(domain: str | None, event: str, counterfactual: bool, as_json: bool) -> None:
+    """Show what answered an event, when, and why it would be answered so now.
 
     \b
     Example:
-      adaptd explain 17-9f86d081
+      adaptd explain 17-9f86d081 --counterfactual
     """
     path = options.route(options.chosen(domain), f"explain/{quote(event, safe='')}")
-    document = options.client().call("GET", path)
+    document = options.client().call("GET", path + ("?counterfactual=true" if counterfactual else ""), timeout_s=300.0)
     if as_json:
         show.data(document)
         return
+    _story(document)
+    for head, found in document.get("counterfactual", {}).items():
+        _counterfactual(head, found)
+
+
+def _story(document: Mapping[str, Any]) -> None:
     show.fields({name: document[name] for name in ("event", "source", "payload")})
+    show.line(f"came {show.moment(document['received'])}, while version {show.cell(document['live_then'])} was live")
     show.table(("answered", "version", "seq", "labels", "confidence"), (
         (show.moment(a["at"]), a["version"], a["seq"], a["labels"], show.percent(a["confidence"]))
         for a in document["answers"]))
@@ -90,7 +98,22 @@ def explain(domain: str | None, event: str, as_json: bool) -> None:
         (show.moment(one["at"]), one["label"], one["source"], one["held"]) for one in document["labels"]))
     now = document["now"]
     show.line(f"now: {show.cell(now['label'])} ({show.percent(now['confidence'])}), because of")
+    show.table(("expert", "trust", "says", "probability"), (
+        (one["expert"], show.percent(one["trust"]), one["label"], show.percent(one["probability"]))
+        for head in now.get("heads", {"": now}).values() for one in head.get("experts", ())))
     _neighbours(show.evidence(now))
+
+
+def _counterfactual(head: str, found: Mapping[str, Any]) -> None:
+    """Show one head's: what flips the answer, and what whole sources do."""
+    show.line(f"{head}: {found['words']}")
+    if found["records"]:
+        show.table(("event", "label", "taught by", "similarity", "payload"), (
+            (r["event"], r["label"], r["source"], r["similarity"], r["payload"]) for r in found["records"]))
+    for one in found["sources"]:
+        without = f"without all {one['records']} records from {one['source']}"
+        show.line(f"{without}: {show.cell(one['label'])} ({show.percent(one['confidence'])})" if "label" in one else
+                  f"{without}: too many to try")
 
 
 def _neighbours(found: list[Mapping[str, Any]]) -> None:

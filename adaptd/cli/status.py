@@ -11,7 +11,8 @@ import click
 from adaptd.cli import options, show
 from adaptd.errors import NotRunning
 
-COLUMNS = ("domain", "version", "labels", "events", "labelled", "memory", "recent", "holdout", "forgot", "lag")
+COLUMNS = ("domain", "version", "labels", "events", "labelled", "memory", "recent", "ece", "holdout", "forgot", "lag")
+BESIDE = ("domain", "compared", "adaptd", "incumbent", "difference", "interval", "adaptd alone", "incumbent alone", "switched")
 STATUS_TIMEOUT_S = 10.0
 
 
@@ -86,6 +87,9 @@ def _for_people(document: Mapping[str, Any]) -> None:
     show.table(COLUMNS, [_row(name, domain) for name, domain in document["domains"].items()])
     for name, domain in document["domains"].items():
         show.line(f"{name}: version {domain['version']} since {show.moment(domain['promoted_at'])}{_now(domain)}")
+    beside = {name: domain["incumbent"] for name, domain in document["domains"].items() if domain.get("incumbent")}
+    if beside:
+        show.table(BESIDE, [_beside(name, one) for name, one in beside.items()])
     if document["feeds"]:
         show.table(("feed", "state", "offset", "lag", "errors"), (
             (name, f["state"], f["offset"], f["lag"], f["errors"]) for name, f in document["feeds"].items()))
@@ -97,8 +101,17 @@ def _for_people(document: Mapping[str, Any]) -> None:
 def _row(name: str, domain: Mapping[str, Any]) -> list[Any]:
     accuracy = domain["accuracy"]
     return [name, domain["version"], domain["labels"], domain["events"], domain["labelled"], domain["memory"],
-            show.percent(accuracy["prequential"]), show.percent(accuracy["holdout"]),
+            show.percent(accuracy["prequential"]), show.percent((domain.get("calibration") or {}).get("ece")),
+            show.percent(accuracy["holdout"]),
             show.percent(domain["forgetting"]), domain["learn_lag"]]
+
+
+def _beside(name: str, one: Mapping[str, Any]) -> list[Any]:
+    """Return adaptd beside the incumbent, over the newest labels: accuracies, and on how many each alone was right."""
+    low, high = one["interval"]
+    switched = show.moment(one["switched_at"]) if one["switched_at"] else None
+    return [name, one["compared"], show.percent(one["accuracy"]["adaptd"]), show.percent(one["accuracy"]["incumbent"]),
+            f"{one['difference']:+.1%}", f"{low:+.1%} to {high:+.1%}", one["better"], one["worse"], switched]
 
 
 def _now(domain: Mapping[str, Any]) -> str:
@@ -106,10 +119,22 @@ def _now(domain: Mapping[str, Any]) -> str:
     stage, drift, verdict = domain["adapting"], domain["drift"] or {}, domain["last_verdict"] or {}
     words = [f"adapting: {stage.get('stage')} {stage.get('progress') or 0:.0%}"] if stage else []
     words += [f"drift seen {drift['detected']} times"] if drift.get("detected") else []
+    words += [f"memory full, {domain['evicted']} evicted"] if domain.get("evicted") else []
     words += [f"learning on hold{f' ({source})' if source else ''}" for source in domain.get("held", ())]
+    words += _withheld(domain["abstention"]) if domain.get("abstention") else []
+    if trial := domain.get("probation"):
+        words += [f"on probation: {trial['compared']} of {trial['labels']} labels, e-value {trial['e_value']:.3g}"]
     words += ["adaptation on hold"] if domain.get("adaptation_held") else []
     words += [f"last verdict {verdict['decision']}"] if "decision" in verdict else []
     return "".join(f" · {word}" for word in words)
+
+
+def _withheld(abstention: Mapping[str, Any]) -> list[str]:
+    """Say how much was answered and how much of that was wrong."""
+    if abstention["coverage"] is None:
+        return ["abstains; no answer was judged yet"]
+    wrong = "" if abstention["error"] is None else f", {abstention['error']:.1%} of that wrongly"
+    return [f"answered {abstention['coverage']:.1%}{wrong}"]
 
 
 def _span(seconds: float) -> str:

@@ -88,19 +88,24 @@ def hold(domain: str | None, learning: bool, adaptation: bool, source: str, reas
 @click.option("--learning", is_flag=True, help="Only learning.")
 @click.option("--adaptation", is_flag=True, help="Only adaptation.")
 @click.option("--source", metavar="S", default="", help="Only the labels of this source.")
+@click.option("--drop", is_flag=True, help="With --source: what waited is never learned.")
 @options.reason_option
 @options.json_option
-def resume(domain: str | None, learning: bool, adaptation: bool, source: str, reason: str, as_json: bool) -> None:
+def resume(domain: str | None, learning: bool, adaptation: bool, source: str, drop: bool, reason: str, as_json: bool) -> None:
     """Go on, and learn what waited.
 
-    A source that is on hold by itself stays so.
+    A source that is on hold by itself stays so. With --source what waited of it is admitted, whatever other sources
+    taught, or dropped.
 
     \b
     Example:
       adaptd resume --reason "the feed is mended"
+      adaptd resume --source intern --drop --reason "shuffled labels"
     """
+    if drop and not source:
+        raise click.UsageError("--drop is about one source: add --source")
     what = _what(learning, adaptation, source, ("learning",) if source else ("learning", "adaptation"))
-    _each("resume", domain, what, source, reason, as_json, "resumed")
+    _each("resume", domain, what, source, reason, as_json, "resumed", **({"drop": True} if drop else {}))
 
 
 def _what(learning: bool, adaptation: bool, source: str, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -110,12 +115,13 @@ def _what(learning: bool, adaptation: bool, source: str, default: tuple[str, ...
 
 
 def _each(verb: str, domain: str | None, what: tuple[str, ...], source: str, reason: str, as_json: bool,
-          words: str) -> None:
+          words: str, **more: bool) -> None:
     path, client = options.route(options.chosen(domain), verb), options.client()
-    documents = {one: client.call("POST", path, {"what": one, "source": source, "reason": reason}) for one in what}
+    documents = {one: client.call("POST", path, {"what": one, "source": source, "reason": reason, **more}) for one in what}
     if as_json:
         show.data(documents)
         return
     for one, document in documents.items():
-        waited = f"; {document['learned']} labels that waited are learned" if document.get("learned") else ""
+        became = [f"{document[how]} labels that waited are {how}" for how in ("learned", "dropped") if document.get(how)]
+        waited = "".join(f"; {one}" for one in became)
         show.line(f"{one}{f' of {source}' if source else ''}: {words}{waited}")

@@ -154,6 +154,26 @@ def promote(domain: str | None, number: int, force: bool, reason: str, as_json: 
 @click.command()
 @options.config_option
 @options.domain_option
+@click.option("--back", is_flag=True, help="They use the incumbent's again; the comparison goes on.")
+@options.reason_option
+@options.json_option
+def switch(domain: str | None, back: bool, reason: str, as_json: bool) -> None:
+    """Say that clients use adaptd's answers, not the incumbent's.
+
+    Clients choose themselves whose answers they use. This writes into the history that they do, with what the comparison
+    came to, and ends it.
+
+    \b
+    Example:
+      adaptd switch --reason "better for a month"
+    """
+    document = options.client().call("POST", options.route(options.chosen(domain), "switch"), {"back": back, "reason": reason})
+    _done(document, as_json, "clients use the incumbent again" if back else f"clients use version {document['version']}")
+
+
+@click.command()
+@options.config_option
+@options.domain_option
 @click.option("--wait", is_flag=True, help="Until the gate has judged; exit code 4 when it rejects.")
 @options.json_option
 def adapt(domain: str | None, wait: bool, as_json: bool) -> int:

@@ -54,9 +54,12 @@ def daemon() -> Iterator[Client]:
 
 
 def _configure(file: Path) -> None:
-    """Change what `init` wrote in one respect: adaptations come when the story asks for them."""
+    """Change what `init` wrote in two respects.
+
+    Adaptations come when the story asks for them, and the bad source is not set aside by itself: the way back is the story.
+    """
     text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace("[adapt]\n", "[adapt]\nevery_labels = 0\n"), encoding="utf-8")
+    file.write_text(text.replace("[adapt]\n", "[quarantine]\nenabled = false\n\n[adapt]\nevery_labels = 0\n"), encoding="utf-8")
 
 
 def _die_with_parent() -> None:

@@ -7,9 +7,11 @@ trains: rank 256, under 1 MB a matrix at 16 bits, W_Q = W_K. Before any adaptati
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,11 @@ class Adapter:
     def prior(self) -> tuple[float, float, float]:
         """The trust that a class begins with, per expert: attention that was never trained is the weaker one."""
         return UNTRAINED if self.projection is None else TRAINED
+
+    @cached_property
+    def digest(self) -> str:
+        """What similarities under it are known by; "" for those of the vectors themselves."""
+        return "" if self.projection is None else hashlib.blake2b(self.projection.numpy().tobytes(), digest_size=8).hexdigest()
 
     def same(self, other: Adapter) -> bool:
         """Say whether both give the same answers."""

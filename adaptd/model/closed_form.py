@@ -254,6 +254,14 @@ class Ridge:
         """Return the sums, to be stored; nothing while they are few enough to be made again from the rows."""
         return {} if self.gram is None else {"gram": self.gram, "moment": self.moment, "counts": self.counts}
 
+    def copy(self) -> Ridge:
+        """Return the same sums to go on from by themselves; the next solution is factorised anew."""
+        other = Ridge(self.features)
+        other.gram = None if self.gram is None else self.gram.clone()
+        other.moment, other.counts, other._few = self.moment.clone(), self.counts.clone(), list(self._few)
+        other._base = torch.zeros(self.features, len(self.counts))
+        return other
+
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over stored sums."""
         if state:

@@ -16,29 +16,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from adaptd.model.attention import UNTRAINED, Bools, Floats, Ints, attend, log_softmax, newest_first, softmax, weigh
+from adaptd.model.attention import Bools, Floats, Ints, attend, log_softmax, newest_first, softmax, weigh
+from adaptd.records import Voice
 
 if TYPE_CHECKING:
     from adaptd.model.network import HeadSnapshot
 
 EXPERTS = ("ridge", "attention", "attention-newest")
+NEAREST_MEAN = "nearest-mean"  # decides beside them where there are young classes
 RIDGE_SCALE = 10.0  # turns ridge scores (targets 0 and 1) into log-odds
 FLOOR = 0.01  # added to every probability before its logarithm: bounds what one expert can veto
 POOL = 2.0
 YOUNG, VETO = 20, 0.3  # a class with at most so many rows is young; the pool's share in what is said about it
 MEAN_SCALE = 30.0
 BURST = 1.5  # power of a class's rate in gates and evidence
-TRUST_RATE, TRUST_SHARE = 1.0, 0.05
-TRUST_HALF_LIFE = 1000.0  # learned rows
-TRUST_FROM = 20  # outcomes count once the true class has so many rows; before that the young rule answers
-RULE_PRIOR, RULE_SHARE = 0.9, 0.01
 TOP = 5  # scores that an answer names
+NEAREST = 5  # neighbours whose similarity says how well an example fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +61,7 @@ class Decoded:
     scores: dict[str, float]
     reason: str | None = None
     neighbours: Sequence[Neighbour] = ()
+    voices: Sequence[Voice] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +70,14 @@ class Opinions:
 
     experts: Floats  # [E, n, C] probabilities
     gates: Floats  # [E, n] 0 to 1: how far each may speak
+    shares: Floats  # [E, n] how far each was heard
     plain: Floats  # [n, C] pooled log-probabilities
     ruled: Floats  # [n, C] the same under the rule for young classes
     pooled: Floats  # [n, C] what is answered, before the temperature
     similarity: Floats  # [n, k]
     slots: Ints  # [n, k], -1 = none
     weight: Floats  # [n, k] attention
+    fit: Floats  # [n] how well each fits what is known
 
 
 def opine(vectors: Tensor, head: HeadSnapshot) -> Opinions:
@@ -95,13 +96,25 @@ def pool_opinions(head: HeadSnapshot, ridge: Floats, cosines: Floats, similarity
     newest = weigh(score, missing, newest_first(np.where(missing, -1, head.order[slot])))
     experts = np.stack([ridge_opinion(ridge, head.known), attend(weight, neighbour, classes), attend(newest, neighbour, classes)])
     open_ = gates(experts, head.rates, ridge.shape[1] > 0)
-    plain = pool(experts, open_, head.trust, head.known)
+    heard = shares(experts, open_, head.trust)
+    plain = pool(experts, heard, head.known)
     ruled = pooled = plain
     if head.young is not None:
         ruled = young_rule(plain, cosines, head.young)
         pooled = np.logaddexp(ruled + np.float32(math.log(head.rule)), plain + np.float32(math.log(1 - head.rule)))
-    return Opinions(experts=experts, gates=open_, plain=plain, ruled=ruled, pooled=pooled, similarity=similarity, slots=slots,
-                    weight=weight)
+    return Opinions(experts=experts, gates=open_, shares=heard, plain=plain, ruled=ruled, pooled=pooled, similarity=similarity,
+                    slots=slots, weight=weight, fit=fit(ridge, similarity, missing))
+
+
+def fit(ridge: Floats, similarity: Floats, missing: Bools) -> Floats:
+    """Return how well each example fits what is known [n]: the best ridge score, and the mean similarity of five neighbours.
+
+    The one is low where no class claims an example (the maximal logit; Hendrycks et al., 2022), the other where nothing
+    like it is remembered (deep nearest neighbours; Sun et al., 2022).
+    """
+    near = np.where(missing[:, :NEAREST], np.float32(0), similarity[:, :NEAREST])
+    claim: Floats = ridge.max(1, initial=0.0) + near.sum(1) / np.float32(max(1, near.shape[1]))
+    return claim
 
 
 def gates(experts: Floats, rates: Floats, solved: bool) -> Floats:
@@ -121,11 +134,16 @@ def ridge_opinion(scores: Floats, known: Bools) -> Floats:
     return softmax(np.where(known, np.float32(RIDGE_SCALE) * padded, np.float32(-1e4)))
 
 
-def pool(experts: Floats, open_: Floats, trust: Floats, known: Bools) -> Floats:
-    """Pool probabilities [E, n, C] by the trust [E, C] in the classes at stake; return log-probabilities [n, C]."""
+def shares(experts: Floats, open_: Floats, trust: Floats) -> Floats:
+    """Return how far each expert is heard [E, n]: by the trust [E, C] in the classes at stake, as far as it may speak."""
     stake = np.einsum("enc,en->nc", experts, open_) / open_.sum(0)[:, None]
     share = (trust @ stake.T) * open_
-    share = share / np.maximum(share.sum(0), np.float32(1e-9))
+    heard: Floats = share / np.maximum(share.sum(0), np.float32(1e-9))
+    return heard
+
+
+def pool(experts: Floats, share: Floats, known: Bools) -> Floats:
+    """Pool probabilities [E, n, C] by the experts' shares [E, n]; return log-probabilities [n, C]."""
     mixed = np.float32(POOL) * np.einsum("en,enc->nc", share, np.log(experts + np.float32(FLOOR)))
     return log_softmax(np.where(known, mixed, np.float32(-50.0)))
 
@@ -175,19 +193,23 @@ def decode(vectors: Tensor, head: HeadSnapshot, *, evidence: int = 0) -> list[De
     if not head.known.any():
         return [Decoded(label=None, confidence=0.0, scores={}, reason="no label has been learned yet")] * len(vectors)
     said = opine(vectors, head)
-    probabilities = softmax(np.float32(math.exp(head.temperature)) * said.pooled)
+    probabilities = tempered(said.pooled, head)
     count = min(TOP, int(head.known.sum()))
     classes = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     top = np.take_along_axis(probabilities, classes, 1)
     return [_decoded(head, said, row, top[row].tolist(), classes[row].tolist(), evidence) for row in range(len(vectors))]
 
 
+def tempered(pooled: Floats, head: HeadSnapshot) -> Floats:
+    """Return the probabilities that pooled log-probabilities [..., C] stand for."""
+    return softmax(np.float32(math.exp(head.temperature)) * pooled)
+
+
 def _decoded(head: HeadSnapshot, said: Opinions, row: int, top: list[float], classes: list[int], evidence: int) -> Decoded:
     scores = {head.labels[c]: p for c, p in zip(classes, top, strict=True)}
-    sure = top[0] >= head.abstain_below
-    reason = None if sure else f"confidence {top[0]:.2f} is below abstain_below = {head.abstain_below:g}"
-    return Decoded(label=head.labels[classes[0]] if sure else None, confidence=top[0], scores=scores, reason=reason,
-                   neighbours=_neighbours(head, said, row, evidence))
+    reason = head.limits.reason(top[0], float(said.fit[row]))
+    return Decoded(label=head.labels[classes[0]] if reason is None else None, confidence=top[0], scores=scores, reason=reason,
+                   neighbours=_neighbours(head, said, row, evidence), voices=_voices(head, said, row) if evidence else ())
 
 
 def _neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> list[Neighbour]:
@@ -204,82 +226,11 @@ def _neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> lis
     return found
 
 
-class Fold:
-    """What is learned from outcomes in journal order: trust, the young rule's share, temperature. Deterministic."""
-
-    def __init__(self) -> None:
-        self.prior = torch.tensor(UNTRAINED)
-        self.trust = torch.zeros(len(EXPERTS), 0)  # as of each class's last outcome
-        self.at = torch.zeros(0)  # learned rows at that outcome
-        self.rule = RULE_PRIOR  # share of the rule for young classes against the plain pool
-        self.temperature = 0.0  # logarithm of the inverse temperature
-        self.curvature = 1.0  # AdaGrad's running mean of squared gradients
-
-    def grow(self, classes: int) -> None:
-        """Give new classes the prior."""
-        if classes > self.trust.shape[1]:
-            extra = classes - self.trust.shape[1]
-            self.trust = torch.cat([self.trust, self.prior[:, None].repeat(1, extra)], 1)
-            self.at = torch.cat([self.at, torch.zeros(extra)])
-
-    def expect(self, prior: Sequence[float]) -> None:
-        """Change the prior; what was learned in relation to the old one stays (posterior = prior times evidence)."""
-        new = torch.tensor(tuple(prior))
-        if torch.equal(new, self.prior):
-            return  # not a bit changes: a rollback gives back what answered
-        self.trust = self.trust * (new / self.prior)[:, None]
-        self.trust = self.trust / self.trust.sum(0).clamp(min=1e-9)
-        self.prior = new
-
-    def trusted(self, learned: int) -> Tensor:
-        """Return the trust [E, C] after so many learned rows: of a class that is silent it goes back to the prior.
-
-        What was true while there were few classes need not be when there are many.
-        """
-        left = 0.5 ** ((learned - self.at) / TRUST_HALF_LIFE)
-        return self.prior[:, None] + (self.trust - self.prior[:, None]) * left
-
-    def update(self, said: Opinions, row: int, target: int, head: HeadSnapshot) -> None:
-        """Learn from one outcome: the answer was given before the label was learned."""
-        if said.ruled is not said.plain:
-            self._update_rule(float(said.ruled[row, target]), float(said.plain[row, target]))
-        if int(head.counts[target]) >= TRUST_FROM:
-            evidence = min(1.0, 1.0 / max(float(head.rates[target]), 1e-3)) ** BURST
-            self._update_trust(said.experts[:, row, target], said.gates[:, row],
-                               {target, int(said.pooled[row].argmax())}, evidence, head.learned)
-        self._update_temperature(said.pooled[row], target)
-
-    def _update_trust(self, p: Floats, open_: Floats, at_stake: set[int], evidence: float,
-                      learned: int) -> None:
-        """Fixed share; an expert that was silent is charged the others' mean."""
-        loss = np.log(p + FLOOR) / math.log(FLOOR)
-        mean = (loss * open_).sum() / max(open_.sum(), 1e-9)
-        factor = np.exp(-TRUST_RATE * evidence * (open_ * loss + (1 - open_) * mean))
-        now = self.trusted(learned).numpy()
-        trust = self.trust.numpy()  # shares its memory
-        for c in at_stake:
-            self.at[c] = learned
-            w = now[:, c] * factor
-            trust[:, c] = (1 - TRUST_SHARE * evidence) * w / w.sum() + TRUST_SHARE * evidence * self.prior.numpy()
-
-    def _update_rule(self, ruled: float, plain: float) -> None:
-        """Bayes mixture of rule and plain pool, with fixed share towards the prior."""
-        a, b = self.rule * (math.exp(ruled) + FLOOR), (1 - self.rule) * (math.exp(plain) + FLOOR)
-        self.rule = (1 - RULE_SHARE) * a / (a + b) + RULE_SHARE * RULE_PRIOR
-
-    def _update_temperature(self, z: Floats, target: int) -> None:
-        t = math.exp(self.temperature)
-        p = np.exp(t * (z - z.max()))
-        gradient = min(max(t * (float((p * z).sum() / p.sum()) - float(z[target])), -3.0), 3.0)
-        self.curvature = 0.999 * self.curvature + gradient * gradient
-        self.temperature = min(max(self.temperature - 0.1 * gradient / math.sqrt(self.curvature), -2.0), 2.0)
-
-    def facts(self) -> dict[str, Any]:
-        """Return the scalars, for a file's facts."""
-        return {"prior": self.prior.tolist(), "rule": self.rule, "temperature": self.temperature, "curvature": self.curvature}
-
-    def load(self, trust: Tensor, at: Tensor, facts: dict[str, Any]) -> None:
-        """Take over a stored fold."""
-        self.trust, self.at, self.prior = trust.clone(), at.clone(), torch.tensor(facts["prior"])
-        self.rule, self.temperature = float(facts["rule"]), float(facts["temperature"])
-        self.curvature = float(facts["curvature"])
+def _voices(head: HeadSnapshot, said: Opinions, row: int) -> list[Voice]:
+    """Say what each expert that was heard says; the nearest mean beside them where it decides about young classes."""
+    rule = head.rule if head.young is not None else 0.0
+    spoken = [(name, (1 - rule) * float(share), p) for name, share, p in
+              zip(EXPERTS, said.shares[:, row], said.experts[:, row], strict=True)]
+    spoken.append((NEAREST_MEAN, rule, np.exp(said.ruled[row])))
+    return [Voice(expert=name, trust=trust, label=head.labels[int(p.argmax())], probability=float(p.max()))
+            for name, trust, p in spoken if trust > 0]

@@ -7,8 +7,10 @@ set of rows, whatever they were before) and folds over the journal.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,15 +20,20 @@ import torch
 from torch import Tensor
 
 from adaptd.model import files
+from adaptd.model.abstain import Limits
 from adaptd.model.attention import Adapter, Bools, Floats, Ints, balance
+from adaptd.model.bounded import Bounded
 from adaptd.model.closed_form import KIND, PENDING, RandomFeatures, Ridge, weights
-from adaptd.model.decoder import Fold, Young, young_among
+from adaptd.model.decoder import Young, young_among
+from adaptd.model.evicted import ROW
+from adaptd.model.fold import Fold
 from adaptd.model.means import Centres, ClassMeans
 from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap
 
 RATE_HALF_LIFE = 1000.0  # learned rows
 COMPACT_FROM = 1000  # slots
 Bits = npt.NDArray[np.uint8]
+NONE = np.zeros(0, ROW)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,7 @@ class HeadSnapshot:
     rows: npt.NDArray[np.int64]
     events: npt.NDArray[np.int64]
     sources: Sequence[str]
-    abstain_below: float
+    limits: Limits
 
     def index_of(self, label: str) -> int | None:
         """Return the class of a label that has alive rows."""
@@ -92,6 +99,14 @@ class Snapshot:
     heads: Mapping[str, HeadSnapshot]
 
 
+@dataclass
+class Shadow:
+    """What a head answered with before its adapter changed: the adapter, and what it has learned from outcomes since then too."""
+
+    adapter: Adapter
+    fold: Fold
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
     """Sizes and seeds of a head, from the configuration."""
@@ -100,7 +115,8 @@ class HeadOptions:
     features: int
     neighbours: int
     seed: int
-    abstain_below: float
+    abstain_error: float = 0.0
+    out_of_scope: float = 0.0
 
 
 @dataclass
@@ -119,7 +135,9 @@ class Head:
         self.ridge = Ridge(self.options.features)
         self.keys = Keys(self.adapter.rank(self.options.dim))
         self._other: tuple[Adapter, Keys] | None = None  # the adapter before this one, for a quick way back
+        self.bounded = Bounded(self)
         self.learned = 0  # rows ever learned in this lineage, for ages
+        self.taught: dict[str, Counter[str]] = {}  # label -> retrievable rows per source
         self._class_of: dict[str, int] = {}
         self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
 
@@ -132,27 +150,52 @@ class Head:
 
     # -- learning ---------------------------------------------------------------------------------------------
 
+    def learn(self, new: NewRows) -> None:
+        """Enter rows; where the memory is full others are evicted for them, row by row."""
+        if self.bounded.fits(new):
+            self.bounded.entered(self.enter(new), evict=False)
+            return
+        for one in new.singly():
+            self.bounded.entered(self.enter(one), evict=True)
+
     def enter(self, new: NewRows) -> slice:
         """Put rows into memory and class means; they are alive at the next snapshot. The ridge follows later."""
         slots = self.memory.append(new)
         self.memory.order[slots] = np.arange(self.learned, self.learned + len(new.ids))
         self.learned += len(new.ids)
         self.means.add(new.vectors, torch.tensor(list(new.targets), dtype=torch.int64), len(self.labels))
+        self.tally(range(slots.start, slots.stop), 1)
         return slots
 
     def retire(self, slots: Sequence[int]) -> None:
         """Take rows out of memory and class means; the ridge follows later."""
         slots = [slot for slot in slots if self.memory.alive[slot]]
         if slots:
+            self.bounded.lost(slots)
             self.memory.alive[slots] = False
             self.means.add(self.memory.vectors[slots], self._targets(slots), len(self.labels), sign=-1)
+            self.tally(slots, -1)
+
+    def retire_rows(self, rows: Sequence[int]) -> None:
+        """Retire rows by id, evicted ones too; what never came is nothing to retire."""
+        self.retire([self.memory.slot_of[row] for row in rows if row in self.memory.slot_of])
+        self.bounded.retire(rows)
 
     def revive(self, slots: Sequence[int]) -> None:
         """Undo `retire`."""
         slots = [slot for slot in slots if not self.memory.alive[slot]]
         if slots:
             self.memory.alive[slots] = True
+            self.bounded.changed()
             self.means.add(self.memory.vectors[slots], self._targets(slots), len(self.labels))
+            self.tally(slots, 1)
+
+    def tally(self, slots: Iterable[int], sign: int) -> None:
+        """Count slots that become retrievable (1) or no longer are (-1) by label and source; evicted ones are neither."""
+        names, memory = list(self._class_of), self.memory
+        for slot in slots:
+            if not memory.evicted[slot]:
+                self.taught.setdefault(names[memory.targets[slot]], Counter())[memory.sources[slot]] += sign
 
     def _targets(self, slots: Any) -> Tensor:
         return torch.from_numpy(self.memory.targets[slots].astype(np.int64))
@@ -160,7 +203,8 @@ class Head:
     @property
     def stale(self) -> int:
         """Count the rows that the solved ridge holds and should not, or should and does not."""
-        return int((self.memory.summed[: self.memory.size] != self.memory.alive[: self.memory.size]).sum())
+        here = int((self.memory.summed[: self.memory.size] != self.memory.alive[: self.memory.size]).sum())
+        return here + self.bounded.stale
 
     def sync(self, limit: int | None = None) -> int:
         """Bring the ridge's sums to the alive rows, exactly, whatever rows they held; return how many still differ."""
@@ -172,12 +216,13 @@ class Head:
         for slots in _blocks(np.flatnonzero(alive & ~summed)[:limit]):
             self.ridge.add(self.features(memory.vectors[slots]), self._targets(slots), len(self.labels))
             summed[slots] = True
+        self.bounded.sync(limit)
         return self.stale
 
     def solve(self) -> None:
         """Solve the ridge over the alive rows."""
         self.sync()
-        if self.memory.alive[: self.memory.size].any():
+        if self._knows:
             self._b = self.ridge.solve(self._small)[:, : len(self.labels)].clone()
             self._solved = self.ridge.counts[: len(self.labels)].clone()
         else:
@@ -188,7 +233,13 @@ class Head:
         slots = np.flatnonzero(self.memory.alive[: self.memory.size])
         few = (weights(self.ridge.counts) > 1.0).numpy()
         slots = slots[few[self.memory.targets[slots]]]
-        return self.features(self.memory.vectors[slots]), self._targets(slots)
+        h, y = self.bounded.small(few)
+        return torch.cat([self.features(self.memory.vectors[slots]), h]), torch.cat([self._targets(slots), y])
+
+    @property
+    def _knows(self) -> bool:
+        """Whether any row is alive."""
+        return bool(self.means.counts.sum() > 0)
 
     # -- answering --------------------------------------------------------------------------------------------
 
@@ -211,7 +262,7 @@ class Head:
             return
         self._other, keys = (self.adapter, self.keys), keys if keys is not None else self._made(adapter)
         self.adapter, self.keys = adapter, keys
-        self.fold.expect(adapter.prior)
+        self.fold.expect(adapter)
 
     def _made(self, adapter: Adapter) -> Keys:
         """Return the index of the previous adapter if it is that one, which is what a rollback wants."""
@@ -223,17 +274,18 @@ class Head:
         """Forget the solved ridge, folds and label order; rows stay."""
         self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
         self.fold = Fold()
-        self.fold.expect(self.adapter.prior)
+        self.fold.expect(self.adapter)
         self.fold.grow(len(self.labels))
 
     def compact(self) -> bool:
-        """Drop dead rows when a fifth is dead; a fresh memory and index, so that old snapshots stay whole."""
+        """Drop dead and evicted rows when they are a fifth; a fresh memory and index, so that old snapshots stay whole."""
         if self.memory.dead_share() <= REBUILD_DEAD or self.memory.size < COMPACT_FROM:
             return False
         self._drop_dead()
         return True
 
     def _drop_dead(self) -> None:
+        self.bounded.give_up_slots()
         self.memory = self.memory.compacted()
         self.keys, self._other = self.rebuilt(self.adapter), None
 
@@ -243,21 +295,44 @@ class Head:
         The sums lose them exactly; arrays and index are made anew without them; a label that no row of `born` has is
         gone, with its name. What answers is to be solved, and the folds to be made again.
         """
-        self.retire([self.memory.slot_of[row] for row in rows if row in self.memory.slot_of])
+        self.retire_rows(list(rows))
         self.sync()
         self._drop_dead()
         self.set_labels(list(dict.fromkeys(label for _, label in born)))
         self._class_of = {label: index for index, label in enumerate(self.labels)}
         self.means.shrink(len(self.labels))
-        if self.memory.size <= PENDING:  # so few that one who never had more would hold no Gram matrix
-            self.ridge, self.memory.summed[:] = Ridge(self.options.features), False
+        self.taught = {label: +by for label, by in self.taught.items() if label in self._class_of}  # no name of what is gone
+        if int(self.means.counts.sum()) <= PENDING:  # so few that one who never had more would hold no Gram matrix
+            self.ridge, self.memory.summed[:], self.bounded.gone.rows["summed"] = Ridge(self.options.features), False, False
             self.sync()
         self.ridge.shrink(len(self.labels))
+        self._age(born)
+        self.clear_answers()
+
+    def _age(self, born: Sequence[tuple[int, str]]) -> None:
+        """Take the rows' ages from the rows that were ever born, (row, label) in order; others have none."""
         self.learned = len(born)
         rank = {row: place for place, (row, _) in enumerate(born)}
         size = self.memory.size
-        self.memory.order[:size] = [rank[row] for row in self.memory.ids[:size].tolist()]
-        self.clear_answers()
+        self.memory.order[:size] = [rank.get(row, 0) for row in self.memory.ids[:size].tolist()]
+        self.bounded.reorder(rank)
+
+    def aside(self) -> Head:
+        """Return the same head to go on from by itself. The index is shared: it must be searched where this one's is."""
+        other = Head(self.options, self.features, labels=list(self.labels), adapter=self.adapter, fold=deepcopy(self.fold))
+        other.memory, other.means, other.ridge = self.memory.aside(), self.means.copy(), self.ridge.copy()
+        other.keys, other._class_of, other.learned = self.keys, dict(self._class_of), self.learned
+        other.taught = deepcopy(self.taught)
+        other.bounded = self.bounded.aside(other)
+        return other
+
+    def without(self, rows: Iterable[int], born: Sequence[tuple[int, str]]) -> Head:
+        """Return a head that answers, solved, as this one would if rows were forgotten; `born` as for `forget`."""
+        other = self.aside()
+        other.retire_rows(list(rows))
+        other._age(born)
+        other.solve()
+        return other
 
     def snapshot(self) -> HeadSnapshot:
         """Freeze what answers now; call after `index`, between two batches."""
@@ -274,13 +349,13 @@ class Head:
             solved=self._solved,
             centres=self.means.centres(self.adapter, classes),
             adapter=self.adapter,
-            log_value=(self.adapter.values(self.labels) + balance(counts)).numpy(),
+            log_value=(self.adapter.values(self.labels) + balance(self._found(classes))).numpy(),
             rates=self._rates(classes),
             trust=self.fold.trusted(self.learned).numpy(),
             rule=self.fold.rule,
             temperature=self.fold.temperature,
             keys=self.keys,
-            alive=bitmap(memory.alive[: memory.size]),
+            alive=bitmap(memory.retrievable),
             neighbours=self.options.neighbours,
             targets=memory.targets,
             order=memory.order,
@@ -288,18 +363,51 @@ class Head:
             rows=memory.ids,
             events=memory.events,
             sources=memory.sources,
-            abstain_below=self.options.abstain_below,
+            limits=self.fold.recent.limits(self.options.abstain_error, self.options.out_of_scope),
+        )
+
+    def _found(self, classes: int) -> Tensor:
+        """Return how many rows of each class attention can find."""
+        targets = self.memory.targets[: self.memory.size][self.memory.retrievable]
+        return torch.from_numpy(np.bincount(targets, minlength=classes)[:classes])
+
+    def shadow(self) -> Shadow:
+        """Return what answers now, to be kept up beside what is to answer from now on."""
+        return Shadow(self.adapter, deepcopy(self.fold))
+
+    def under(self, shadow: Shadow, serving: HeadSnapshot) -> HeadSnapshot:
+        """Return what would answer had a shadow stayed: the rows and the ridge are those of what answers now.
+
+        Only the learner's thread may ask it: nobody else searches the index of the adapter before this one.
+        """
+        adapter, fold = shadow.adapter, shadow.fold
+        if self._other is None or not adapter.same(self._other[0]):
+            self._other = adapter, self.rebuilt(adapter)
+        keys, size = self._other[1], self.memory.size
+        keys.add(adapter.keys(self.memory.vectors[len(keys) : size]))
+        fold.grow(len(serving.labels))
+        balanced = serving.log_value - serving.adapter.values(serving.labels).numpy()
+        return replace(
+            serving,
+            adapter=adapter,
+            keys=keys,
+            centres=self.means.centres(adapter, len(serving.labels)),
+            log_value=balanced + adapter.values(serving.labels).numpy(),
+            trust=fold.trusted(serving.learned).numpy(),
+            rule=fold.rule,
+            temperature=fold.temperature,
+            limits=fold.recent.limits(self.options.abstain_error, self.options.out_of_scope),
         )
 
     def _rates(self, classes: int) -> Floats:
         """Return how much of each class comes now against how much there is, both smoothed by half a row."""
-        memory = self.memory
-        slots = np.flatnonzero(memory.alive[: memory.size])
-        recent = np.bincount(memory.targets[slots], 0.5 ** ((self.learned - memory.order[slots]) / RATE_HALF_LIFE), classes)[
-            :classes
-        ]
-        total = np.bincount(memory.targets[slots], minlength=classes)[:classes]
-        share = (total + 0.5) / max(len(slots), 1)
+        memory, gone = self.memory, self.bounded.gone.rows
+        slots, places = np.flatnonzero(memory.alive[: memory.size]), np.flatnonzero(gone["alive"])
+        targets = np.concatenate([memory.targets[slots], gone["target"][places]])
+        order = np.concatenate([memory.order[slots], gone["order"][places]])
+        recent = np.bincount(targets, 0.5 ** ((self.learned - order) / RATE_HALF_LIFE), classes)[:classes]
+        total = np.bincount(targets, minlength=classes)[:classes]
+        share = (total + 0.5) / max(len(targets), 1)
         rates: Floats = ((recent + 0.5) / max(recent.sum(), 1e-9) / share).astype(np.float32)
         return rates
 
@@ -308,17 +416,18 @@ class Head:
     def dump(self) -> dict[str, bytes]:
         """Return the version files: the adapter, and the head as it answers."""
         facts = {"labels": self.labels, "learned": self.learned, "features": self._shape(), **self.fold.facts()}
-        tensors = {"ridge": self._b, "solved": self._solved, "trust": self.fold.trust, "trust_at": self.fold.at}
+        tensors = {"ridge": self._b, "solved": self._solved, "trust": self.fold.trust, "trust_at": self.fold.at,
+                   "recent": self.fold.recent.tensor()}
         return {"adapter": files.dump_adapter(self.adapter), "head": files.dump(tensors, facts)}
 
     def is_solved(self) -> bool:
         """Say whether the ridge answers for the rows that are alive, or there are none."""
-        return bool(self._solved.sum() > 0) or not self.memory.alive[: self.memory.size].any()
+        return bool(self._solved.sum() > 0) or not self._knows
 
     def load_head(self, data: bytes, name: str, *, solved: bool = True) -> None:
         """Take over labels, folds and, where it was `solved` over the rows that it is for, the ridge of our features."""
         tensors, facts = files.parse(data, name)
-        self.fold.load(tensors["trust"], tensors["trust_at"], facts)
+        self.fold.load(tensors["trust"], tensors["trust_at"], facts, tensors.get("recent"))
         self.set_labels(facts["labels"])
         if solved and facts["features"] == self._shape():
             self._b, self._solved = tensors["ridge"], tensors["solved"]
@@ -343,6 +452,7 @@ class Head:
             self.memory.targets = np.where(
                 np.arange(len(self.memory.targets)) < self.memory.size, place[self.memory.targets], 0
             ).astype(np.int32)
+            self.bounded.renumber(place)
             self.means.renumber(torch.from_numpy(place.astype(np.int64)), len(every))
             self.ridge.renumber(torch.from_numpy(place.astype(np.int64)), len(every))
         self.labels = list(labels)
@@ -356,7 +466,8 @@ class Head:
         tensors = {
             "ids": torch.from_numpy(memory.ids[:size]),
             "order": torch.from_numpy(memory.order[:size]),
-            "alive": torch.from_numpy(memory.alive[:size]),
+            "alive": torch.from_numpy(memory.retrievable),
+            "evicted": torch.from_numpy(self.bounded.evicted_ids()),
             "summed": torch.from_numpy(memory.summed[:size]),
             "means": self.means.sums,
             "means_counts": self.means.counts,
@@ -364,9 +475,10 @@ class Head:
         }
         return files.dump(tensors, {"labels": list(self._class_of), "features": self._shape()}), self.keys.dump()
 
-    def restore(self, rows: NewRows, statistics: tuple[dict[str, Tensor], dict[str, Any]] | None, index: bytes | None) -> None:
-        """Fill an empty head with alive rows; statistics and index are used as far as they are for these rows."""
-        if statistics is not None and self._from_checkpoint(rows, *statistics):
+    def restore(self, rows: NewRows, statistics: tuple[dict[str, Tensor], dict[str, Any]] | None, index: bytes | None,
+                evicted: npt.NDArray[np.void] = NONE) -> None:
+        """Fill an empty head with retrievable and evicted rows; statistics and index are used if they are for these rows."""
+        if statistics is not None and self._from_checkpoint(rows, evicted, *statistics):
             self.keys = Keys(self.adapter.rank(self.options.dim), index) if index is not None else self.rebuilt(self.adapter)
             if len(self.keys) != self.memory.size:
                 self.keys = self.rebuilt(self.adapter)
@@ -374,23 +486,30 @@ class Head:
         learned = self.learned
         if len(rows.ids):
             self.enter(rows)
+        self.bounded.fill(evicted, None)
         self.learned = max(learned, self.learned)
         self.keys = self.rebuilt(self.adapter)
 
-    def _from_checkpoint(self, rows: NewRows, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bool:
+    def _from_checkpoint(self, rows: NewRows, evicted: npt.NDArray[np.void], tensors: dict[str, Tensor],
+                         facts: dict[str, Any]) -> bool:
         ids, alive = tensors["ids"].numpy(), tensors["alive"].numpy()
+        gone = tensors["evicted"].tolist() if "evicted" in tensors else []
         if facts["features"] != self._shape():
             return False
         if facts["labels"] != list(self._class_of)[: len(facts["labels"])] or set(ids[alive].tolist()) != set(rows.ids):
             return False
+        if set(gone) != set(evicted["id"].tolist()):
+            return False
         self.memory = Memory.of(self.options.dim, ids, alive, rows)
         self.memory.order[: len(ids)] = tensors["order"].numpy()
-        self.memory.summed[: len(ids)] = tensors["summed"].numpy()
+        self.memory.summed[: len(ids)] = tensors["summed"].numpy() & alive  # an evicted row's sums are `bounded`'s
+        self.tally(np.flatnonzero(alive).tolist(), 1)
         self.means.sums, self.means.counts = tensors["means"], tensors["means_counts"]
         sums = {name.removeprefix("ridge."): tensor for name, tensor in tensors.items() if name.startswith("ridge.")}
         self.ridge.load(sums)
         if not sums:
             self.memory.summed[:] = False
+        self.bounded.fill(evicted, gone if sums else [])
         return True
 
 

@@ -100,7 +100,7 @@ def test_what_is_left_equals_a_daemon_that_never_saw_it(make: Make) -> None:
     wanted = twin.scores(ASKED)
     _equal(taught.scores(ASKED), wanted)
     assert spoilt != wanted
-    for name in ("memory", "labels", "labelled", "accuracy", "answered_and_labelled"):
+    for name in ("memory", "labels", "labelled", "accuracy", "answered_and_labelled", "calibration"):
         assert taught.domain()[name] == twin.domain()[name]
     assert taught.domain()["answered_and_labelled"] == 5 and taught.domain()["accuracy"]["progressive"] is not None
     _equal(taught.restart().scores(ASKED), wanted)

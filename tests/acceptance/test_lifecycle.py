@@ -18,7 +18,7 @@ pytestmark = pytest.mark.acceptance
 Make = Callable[..., Daemon]
 STATUS = {"state", "pid", "uptime_s", "domains", "seq", "listening", "feeds", "problems"}
 DOMAIN = {"version", "parent", "promoted_at", "labels", "events", "labelled", "memory", "accuracy", "forgetting", "drift",
-          "adapting", "last_verdict", "learn_lag"}
+          "adapting", "last_verdict", "learn_lag", "calibration", "abstention"}
 
 
 def test_the_status_document_has_every_field_of_the_contract(shared: Daemon, domain: str) -> None:

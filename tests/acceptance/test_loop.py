@@ -237,7 +237,7 @@ def test_a_followed_file_is_read_as_it_grows_over_restart_and_rotation(make: Mak
 
 def _figures(daemon: Daemon) -> Json:
     found = daemon.domain()
-    return {key: found[key] for key in ("version", "labels", "events", "labelled", "memory", "accuracy", "held",
+    return {key: found[key] for key in ("version", "labels", "events", "labelled", "memory", "accuracy", "held", "calibration",
                                         "answered_and_labelled", "drift", "parent", "promoted_at")}
 
 

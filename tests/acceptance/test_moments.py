@@ -31,10 +31,10 @@ def distance(one: Scores, other: Scores) -> float:
     return max(abs(scores[label] - also[label]) for (_, scores), (_, also) in zip(one, other, strict=True) for label in scores)
 
 
-def judged(daemon: Daemon, domain: str) -> tuple[Any, Any]:
-    """Return what the daemon knows of its answers: how many were judged, and how many of them were right."""
+def judged(daemon: Daemon, domain: str) -> tuple[Any, Any, Any]:
+    """Return what the daemon knows of its answers: how many were judged, how many of them were right, how sure they were."""
     found = daemon.domain(domain)
-    return found["answered_and_labelled"], found["accuracy"]["prequential"]
+    return found["answered_and_labelled"], found["accuracy"]["prequential"], found["calibration"]
 
 
 def answer_and_correct(daemon: Daemon, domain: str, label: str, places: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adaptd.paths import Paths
+from tests.integration import journalled as journalled_store
 from tests.integration.store import make
 
 
@@ -25,6 +26,19 @@ def store(kept: Paths, tmp_path: Path) -> Paths:
     """Return a copy of that store for one test."""
     shutil.copytree(kept.config.parent, tmp_path / "store")
     return Paths(config=tmp_path / "store" / "adaptd.toml", state=tmp_path / "store" / "state")
+
+
+@pytest.fixture(scope="session")
+def _journalled(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    folder = tmp_path_factory.mktemp("journalled")
+    return journalled_store.write(Paths(config=folder / "adaptd.toml", state=folder))
+
+
+@pytest.fixture
+def journalled(_journalled: Paths, tmp_path: Path) -> Paths:
+    """Return a store that a journal has written, for one test."""
+    shutil.copytree(_journalled.state, tmp_path / "store")
+    return Paths(config=tmp_path / "store/adaptd.toml", state=tmp_path / "store")
 
 
 @pytest.fixture

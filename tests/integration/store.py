@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from sqlalchemy import Connection, insert
 
-from adaptd import db, registry
+from adaptd import chain, db, registry
 from adaptd import tables as t
 from adaptd.paths import Paths
+from adaptd.records import Item, canonical
 
 CONFIG = '# mine\nstate = "state"\n[domains.text]\n'
 EVENTS, LEARNED = 400, 40
@@ -38,12 +38,18 @@ def make(paths: Paths) -> Paths:
 
 
 def _events(connection: Connection, domain: int) -> None:
+    linked = chain.Chain()
     encoder = registry.inserted(connection, insert(t.encoder).values(digest="encoder"))
     for seq in range(1, EVENTS + 1):
-        connection.execute(insert(t.event).values(
-            seq=seq, id=f"e{seq}", domain=domain, source="http", key=f"k{seq}", digest=b"d", content=os.urandom(32),
-            payload=json.dumps({"text": f"text {seq}"}), received=1.0))
-        connection.execute(insert(t.label).values(seq=seq, event=seq, label='"a"', source="http", received=1.0, held=0))
+        item = Item(payload={"text": f"text {seq}"}, source="http", key=f"k{seq}")
+        event = {"seq": seq, "id": f"e{seq}", "domain": domain, "source": item.source, "key": item.key, "digest": item.digest(),
+                 "content": os.urandom(32), "payload": canonical(item.payload), "answer": None, "subject": None, "time": None,
+                 "received": 1.0}
+        label = {"seq": seq, "event": seq, "label": '"a"', "source": "http", "received": 1.0, "held": 0}
+        connection.execute(insert(t.event).values(**event))
+        connection.execute(insert(t.label).values(**label))
+        linked.add([event], [label])
+    linked.seal(connection)
     for seq in range(1, LEARNED + 1):
         connection.execute(insert(t.learned).values(id=seq, domain=domain, event=seq, part=0, head="label", target="a",
                                                     source="http", born=seq, holdout=0))

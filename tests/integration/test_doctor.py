@@ -83,6 +83,8 @@ WRONG: dict[str, tuple[Callable[[Paths], Any], list[str]]] = {
     "a version that is damaged": (lambda p: damage(p.versions / "2/label.head"), ["unsound_version"]),
     "a version that lost a file": (lambda p: (p.versions / "2/label.head").unlink(), ["unsound_version"]),
     "the live version damaged": (lambda p: damage(p.versions / "3/label.adapter"), ["live_version_unsound"]),
+    "an altered journal": (lambda p: execute(p, "UPDATE label SET label = '9' WHERE seq = 7"), ["journal_altered"]),
+    "a newest event lost": (lambda p: execute(p, NO_KEYS, "DELETE FROM event WHERE seq = 400"), ["journal_altered"]),
     "no live pointer": (lambda p: execute(p, "DELETE FROM live"), ["no_live_version"]),
     "a pointer into nothing": (lambda p: execute(p, NO_KEYS, "UPDATE live SET version = 77"), ["no_live_version"]),
     "rows without vectors": (lambda p: execute(p, "DELETE FROM vector WHERE event < 9"), ["missing_vectors"]),

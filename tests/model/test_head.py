@@ -12,12 +12,13 @@ from adaptd.errors import CorruptFile
 from adaptd.model import closed_form, files
 from adaptd.model.attention import Adapter, principal
 from adaptd.model.closed_form import RandomFeatures, Ridge, leave_out, weights
-from adaptd.model.decoder import Fold, decode, opine
+from adaptd.model.decoder import decode, opine
+from adaptd.model.fold import Fold
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadOptions
 
 DIM, FEATURES = 48, 256
-OPTIONS = HeadOptions(dim=DIM, features=FEATURES, neighbours=16, seed=1, abstain_below=0.0)
+OPTIONS = HeadOptions(dim=DIM, features=FEATURES, neighbours=16, seed=1)
 
 
 def cloud(classes: int, each: int, seed: int = 0) -> tuple[Tensor, list[str]]:
@@ -331,3 +332,36 @@ def test_a_head_that_forgets_everything_knows_nothing() -> None:
     assert answers(head, x)[0] == (None, {})
     enter(head, x, labels, first=100)
     assert [label for label, _ in answers(ready(head), x)] == labels
+
+
+def test_a_shadow_answers_as_the_head_would_had_its_adapter_stayed() -> None:
+    """Also of rows that came since, with what it would have learned from outcomes, and over rows that were dropped."""
+    vectors, labels = cloud(6, 40)
+    changed, stayed = fresh(), fresh()
+    for head in (changed, stayed):
+        enter(head, vectors[:120], labels[:120])
+        ready(head)
+    shadow = changed.shadow()
+    changed.adopt(Adapter(principal(vectors, 8), 16.0, {"class 1": 0.5}))
+    for start in range(120, 240, 40):
+        serving = {}
+        for head in (changed, stayed):
+            head.index()
+            serving[id(head)] = head.snapshot()
+        for head, now, fold in ((changed, changed.under(shadow, serving[id(changed)]), shadow.fold),
+                                (changed, serving[id(changed)], changed.fold), (stayed, serving[id(stayed)], stayed.fold)):
+            said = opine(vectors[start:start + 40], now)
+            for place, label in enumerate(labels[start:start + 40]):
+                fold.update(said, place, head.class_of(label), now)
+        for head in (changed, stayed):
+            enter(head, vectors[start:start + 40], labels[start:start + 40], start)
+    for head in (changed, stayed):
+        head.retire(range(30))
+        head.solve()
+    for _ in range(2):
+        changed.index()
+        stayed.index()
+        said, wanted = opine(vectors, changed.under(shadow, changed.snapshot())), opine(vectors, stayed.snapshot())
+        assert torch.equal(torch.tensor(said.pooled), torch.tensor(wanted.pooled))
+        for head in (changed, stayed):
+            head._drop_dead()

@@ -64,8 +64,8 @@ class Double:
 
     def status(self) -> Json:
         self._note("status")
-        return {"state": "ready", "pid": 1, "uptime_s": 1.0, "domains": {}, "seq": 0, "listening": {}, "feeds": {},
-                "problems": []}
+        return {"state": "ready", "pid": 1, "uptime_s": 1.0, "domains": {}, "seq": 0, "chain": {}, "listening": {},
+                "feeds": {}, "problems": []}
 
     def metrics(self) -> bytes:
         return b"adaptd_events_total 1\n"
@@ -137,17 +137,21 @@ class Double:
         self._note("promote", domain, to=to, force=force, reason=reason, actor=actor)
         return VERSION
 
+    async def switch(self, domain: str, *, back: bool, reason: str, actor: str) -> Json:
+        self._note("switch", domain, back=back, reason=reason, actor=actor)
+        return {**VERSION, "incumbent": None}
+
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         self._note("forget", domain, selector=selector, reason=reason, actor=actor)
-        return {"asked": selector, "at": 1.0, "actor": actor, "reason": reason, "removed": {"event": 1}, "labels_gone": 0,
-                "versions": {}, "checks": {}}
+        return {"asked": selector, "at": 1.0, "actor": actor, "reason": reason, "removed": {"event": 1}, "entries": 1,
+                "labels_gone": 0, "versions": {}, "checks": {}}
 
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         self._note("hold", domain, what=what, source=source, reason=reason, actor=actor)
         return {}
 
-    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
-        self._note("resume", domain, what=what, source=source, reason=reason, actor=actor)
+    async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str, drop: bool) -> Json:
+        self._note("resume", domain, what=what, source=source, reason=reason, actor=actor, drop=drop)
         return {"learned": 4}
 
     async def history(self, domain: str | None, *, limit: int) -> Json:
@@ -162,13 +166,14 @@ class Double:
         self._note("search", domain, text=text, k=k)
         return {"results": []}
 
-    async def explain(self, domain: str, event: str) -> Json:
-        self._note("explain", domain, event)
-        return {"event": event}
+    async def explain(self, domain: str, event: str, *, counterfactual: bool) -> Json:
+        self._note("explain", domain, event, counterfactual=counterfactual)
+        return {"event": event, "received": 1.0, "live_then": 1, "answers": [], "labels": [], "now": {}}
 
     async def backup(self, *, file: str, force: bool, actor: str) -> Json:
         self._note("backup", file=file, force=force, actor=actor)
-        return {"file": file, "bytes": 1, "schema": "0001", "seq": 0, "domains": {}, "counts": {}, "unsound": []}
+        return {"file": file, "bytes": 1, "schema": "0001", "seq": 0, "domains": {}, "chain": None, "counts": {},
+                "unsound": []}
 
     async def feeds(self) -> Json:
         self._note("feeds")
@@ -233,16 +238,20 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
      ("text", {"since": 7, "except_sources": [], "except_events": ["e"], "reason": "", "actor": "socket"})),
     ("POST", "/v1/text/promote", {"to": 7, "force": True, "reason": "r"}, "promote",
      ("text", {"to": 7, "force": True, "reason": "r", "actor": "socket"})),
+    ("POST", "/v1/text/switch", {"reason": "r"}, "switch", ("text", {"back": False, "reason": "r", "actor": "socket"})),
     ("POST", "/v1/text/hold", {"what": "adaptation"}, "hold",
      ("text", {"what": "adaptation", "source": "", "reason": "", "actor": "socket"})),
     ("POST", "/v1/text/resume", {"source": "crm", "reason": "r"}, "resume",
-     ("text", {"what": "learning", "source": "crm", "reason": "r", "actor": "socket"})),
+     ("text", {"what": "learning", "source": "crm", "reason": "r", "actor": "socket", "drop": False})),
+    ("POST", "/v1/text/resume", {"source": "crm", "drop": True}, "resume",
+     ("text", {"what": "learning", "source": "crm", "reason": "", "actor": "socket", "drop": True})),
     ("GET", "/v1/text/versions", None, "versions", ("text", {})),
     ("GET", "/v1/text/versions/7", None, "version", ("text", 7, {})),
     ("GET", "/v1/text/versions/7/diff/9", None, "difference", ("text", 7, 9, {})),
     ("GET", "/v1/text/memory", None, "memory", ("text", {})),
     ("POST", "/v1/text/memory/search", {"text": "a", "k": 3}, "search", ("text", {"text": "a", "k": 3})),
-    ("GET", "/v1/text/explain/e1", None, "explain", ("text", "e1", {})),
+    ("GET", "/v1/text/explain/e1", None, "explain", ("text", "e1", {"counterfactual": False})),
+    ("GET", "/v1/text/explain/e1?counterfactual=true", None, "explain", ("text", "e1", {"counterfactual": True})),
     ("GET", "/v1/status", None, "status", ({},)),
     ("GET", "/v1/history?domain=text&limit=5", None, "history", ("text", {"limit": 5})),
     ("GET", "/v1/history", None, "history", (None, {"limit": 50})),

@@ -33,7 +33,11 @@ STATUS = {"state": "running", "pid": 7, "uptime_s": 3700.0, "seq": 12, "listenin
                                "labelled": 9, "memory": 9, "accuracy": {"prequential": 0.9, "holdout": None},
                                "forgetting": 0.0, "drift": {"detected": 2}, "held": ["", "crm"],
                                "adapting": {"stage": "training", "progress": 0.5}, "last_verdict": None,
-                               "learn_lag": 0}},
+                               "learn_lag": 0,
+                               "probation": {"compared": 120, "labels": 1000, "e_value": 0.4321},
+                               "incumbent": {"compared": 300, "accuracy": {"adaptd": 0.91, "incumbent": 0.87}, "better": 20,
+                                             "worse": 8, "difference": 0.04, "interval": [0.0061, 0.0754],
+                                             "switched_at": None}}},
           "feeds": {"crm": {"state": "running", "offset": "9", "lag": 0, "errors": 0}},
           "problems": [{"code": "low_disk", "message": "[bold]disk\x1b[31m", "since": 1.0, "hint": "make room"}]}
 
@@ -317,7 +321,8 @@ def test_status_for_people_shows_everything_and_no_control_characters(adaptd: Ad
     result = adaptd("status", env={"COLUMNS": "300"})
     assert result.exit_code == 0
     for word in ("running", "pid 7", "up 1 h 1 min", "text", "90.0%", "adapting: training 50%", "crm", "low_disk",
-                 "make room", "[bold]disk", "learning on hold (crm)", "drift seen 2 times"):
+                 "make room", "[bold]disk", "learning on hold (crm)", "drift seen 2 times",
+                 "on probation: 120 of 1000 labels, e-value 0.432", "91.0%", "87.0%", "+4.0%", "+0.6% to +7.5%"):
         assert word in result.stdout
     assert "\x1b" not in result.stdout
 
@@ -469,6 +474,16 @@ def test_promote_needs_a_reason(adaptd: Adaptd, daemon: FakeDaemon) -> None:
     assert daemon.asked == [("POST", "/v1/text/promote", {"to": 9, "force": True, "reason": "known"})]
 
 
+@pytest.mark.parametrize(("words", "back", "said"), [((), False, "clients use version 9"),
+                                                     (("--back",), True, "clients use the incumbent again")])
+def test_a_switch_is_told_to_the_daemon(adaptd: Adaptd, daemon: FakeDaemon, words: tuple[str, ...], back: bool,
+                                        said: str) -> None:
+    daemon.on("/v1/text/switch", 200, {"version": 9, "incumbent": None})
+    result = adaptd("switch", *words, "--reason", "better")
+    assert (result.exit_code, result.stdout) == (0, said + "\n")
+    assert daemon.asked == [("POST", "/v1/text/switch", {"back": back, "reason": "better"})]
+
+
 def test_versions_are_listed(adaptd: Adaptd, daemon: FakeDaemon) -> None:
     version = {"version": 2, "live": True, "kind": "candidate", "parent": 1, "seq": 5, "created": 1.0,
                "verdict": {"decision": "reject"}, "actor": "schedule", "reason": "1000 labels"}
@@ -518,6 +533,26 @@ def test_hold_and_resume_say_what(adaptd: Adaptd, daemon: FakeDaemon, args: list
     assert ("3 labels" in result.stdout) is (args[0] == "resume")
 
 
+def test_what_waited_of_a_source_is_dropped_on_demand(adaptd: Adaptd, daemon: FakeDaemon) -> None:
+    daemon.on("/v1/text/resume", 200, {"learned": 0, "dropped": 7})
+    assert "7 labels that waited are dropped" in adaptd("resume", "--source", "crm", "--drop").stdout
+    assert daemon.asked[-1][2] == {"what": "learning", "source": "crm", "reason": "", "drop": True}
+    assert adaptd("resume", "--drop").exit_code == 2
+
+
+def test_a_counterfactual_is_shown_in_words(adaptd: Adaptd, daemon: FakeDaemon) -> None:
+    record = {"event": "1-a", "label": "lost", "source": "agent", "similarity": 0.9, "payload": {"text": "lost it"}}
+    found = {"answer": "lost", "becomes": "found", "words": "this record, taught by agent, flips it", "records": [record],
+             "sources": [{"source": "crm", "records": 3, "label": "found", "confidence": 0.5, "flips": True},
+                         {"source": "big", "records": 30_000}]}
+    daemon.on("/v1/text/explain/1-a?counterfactual=true", 200, {
+        "event": "1-a", "source": "crm", "payload": {"text": "?"}, "received": 1.0, "live_then": 2, "answers": [], "labels": [],
+        "now": {"label": "lost", "confidence": 1.0}, "counterfactual": {"label": found}})
+    shown = adaptd("explain", "1-a", "--counterfactual", env={"COLUMNS": "200"}).stdout
+    assert all(words in shown for words in ("label: this record, taught by agent", "lost it",
+                                            "without all 3 records from crm: found (50.0%)", "30000 records from big: too many"))
+
+
 def test_adaptation_of_a_source_is_a_usage_error(adaptd: Adaptd) -> None:
     assert adaptd("hold", "--adaptation", "--source", "crm").exit_code == 2
 
@@ -528,8 +563,9 @@ def test_memory_feeds_and_explain_are_passed_on(adaptd: Adaptd, daemon: FakeDaem
     daemon.on("/v1/text/memory", 200, {"domain": "text", "heads": {"label": head}})
     daemon.on("/v1/text/memory/search", 200, {"results": [near]})
     daemon.on("/v1/text/explain/1-a", 200, {
-        "event": "1-a", "source": "crm", "payload": {"text": "?"},
-        "now": {"label": "lost", "confidence": 1.0, "evidence": [near]},
+        "event": "1-a", "source": "crm", "payload": {"text": "?"}, "received": 1.0, "live_then": 2,
+        "now": {"label": "lost", "confidence": 1.0, "evidence": [near],
+                "experts": [{"expert": "ridge", "trust": 0.75, "label": "found", "probability": 0.5}]},
         "answers": [{"version": 3, "seq": 7, "labels": {"label": "found"}, "confidence": 0.5, "at": 1.0}],
         "labels": [{"seq": 9, "label": "lost", "source": "agent", "held": False, "at": 2.0}]})
     daemon.on("/v1/feeds", 200, {"feeds": STATUS["feeds"]})
@@ -539,7 +575,7 @@ def test_memory_feeds_and_explain_are_passed_on(adaptd: Adaptd, daemon: FakeDaem
     assert "lost it" in adaptd("memory", "search", "card", "-k", "3", env={"COLUMNS": "200"}).stdout
     assert daemon.asked[-1][2] == {"text": "card", "k": 3}
     explained = adaptd("explain", "1-a", env={"COLUMNS": "200"}).stdout
-    assert all(word in explained for word in ("found", "agent", "now: lost (100.0%)", "lost it"))
+    assert all(word in explained for word in ("found", "agent", "version 2", "now: lost (100.0%)", "lost it", "ridge", "75.0%"))
     assert "crm" in adaptd("feeds").stdout
     assert adaptd("feeds", "pause", "crm").stdout == "crm: paused\n"
 

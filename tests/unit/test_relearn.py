@@ -12,10 +12,12 @@ from sqlalchemy import Engine, select
 from adaptd import db, registry
 from adaptd import tables as t
 from adaptd.errors import BadPayload
-from adaptd.journal import LEARNED, REFUSED, WAITING, Journal
-from adaptd.records import Feedback, Item
+from adaptd.journal import Journal
+from adaptd.quarantine import Finding
+from adaptd.records import Feedback, Item, Learned
 from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, alive, lineage
+from adaptd.setaside import DROPPED, LEARNED, REFUSED, WAITING
 
 DOMAIN = 1
 
@@ -102,3 +104,74 @@ def test_a_replay_goes_on_over_many_chunks(journal: Journal, engine: Engine) -> 
     assert journal.replay(DOMAIN, scope, "", "me") == (400, 200)
     assert journal.replay(DOMAIN, scope, "", "me") == (0, 200)
     assert (held(engine).count(WAITING), journal.holds(DOMAIN)) == (200, {""})
+
+
+# -- a source that is set aside -----------------------------------------------------------------------------------
+
+
+def found(source: str, since: int, seq: int) -> Finding:
+    return Finding(source=source, seq=seq, since=since, labels=20, against=15, others=0.05, evidence=14.0)
+
+
+def test_what_a_source_taught_since_is_taken_out_and_what_it_corrected_holds_again(journal: Journal, engine: Engine) -> None:
+    one, other = event(journal), event(journal)
+    give(journal, one, "desk", topic="card", mood="calm")  # seq 3
+    give(journal, other, "intern", topic="food")  # 4: before the evidence began
+    give(journal, one, "intern", topic="spam")  # 5
+    outcome = journal.set_aside(DOMAIN, found("intern", 5, 5), "15 of 20").result(10)
+    assert outcome is not None and [len(entry.died) for entry in outcome.learned] == [1, 0]
+    assert outcome.learned[-1].admitted and outcome.learned[-1].born[0].source == "desk"
+    assert sorted(alive_targets(engine)) == ["calm", "card", "food"] and held(engine) == [LEARNED, LEARNED, WAITING]
+    assert journal.holds(DOMAIN) == {"intern"} and journal.quarantined(DOMAIN)["intern"][1] == "15 of 20"
+    give(journal, one, "intern", topic="scam")
+    assert held(engine)[-1] == WAITING
+
+
+def test_a_finding_from_before_somebody_decided_does_nothing(journal: Journal, engine: Engine) -> None:
+    one = event(journal)
+    give(journal, one, "intern", topic="spam")
+    assert journal.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is not None
+    assert journal.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is None  # as the journal's tail finds it at a start
+    assert journal.resume(DOMAIN, "learning", "intern", "", "me") == 1
+    assert journal.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is None
+    assert (taught(engine), journal.holds(DOMAIN), journal.quarantined(DOMAIN)) == ({"topic": "spam"}, set(), {})
+
+
+def test_what_is_admitted_by_name_is_marked_so_and_what_a_general_resume_learns_is_not(engine: Engine, journal: Journal) -> None:
+    learned: list[Learned] = []
+    journal._on_learned = learned.extend
+    one = event(journal)
+    for name, lifted in (("intern", "intern"), ("", "")):
+        journal.hold(DOMAIN, "learning", name, "", "me").result(10)
+        give(journal, one, "intern", topic=f"of hold {name!r}")
+        assert journal.resume(DOMAIN, "learning", lifted, "", "me") == 1
+    assert [entry.admitted for entry in learned] == [True, False]
+
+
+def test_what_is_dropped_is_learned_by_no_replay(journal: Journal, engine: Engine) -> None:
+    one = event(journal)
+    give(journal, one, "desk", topic="card")
+    give(journal, one, "intern", topic="spam")
+    journal.set_aside(DOMAIN, found("intern", 3, 3), "").result(10)
+    assert journal.drop(DOMAIN, "intern", "", "me").result(10) == 1
+    assert held(engine) == [LEARNED, DROPPED] and journal.quarantined(DOMAIN) == {} and journal.holds(DOMAIN) == set()
+    assert journal.replay(DOMAIN, Scope(since=0, sources=frozenset(), events={}), "", "me") == (0, 0)
+    assert taught(engine) == {"topic": "card"}
+    give(journal, one, "intern", topic="spam")  # given again it is a label like any other
+    assert taught(engine) == {"topic": "spam"}
+
+
+def test_a_hold_by_itself_is_there_after_a_restart(journal: Journal, engine: Engine) -> None:
+    give(journal, event(journal), "intern", topic="spam")
+    journal.set_aside(DOMAIN, found("intern", 2, 2), "why").result(10)
+    again = Journal(db.Writer(engine, 1000), targets, lambda learned: None)
+    with reading(engine).connect() as connection:
+        again.open(connection)
+    assert again.holds(DOMAIN) == {"intern"} and again.quarantined(DOMAIN) == journal.quarantined(DOMAIN)
+
+
+def alive_targets(engine: Engine) -> list[str]:
+    """Return the targets that are alive, of all events."""
+    with reading(engine).connect() as connection:
+        branch = registry.live(connection, DOMAIN).branch
+        return [row.target for row in connection.execute(alive(DOMAIN, lineage(connection, branch)))]

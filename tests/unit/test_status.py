@@ -104,11 +104,14 @@ def test_a_fresh_store_has_one_version_and_counts_nothing(store: Store) -> None:
     document = stopped_status(store.paths)
     domain = document["domains"]["text"]
     assert {k: v for k, v in document.items() if k != "domains"} == {
-        "state": "stopped", "pid": None, "uptime_s": 0, "seq": 0, "listening": [], "feeds": {}, "problems": []}
+        "state": "stopped", "pid": None, "uptime_s": 0, "seq": 0, "listening": [], "feeds": {}, "problems": [],
+        "chain": {"entry": 0, "seq": 0, "hash": "00" * 32}}
     assert {k: v for k, v in domain.items() if k != "promoted_at"} == {
-        "version": 1, "parent": None, "labels": 0, "events": 0, "labelled": 0, "memory": 0, "forgetting": None,
+        "version": 1, "parent": None, "labels": 0, "events": 0, "labelled": 0, "memory": 0, "evicted": 0,
+        "capacity": None, "forgetting": None,
         "drift": None, "accuracy": {"prequential": None, "holdout": None}, "adapting": None, "last_verdict": None,
-        "learn_lag": 0, "held": [], "adaptation_held": False}
+        "calibration": None, "abstention": None,
+        "learn_lag": 0, "held": [], "adaptation_held": False, "incumbent": None, "probation": None}
     assert isinstance(domain["promoted_at"], float)
 
 
@@ -293,10 +296,12 @@ def _discard(store: Store) -> int:
 
 def test_a_measure_of_another_version_is_not_shown(store: Store) -> None:
     store.append(["a"])
-    figures = {"version": 9, "forgetting": 0.5, "accuracy": {"prequential": 0.9, "holdout": 0.8}}
+    figures = {"version": 9, "forgetting": 0.5, "accuracy": {"prequential": 0.9, "holdout": 0.8}, "probation": {"version": 9},
+               "incumbent": {"compared": 7}}
     store.leave({"domains": {"text": figures}})
     domain = stopped_status(store.paths)["domains"]["text"]
     assert (domain["accuracy"], domain["forgetting"]) == ({"prequential": 0.9, "holdout": None}, None)
+    assert (domain["probation"], domain["incumbent"]) == (None, {"compared": 7})
 
 
 def test_rollback_refuses_what_is_not_there_or_not_sound_and_changes_nothing(store: Store) -> None:

@@ -1,0 +1,124 @@
+"""Fold: what a head learns from outcomes in the order of the journal. Each answer was given before its label was learned.
+
+Trust in the experts by fixed share (Herbster and Warmuth, 1998), the share of the rule for young classes, one temperature
+(Guo et al., 2017), and the newest outcomes, from which limits of abstention are read. Deterministic; stored with every head.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptd.model.abstain import Recent
+from adaptd.model.attention import UNTRAINED, Adapter, Floats
+from adaptd.model.decoder import BURST, EXPERTS, FLOOR, Opinions, tempered
+
+if TYPE_CHECKING:
+    from adaptd.model.network import HeadSnapshot
+
+TRUST_RATE, TRUST_SHARE = 1.0, 0.05
+TRUST_HALF_LIFE = 1000.0  # learned rows
+TRUST_FROM = 20  # outcomes count once the true class has so many rows; before that the young rule answers
+RULE_PRIOR, RULE_SHARE = 0.9, 0.01
+
+
+class Fold:
+    """What is learned from outcomes in journal order: trust, young rule's share, temperature, limits. Deterministic."""
+
+    def __init__(self) -> None:
+        self.prior = torch.tensor(UNTRAINED)
+        self.trust = torch.zeros(len(EXPERTS), 0)  # as of each class's last outcome
+        self.at = torch.zeros(0)  # learned rows at that outcome
+        self.rule = RULE_PRIOR  # share of the rule for young classes against the plain pool
+        self.temperature = 0.0  # logarithm of the inverse temperature
+        self.curvature = 1.0  # AdaGrad's running mean of squared gradients
+        self.recent = Recent()
+
+    def grow(self, classes: int) -> None:
+        """Give new classes the prior."""
+        if classes > self.trust.shape[1]:
+            extra = classes - self.trust.shape[1]
+            self.trust = torch.cat([self.trust, self.prior[:, None].repeat(1, extra)], 1)
+            self.at = torch.cat([self.at, torch.zeros(extra)])
+
+    def expect(self, adapter: Adapter) -> None:
+        """Change the prior; what was learned in relation to the old one stays (posterior = prior times evidence)."""
+        self.recent.measure_by(adapter.digest)
+        new = torch.tensor(adapter.prior)
+        if torch.equal(new, self.prior):
+            return  # not a bit changes: a rollback gives back what answered
+        self.trust = self.trust * (new / self.prior)[:, None]
+        self.trust = self.trust / self.trust.sum(0).clamp(min=1e-9)
+        self.prior = new
+
+    def trusted(self, learned: int) -> Tensor:
+        """Return the trust [E, C] after so many learned rows: of a class that is silent it goes back to the prior.
+
+        What was true while there were few classes need not be when there are many.
+        """
+        left = 0.5 ** ((learned - self.at) / TRUST_HALF_LIFE)
+        return self.prior[:, None] + (self.trust - self.prior[:, None]) * left
+
+    def update(self, said: Opinions, row: int, target: int | None, head: HeadSnapshot) -> bool:
+        """Learn from one outcome, and say whether it was right: the answer came before the label; None: its class was new."""
+        best = int(said.pooled[row].argmax())
+        self.recent.add(float(tempered(said.pooled[row], head)[best]), best == target, target is not None, float(said.fit[row]))
+        self._update_temperature(said.pooled[row], best == target)
+        if target is not None:
+            self._update_experts(said, row, target, head)
+        return best == target
+
+    def _update_experts(self, said: Opinions, row: int, target: int, head: HeadSnapshot) -> None:
+        if said.ruled is not said.plain:
+            self._update_rule(float(said.ruled[row, target]), float(said.plain[row, target]))
+        if int(head.counts[target]) >= TRUST_FROM:
+            evidence = min(1.0, 1.0 / max(float(head.rates[target]), 1e-3)) ** BURST
+            self._update_trust(said.experts[:, row, target], said.gates[:, row],
+                               {target, int(said.pooled[row].argmax())}, evidence, head.learned)
+
+    def _update_trust(self, p: Floats, open_: Floats, at_stake: set[int], evidence: float,
+                      learned: int) -> None:
+        """Fixed share; an expert that was silent is charged the others' mean."""
+        loss = np.log(p + FLOOR) / math.log(FLOOR)
+        mean = (loss * open_).sum() / max(open_.sum(), 1e-9)
+        factor = np.exp(-TRUST_RATE * evidence * (open_ * loss + (1 - open_) * mean))
+        now = self.trusted(learned).numpy()
+        trust = self.trust.numpy()  # shares its memory
+        for c in at_stake:
+            self.at[c] = learned
+            w = now[:, c] * factor
+            trust[:, c] = (1 - TRUST_SHARE * evidence) * w / w.sum() + TRUST_SHARE * evidence * self.prior.numpy()
+
+    def _update_rule(self, ruled: float, plain: float) -> None:
+        """Bayes mixture of rule and plain pool, with fixed share towards the prior."""
+        a, b = self.rule * (math.exp(ruled) + FLOOR), (1 - self.rule) * (math.exp(plain) + FLOOR)
+        self.rule = (1 - RULE_SHARE) * a / (a + b) + RULE_SHARE * RULE_PRIOR
+
+    def _update_temperature(self, z: Floats, right: bool) -> None:
+        """Step down the log loss of what confidence says: that the answer is right. A class that was new makes it wrong.
+
+        With confidence c and the others' mean distance d from the best, ``d loss / d log t = t (c - right) d``.
+        """
+        t, best = math.exp(self.temperature), z.max()
+        p = np.exp(t * (z - best))
+        others = max(float(p.sum()) - 1.0, 1e-9)
+        distance = float((p * (best - z)).sum()) / others
+        gradient = min(max(t * (1.0 / (1.0 + others) - right) * distance, -3.0), 3.0)
+        self.curvature = 0.999 * self.curvature + gradient * gradient
+        self.temperature = min(max(self.temperature - 0.1 * gradient / math.sqrt(self.curvature), -2.0), 2.0)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the scalars, for a file's facts."""
+        return {"prior": self.prior.tolist(), "rule": self.rule, "temperature": self.temperature, "curvature": self.curvature,
+                "measure": self.recent.measure}
+
+    def load(self, trust: Tensor, at: Tensor, facts: dict[str, Any], recent: Tensor | None = None) -> None:
+        """Take over a stored fold; one from before outcomes were kept has no `recent`."""
+        self.trust, self.at, self.prior = trust.clone(), at.clone(), torch.tensor(facts["prior"])
+        self.rule, self.temperature = float(facts["rule"]), float(facts["temperature"])
+        self.curvature = float(facts["curvature"])
+        self.recent = Recent(() if recent is None else recent.tolist(), facts.get("measure", ""))

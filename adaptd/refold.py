@@ -1,0 +1,110 @@
+"""Refold: make again what a domain's memory has evicted, where the store does not have it.
+
+Where: above restore and learn. Evictions are recorded behind the labels that they went for, so a crash may have lost the
+last ones; and a forget takes back all that came after what was forgotten, as they rested on it. Branch by branch, in the
+order in which they grew, heads of its own learn the journal again with the limits that held at the time, from the state
+at which the record ends. Without features and sums: only who stays retrievable is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+
+from adaptd import bounds, plugins, registry, restore
+from adaptd import tables as t
+from adaptd.bounds import Bounds, Limits
+from adaptd.interfaces import MemoryPolicy
+from adaptd.learn import State, learn_beside
+from adaptd.model.network import Head
+from adaptd.retained import Bound
+from adaptd.rows import lineage, replay
+from adaptd.vectors import Vectors
+
+
+class Rules:
+    """What bounds a row that is born at a seq: a domain's limits, with their policies made."""
+
+    def __init__(self, given: Bounds, kinds: Mapping[str, type]) -> None:
+        self._given = given
+        self._kinds = kinds
+        self._made: dict[int, Bound | None] = {}
+
+    def __call__(self, seq: int) -> Bound | None:
+        """Return it; None where nothing does."""
+        limits = self._given.at(seq)
+        if id(limits) not in self._made:
+            self._made[id(limits)] = made(limits, self._kinds)
+        return self._made[id(limits)]
+
+
+def made(limits: Limits, kinds: Mapping[str, type]) -> Bound | None:
+    """Make a policy of limits.
+
+    Raises
+    ------
+    BadConfig
+        There is no such policy, or it has no such option.
+    """
+    if not limits["capacity"] and not limits["per_class"]:
+        return None
+    kind: type[MemoryPolicy] = plugins.pick(kinds, limits["policy"], "memory.policy")
+    policy = plugins.build(kind, limits["options"], "memory.options")
+    return Bound(capacity=limits["capacity"], per_class=limits["per_class"], policy=policy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refold:
+    """What a domain needs to fold its evictions again."""
+
+    domain: int
+    reader: Engine
+    vectors: Vectors
+    heads: Callable[[], dict[str, Head]]  # empty ones, with the domain's rules
+    record: Callable[[int, Sequence[tuple[int, int]]], Future[None]]
+    block: int
+
+    def up_to(self, seq: int) -> None:
+        """Complete the record up to a seq of the live branch, and wholly in the branches before it."""
+        with self.reader.connect() as connection:
+            given = bounds.read(connection, self.domain)
+        if given.through >= seq or not given.bound_after(given.through):
+            return
+        if self._may_be_full(given):
+            for branch, start, end in self._sections(seq):
+                if end > given.through:
+                    self._section(branch, max(start, given.through), end)
+        self.record(seq, []).result()
+
+    def _may_be_full(self, given: Bounds) -> bool:
+        """Say whether any head has ever learned more rows than a limit allows."""
+        query = select(func.count()).where(t.learned.c.domain == self.domain).group_by(t.learned.c.head)
+        with self.reader.connect() as connection:
+            most = max(connection.execute(query).scalars(), default=0)
+        return any(limits["per_class"] or 0 < limits["capacity"] < most for _, limits in given.limits)
+
+    def _sections(self, seq: int) -> Iterator[tuple[int, int, int]]:
+        """Yield every branch with the seqs between which it grew, oldest first."""
+        query = select(t.branch.c.id, t.branch.c.start).where(t.branch.c.domain == self.domain).order_by(t.branch.c.id)
+        with self.reader.connect() as connection:
+            found: Sequence[Any] = connection.execute(query).all()
+        for row, end in zip(found, [*(r.start for r in found[1:]), seq], strict=True):
+            yield row.id, row.start, end
+
+    def _section(self, branch: int, begin: int, end: int) -> None:
+        with self.reader.connect() as connection:
+            entries = replay(connection, self.domain, lineage(connection, branch, end), begin)
+            if not entries:
+                return
+            version = registry.version(connection, registry.live(connection, self.domain).version)
+            base = restore.Base(version=version, intervals=lineage(connection, branch, begin), seq=begin, own=False)
+            state: State = restore.load_state(connection, self.domain, base, {}, self.heads(), self.vectors, _unreported)
+        learn_beside(state, entries, self.vectors, self.record, self.block)
+
+
+def _unreported(code: str, message: str, hint: str) -> None:
+    """Nothing is read here that could be damaged."""
