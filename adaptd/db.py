@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -156,20 +156,30 @@ def quick_check(engine: Engine) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the store's lock; it goes with the process, and children do not inherit it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    """Hold the store's lock; it goes with the process, and children do not inherit it.
+
+    Raises
+    ------
+    StoreLocked
+        Another process holds it.
+    CannotStart
+        It cannot be written: a disk with an error may say so only here.
+    """
+    with ExitStack() as stack:
         try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             raise StoreLocked(f"the store is locked by pid {holder}",
                               hint="stop that daemon first, or use another folder") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        except OSError as error:
+            raise CannotStart(f"the state folder {path.parent} is not writable: {error.strerror}",
+                              hint="look at its disk, its owner, and how it is mounted") from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 @dataclass

@@ -56,7 +56,7 @@ def is_running(paths: Paths) -> bool:
             return False
     except StoreLocked:
         return True
-    except OSError:  # not ours to write, and so found below
+    except CannotStart:  # not ours to write, and so found below
         return False
 
 

@@ -88,26 +88,27 @@ class Process:
 
 
 class Forked(Daemon):
-    """A daemon with an encoder that costs nothing, forked. `flaws` are put in its way, `at` names the point that kills it."""
+    """A daemon with an encoder that costs nothing, forked. `flaws` are put in its way, `points` make it kill itself."""
 
     def __init__(self, config: str = CONFIG, folder: Path | None = None, flaws: Sequence[str] = (), *,
                  said: Path | None = None, points: bool = False) -> None:
         super().__init__(config, folder)
         self._said = said or self._said
         self.flaws = flaws
-        self._points = (CONTEXT.RawValue("i", 0), CONTEXT.RawValue("i", 0)) if points else None
+        self._armed = CONTEXT.RawValue("i", 0) if points else None
 
     def spawn(self, **environment: str) -> None:
         """Start the process; do not wait."""
         self.process = Process(str(self.folder), str(self._said), str(plugins()), environment,  # type: ignore[assignment]
-                               list(self.flaws), self._points)
+                               list(self.flaws), self._armed)
 
-    def kill_at(self, point: int) -> None:
-        """Let the process kill itself at the n-th point from here on (0: at none)."""
-        assert self._points is not None
-        self._points[1].value, self._points[0].value = 0, point
+    def arm(self, arming: int) -> None:
+        """Let the process kill itself at the first new point from here on; each arming has a number (0: at none)."""
+        assert self._armed is not None
+        self._armed.value = arming
 
     @property
-    def last_point(self) -> str:
-        """The name of the point that was reached last, over all lives."""
-        return Path(f"{self._said}.points").read_text().splitlines()[-1]
+    def killed_at(self) -> list[str]:
+        """The points at which it has killed itself, over all lives."""
+        file = Path(f"{self._said}.points")
+        return file.read_text().splitlines() if file.exists() else []

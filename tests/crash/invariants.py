@@ -19,9 +19,9 @@ import torch
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from adaptd import db, doctor, erase, registry, rows
+from adaptd import db, doctor, erase, registry, rows, verify
 from adaptd import tables as t
-from adaptd.errors import CorruptFile
+from adaptd.errors import AdaptdError, CorruptFile
 from adaptd.metrics import Outcomes, count_answers
 from adaptd.model import files
 from adaptd.model.closed_form import RandomFeatures, Ridge
@@ -47,12 +47,22 @@ class Truth:
 
 def violations(paths: Paths, truth: Truth, feed: Path | None = None) -> list[str]:
     """Return what is wrong with the store of a daemon that is dead; nothing is changed."""
+    if not truth.acknowledged and not _has_tables(paths):
+        return []  # killed before it was a store
     try:
         with closing(db.reading_engine(paths.database).connect()) as connection:
             return [*_whole(connection, paths), *_events(connection, truth), *_labels(connection, truth), *_learned(connection),
-                    *_versions(connection, paths, truth), *_offsets(connection, feed), *_replayed(connection, paths)]
-    except (SQLAlchemyError, sqlite3.Error) as error:
+                    *_versions(connection, paths, truth), *_offsets(connection, feed), *_replayed(connection, paths),
+                    *_chain(paths)]
+    except (AdaptdError, SQLAlchemyError, sqlite3.Error) as error:
         return [f"the database cannot be read: {error}"]
+
+
+def _has_tables(paths: Paths) -> bool:
+    if not paths.database.exists():
+        return False
+    with closing(sqlite3.connect(f"file:{paths.database}?mode=ro", uri=True)) as store:
+        return store.execute("SELECT 1 FROM sqlite_master WHERE name = 'event'").fetchone() is not None
 
 
 def _whole(connection: Connection, paths: Paths) -> Iterator[str]:
@@ -135,6 +145,13 @@ def _offsets(connection: Connection, feed: Path | None) -> Iterator[str]:
     found = list(connection.execute(select(t.event.c.key).where(t.event.c.source == "tail").order_by(t.event.c.seq)).scalars())
     if found != wanted or (before and not before.endswith(b"\n")):
         yield f"the feed's cursor is behind {len(wanted)} lines, and {len(found)} events are there"
+
+
+def _chain(paths: Paths) -> Iterator[str]:
+    """Nothing is in the journal that the chain does not hold, and nothing is missing from it."""
+    with closing(sqlite3.connect(f"file:{paths.database}?mode=ro", uri=True)) as store:
+        if (result := verify.verify(store)).breaks:
+            yield f"the chain breaks {result.breaks} times: {result.broken[0].message}"
 
 
 # -- memory and statistics ------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def main(folder: str, said: str, plugins: str, environment: Mapping[str, str], f
     for flaw in flaws:
         FLAWS[flaw]()
     if points is not None:
-        Points(Path(said + ".points"), *points)
+        Points(Path(said + ".points"), points)
     sys.argv = ["adaptd", "run", "--config", folder]
     command()
 

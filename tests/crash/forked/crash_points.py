@@ -1,4 +1,4 @@
-"""Named points: before and after each fsync, rename, removal, commit and swap. A process kills itself at the n-th.
+"""Named points: before and after each fsync, rename, removal, commit and swap. A process kills itself at a new one.
 
 Nothing in the product knows of them: they are put around what the product calls, in the forked process. A commit is
 SQLAlchemy's, so another database has the same points.
@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,15 @@ from adaptd.predict import Inference
 
 
 class Points:
-    """Counts what is reached, writes its name into `log`, and kills at the one that `at` names (0: none)."""
+    """Kills at the first point, from each arming on, at which nobody was killed before: `covered` has those, a line each.
 
-    def __init__(self, log: Path, at: Any, reached: Any) -> None:
-        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._at, self._reached = at, reached  # shared with the test's process
+    A point that is reached again is another point (`#2`). `armed` is shared with the test: 0 is off, each other number
+    a new arming.
+    """
+
+    def __init__(self, covered: Path, armed: Any) -> None:
+        self._file, self._shared = covered, armed
+        self._armed = 0
         self._lock = threading.RLock()
         fsync, rename, rmtree, commit, swap = os.fsync, os.rename, shutil.rmtree, DefaultDialect.do_commit, Inference.swap
         os.fsync = self._around("fsync", fsync, lambda fd: os.readlink(f"/proc/self/fd/{fd}"))  # type: ignore[assignment]
@@ -52,9 +57,15 @@ class Points:
 
     def _reach(self, name: str) -> None:
         with self._lock:
-            os.write(self._log, f"{name}\n".encode())
-            self._reached.value += 1
-            if self._reached.value == self._at.value:
+            if self._armed != self._shared.value:
+                self._armed, self._seen = self._shared.value, Counter[str]()
+                self._covered = set(self._file.read_text().splitlines()) if self._file.exists() else set()
+            if not self._armed:
+                return
+            self._seen[name] += 1
+            if (point := f"{name} #{self._seen[name]}") not in self._covered:
+                with self._file.open("a") as file:
+                    file.write(point + "\n")
                 os.kill(os.getpid(), signal.SIGKILL)
                 signal.pause()
 
