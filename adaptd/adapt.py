@@ -16,7 +16,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -26,25 +25,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from adaptd import config
+from adaptd import config, training
 from adaptd.errors import Conflict, Refused, TrainingFailed
 from adaptd.interfaces import Gate
 from adaptd.learn import Learner
 from adaptd.metrics import forgetting
 from adaptd.model import files
-from adaptd.model.attention import Adapter, Ints
-from adaptd.model.evicted import Fetch
+from adaptd.model.attention import Adapter
 from adaptd.model.network import Head
 from adaptd.records import Paired, Verdict
-from adaptd.registry import publish
 from adaptd.versions import Versions
 
 log = logging.getLogger(__name__)
-BEYOND = 50_000  # evicted rows that a candidate is judged with: what bounds the judge's memory
 KEEP_OUTPUT = 20  # lines of a child's stderr that a failure quotes
 ONE_AT_A_TIME = threading.Lock()  # adaptations of all domains share the machine
 
@@ -64,22 +58,6 @@ class Outcome:
             "reasons": list(self.verdict.reasons),
             "evidence": dict(self.verdict.evidence),
         }
-
-
-@dataclass(frozen=True)
-class Away:
-    """The rows of a job that memory has evicted; their vectors are read where nobody waits for it."""
-
-    places: Ints
-    events: Ints
-    fetch: Fetch
-
-    def read_into(self, vectors: Tensor) -> None:
-        """Read their vectors to their places."""
-        for start in range(0, len(self.places), 1024):
-            events = self.events[start : start + 1024].tolist()
-            found = self.fetch(events)
-            vectors[torch.from_numpy(self.places[start : start + 1024])] = torch.stack([found[event] for event in events])
 
 
 class Adaptation:
@@ -105,7 +83,7 @@ class Adaptation:
         self._plugins = plugins
         self._report = report
         self._since = 0  # labels learned since the last adaptation began
-        self._newest = -1  # seq up to which rows have been an experience
+        self._newest = versions.trained_up_to()  # seq up to which rows have been an experience
         self._running: Future[Outcome] | None = None
         self._child: subprocess.Popen[str] | None = None
         self._stopped = False
@@ -209,13 +187,13 @@ class Adaptation:
 
     def _adapt(self, folder: Path, reason: str, actor: str) -> Outcome:
         self.stage = {"stage": "preparing", "progress": 0.0, "since": time.time(), "reason": reason}
-        branch, jobs = self._learner.call(self._jobs_of_now).result()
+        branch, seq, jobs = self._learner.call(self._jobs_of_now).result()
         for tensors, _, _, away in jobs.values():
             away.read_into(tensors["vectors"])
         judged: dict[str, tuple[Verdict, dict[str, Any], bytes]] = {}
         for name, (tensors, facts, adapter, _) in jobs.items():
             if int((tensors["holdout"] == 0).sum()) >= self._settings.min_labels and len(set(tensors["targets"].tolist())) > 1:
-                judged[name] = self._head(folder / name, tensors, facts, adapter)
+                judged[name] = self._head(name, folder / name, tensors, facts, adapter)
         if not judged:
             have = max((len(tensors["targets"]) for tensors, *_ in jobs.values()), default=0)
             return Outcome(
@@ -225,81 +203,61 @@ class Adaptation:
                     reasons=[f"{have} learned labels; an adaptation wants {self._settings.min_labels} of at least two classes"],
                 ),
             )
-        self._newest = max(facts["newest"] for _, facts, *_ in jobs.values())
-        began = [hashlib.sha256(files.dump_adapter(adapter)).hexdigest() for _, _, adapter, _ in jobs.values()]
-        trained = {"branch": branch, "seq": self._newest, "from": began}  # what a forget asks about it
+        trained = {  # what a forget asks about it, and what makes it again
+            "branch": branch,
+            "seq": seq,
+            "after": self._newest,
+            "from": [hashlib.sha256(files.dump_adapter(adapter)).hexdigest() for _, _, adapter, _ in jobs.values()],
+            "heads": list(jobs),
+            "judged": {name: metrics["holdout_rows"] for name, (_, metrics, _) in judged.items()},
+            "recipe": self._recipe.facts(),
+            "made_by": next(iter(judged.values()))[1]["training"]["versions"],
+        }
+        self._newest = seq
         return self._decide(judged, branch, trained, reason, actor)
 
-    def _jobs_of_now(self) -> tuple[int, dict[str, tuple[dict[str, Tensor], dict[str, Any], Adapter, Away]]]:
-        """Return the branch that grows and what a job of each head needs."""
-        return self._versions.branch(), {name: self._rows(head) for name, head in self._learner.state.heads.items()}
+    @property
+    def _recipe(self) -> training.Recipe:
+        settings = self._settings
+        return training.Recipe(strategy=settings.strategy, options=settings.options, seed=settings.seed,
+                               device=settings.device, threads=settings.threads)
 
-    def _rows(self, head: Head) -> tuple[dict[str, Tensor], dict[str, Any], Adapter, Away]:
+    def _jobs_of_now(self) -> tuple[int, int, dict[str, tuple[dict[str, Tensor], dict[str, Any], Adapter, training.Away]]]:
+        """Return the branch that grows, its seq, and what a job of each head needs."""
+        state = self._learner.state
+        return self._versions.branch(), state.seq, {name: self._rows(head) for name, head in state.heads.items()}
+
+    def _rows(self, head: Head) -> tuple[dict[str, Tensor], dict[str, Any], Adapter, training.Away]:
         """Copy what a job needs; in the learner's thread, with the ridge solved."""
-        rows, kept = head.bounded.columns(BEYOND)
-        groups = {content: place for place, content in enumerate(dict.fromkeys(rows["content"].tolist()))}
-        vectors = torch.zeros(len(rows), head.options.dim, dtype=torch.float16)
-        slots = [head.memory.slot_of[row] for row in rows["id"][kept].tolist()]
-        vectors[torch.from_numpy(kept)] = head.memory.vectors[slots]
-        tensors = {
-            "vectors": vectors,
-            "targets": torch.from_numpy(rows["target"].astype(np.int64)),
-            "holdout": torch.from_numpy(rows["holdout"].astype(np.uint8)),
-            "retrievable": torch.from_numpy(kept.astype(np.uint8)),
-            "order": torch.from_numpy(rows["order"].copy()),
-            "fresh": torch.from_numpy((rows["born"] > self._newest).astype(np.uint8)),
-            "content": torch.tensor([groups[content] for content in rows["content"].tolist()], dtype=torch.int64),
-            "trust": head.fold.trust,
-            "trust_at": head.fold.at,
-        }
+        tensors, away = training.rows(head, self._newest)
+        tensors |= {"trust": head.fold.trust, "trust_at": head.fold.at}
         facts = {
             "labels": head.labels,
             "learned": head.learned,
             "features": head.options.features,
             "seed": head.options.seed,
             "neighbours": head.options.neighbours,
-            "newest": int(rows["born"].max()) if len(rows) else -1,
             **head.fold.facts(),
         }
-        return tensors, facts, head.adapter, Away(np.flatnonzero(~kept), rows["event"][~kept], head.bounded.gone.fetch)
+        return tensors, facts, head.adapter, away
 
     def _head(
-        self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter
+        self, name: str, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter
     ) -> tuple[Verdict, dict[str, Any], bytes]:
         """Train, evaluate and judge one head."""
-        train = (tensors["holdout"] == 0) & ((tensors["retrievable"] == 1) | (tensors["fresh"] == 1))  # memory + experience
-        job = {
-            "strategy": self._settings.strategy,
-            "options": self._settings.options,
-            "seed": self._settings.seed,
-            "device": self._settings.device,
-            "threads": self._settings.threads,
-            "labels": facts["labels"],
-            "parent_pid": os.getpid(),
-            "plugins": list(self._plugins),
-            "time_limit_s": self._settings.time_limit_s,
-        }
-        given = {name: tensors[name][train] for name in ("vectors", "targets", "fresh")}
-        publish(
-            folder / "in",
-            {
-                "job.json": json.dumps(job).encode(),
-                "adapter.safetensors": files.dump_adapter(adapter),
-                "rows.safetensors": files.dump(given, {"labels": facts["labels"]}),
-            },
-        )
-        (folder / "out").mkdir()
+        training.write(folder, self._recipe, tensors, facts["labels"], adapter, plugins=self._plugins,
+                       time_limit_s=self._settings.time_limit_s)
         self._child_run("adaptd.trainer", folder, "training", self._settings.time_limit_s + 30.0)
         (folder / "in" / "rows.safetensors").write_bytes(files.dump(tensors, facts))
         self._child_run("adaptd.evaluate", folder, "evaluating", self._settings.time_limit_s)
         candidate = (folder / "out" / "adapter.safetensors").read_bytes()
         scores, _ = files.parse((folder / "out" / "scores.safetensors").read_bytes(), "scores")
-        verdict, metrics = self._judge(tensors, facts, scores)
+        verdict, metrics = self._judge(name, tensors, facts, scores)
         report = json.loads((folder / "out" / "report.json").read_text())
         return verdict, {**metrics, "training": report}, candidate
 
     def _judge(
-        self, tensors: dict[str, Tensor], facts: dict[str, Any], scores: dict[str, Tensor]
+        self, head: str, tensors: dict[str, Tensor], facts: dict[str, Any], scores: dict[str, Tensor]
     ) -> tuple[Verdict, dict[str, Any]]:
         truth = tensors["targets"][scores["rows"]]
         right = {name: (scores[name] == truth).int() for name in ("candidate", "champion")}
@@ -307,6 +265,7 @@ class Adaptation:
             candidate=right["candidate"].tolist(),
             champion=right["champion"].tolist(),
             classes=[facts["labels"][c] for c in truth.tolist()],
+            earlier=self._versions.tries(head),
         )
         verdict = self._gate.judge(paired)
         n = len(truth)
@@ -358,16 +317,7 @@ class Adaptation:
         if self._stopped:
             raise TrainingFailed("stopped: the daemon is stopping, or records are being forgotten")
         self.stage = {**(self.stage or {}), "stage": stage, "progress": 0.0}
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTD_")}
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(folder)],
-            stdin=subprocess.DEVNULL,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env=environment,
-        )
+        child = training.start(module, folder)
         self._child = child
         said: deque[str] = deque(maxlen=KEEP_OUTPUT)
         listener = threading.Thread(target=lambda: said.extend(child.stderr or ()), daemon=True)
@@ -383,7 +333,7 @@ class Adaptation:
             watchdog.cancel()
             self._child = None
         if code != 0:
-            raise TrainingFailed(_words(stage, code, said))
+            raise TrainingFailed(training.failure(stage, code, said))
 
     def _progress(self, line: str) -> None:
         try:
@@ -391,19 +341,6 @@ class Adaptation:
             self.stage = {**(self.stage or {}), "progress": float(told["progress"]), "words": str(told.get("words", ""))}
         except (ValueError, KeyError, TypeError):
             log.debug("trainer: %s", line.rstrip())
-
-
-def _words(stage: str, code: int, said: Sequence[str]) -> str:
-    """Say why a child failed: its own error object if it left one, else its last line, else the signal."""
-    lines = [line.strip() for line in said if line.strip()]
-    for line in reversed(lines):
-        try:
-            return f"{stage} failed: {json.loads(line)['message']}"
-        except (ValueError, KeyError, TypeError):
-            continue
-    if code < 0:
-        return f"{stage} was killed by signal {-code}"
-    return f"{stage} failed with exit code {code}: {lines[-1] if lines else 'no message'}"
 
 
 def sweep(jobs: Path) -> list[str]:

@@ -8,6 +8,7 @@ is compared. So a fold over the journal is the same whenever it is made.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -91,7 +92,7 @@ def shown(comparison: Comparison, at: float | None) -> dict[str, Any] | None:
     if not comparison.window:
         return None
     ours, other = zip(*comparison.window, strict=True)
-    counts = Discordance.of(ours, other)
+    counts = Discordance.of(Counter(comparison.window))
     side = 1 - (1 - CONFIDENCE) / 2
     return {"version": NUMBER, "events": comparison.total, "compared": counts.n, "accuracy": {
                 "adaptd": sum(ours) / counts.n, "incumbent": sum(other) / counts.n},

@@ -121,10 +121,17 @@ def difference(paths: Paths, domain: str, one: int, other: int) -> dict[str, Any
 
 
 def _read(paths: Paths, domain: str, query: Callable[..., dict[str, Any]], *about: int) -> dict[str, Any]:
+    with reading(paths, domain) as (connection, number):
+        return {"state": "stopped", **query(connection, number, *about)}
+
+
+@contextmanager
+def reading(paths: Paths, domain: str) -> Iterator[tuple[Connection, int]]:
+    """Give a read-only connection and the domain's id; needs no lock, so the daemon may run."""
     _must_exist(paths)
     with db.reading_engine(paths.database).connect() as connection:
         _wanted_schema(connection)
-        return {"state": "stopped", **query(connection, _domain(connection, domain), *about)}
+        yield connection, _domain(connection, domain)
 
 
 def _domain(connection: Connection, name: str) -> int:

@@ -193,6 +193,7 @@ class Paired:
     candidate: Sequence[int]
     champion: Sequence[int]
     classes: Sequence[str]
+    earlier: Sequence[int] = ()  # the number of rows of each earlier try since the last promotion: tries add up
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from sqlalchemy import Connection, Engine, and_, select
+from torch import Tensor
 
 from adaptd import registry
 from adaptd import tables as t
@@ -41,6 +42,19 @@ log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
 TRIAL_ENDS = ("rollback", "repair", "demote", "probation-passed")  # beside another promotion, and a forget
 Report = Callable[[str, str, str], None]  # code, message, hint
+
+
+class Encoded(Protocol):
+    """Where vectors come from that a row has none of."""
+
+    @property
+    def encoder_id(self) -> int:
+        """The encoder whose vectors are wanted."""
+        ...
+
+    def __call__(self, events: Sequence[int]) -> dict[int, Tensor]:
+        """Return the vectors of events, by seq."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +192,7 @@ def folds(state: State) -> dict[str, Any]:
 
 
 def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head,
-               vectors: Vectors, only: Collection[int] | None = None) -> NewRows:
+               vectors: Encoded, only: Collection[int] | None = None) -> NewRows:
     """Read the rows of a head that are retrievable in a lineage, with their vectors (encoded now where there are none).
 
     With `only`, those alive rows, evicted or not.

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import ColumnElement, Connection, Engine, func, select
 
 from adaptd import moments, registry, restore, retention
 from adaptd import tables as t
@@ -492,9 +492,27 @@ class Versions:
         self._writer.submit(write).result()
         return number
 
+    def trained_up_to(self) -> int:
+        """Return the seq up to which rows have been an experience of a candidate; -1 before the first."""
+        return max((one.get("trained", {}).get("seq", -1) for one in self._candidates()), default=-1)
+
+    def tries(self, head: str) -> list[int]:
+        """Return on how many held-out rows each candidate was judged since the last promotion, oldest first."""
+        promoted = select(func.coalesce(func.max(t.action.c.id), 0)).where(
+            t.action.c.domain == self.domain, t.action.c.what == "promote"
+        )
+        judged = select(t.action.c.after).where(
+            t.action.c.domain == self.domain, t.action.c.what.startswith("verdict-"), t.action.c.id > promoted.scalar_subquery()
+        )
+        trained = [one.get("trained", {}) for one in self._candidates(t.version.c.number.in_(judged))]
+        return [one.get("judged", {}).get(head, 0) for one in trained]
+
+    def _candidates(self, *where: ColumnElement[bool]) -> list[dict[str, Any]]:
+        """Return the metrics of the domain's candidates, oldest first."""
+        query = select(t.version.c.metrics).where(t.version.c.domain == self.domain, t.version.c.kind == "candidate", *where)
+        with self._reader.connect() as connection:
+            return [json.loads(text) for text in connection.execute(query.order_by(t.version.c.number)).scalars()]
+
     def evaluations(self) -> list[dict[str, float]]:
         """Return the champion's per-class holdout accuracies of every evaluation, oldest first."""
-        query = select(t.version.c.metrics).where(t.version.c.domain == self.domain, t.version.c.kind == "candidate")
-        with self._reader.connect() as connection:
-            metrics = [json.loads(text) for text in connection.execute(query.order_by(t.version.c.number)).scalars()]
-        return [m["classes"] for m in metrics if "classes" in m]
+        return [one["classes"] for one in self._candidates() if "classes" in one]

@@ -91,7 +91,7 @@ def page(results: Sequence[Json], table: Table, pictures: Sequence[str]) -> str:
         if not mine:
             text.append(f"Not run yet: `adaptd bench {part}`.\n")
         for group in _groups(mine):
-            text.append(f"### {_title(group)}\n\n{_markdown(*table(_mean(group)))}\n")
+            text.append(f"### {_title(group)}\n\n{markdown(*table(_mean(group)))}\n")
             text += [f"{result['remark']}\n" for result in group if result.get("remark")]  # what a reader must know of this run
             names = {group[0]["name"] + kind for kind in (".png", "-forgetting.png")}
             text += [f"![{file}]({file})\n" for file in pictures if file.rpartition("/")[2] in names]
@@ -137,7 +137,8 @@ def _middle(values: Sequence[Any]) -> Any:
     return statistics.fmean(numbers) if len(numbers) == len(values) else values[0]
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table in Markdown."""
     lines = [columns, ["---"] * len(columns), *([shown(value) for value in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -11,17 +11,18 @@ from typing import Literal
 from adaptd.bench import sets
 from adaptd.bench.vectors import Encoded
 
-Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed"]
-PARTS: tuple[Part, ...] = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed")
+Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed", "gate"]
+PARTS: tuple[Part, ...] = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed", "gate")
 SETS: dict[Part, tuple[str, ...]] = {
     "class-incremental": ("clinc150", "banking77"), "strategies": ("clinc150", "banking77"),
     "new-classes": ("clinc150", "banking77"),
     "prequential": ("commit_stream", "clinc150"), "memory": ("clinc150", "commit_stream"),
-    "abstain": ("clinc150", "banking77"), "speed": ("clinc150",)}
+    "abstain": ("clinc150", "banking77"), "speed": ("clinc150",),
+    "gate": ("power", "lost-class", "month")}
 ADAPT: dict[Part, tuple[bool, ...]] = {
     "class-incremental": (False, True), "strategies": (True,), "new-classes": (False,), "prequential": (True,),
-    "memory": (False,), "abstain": (False,), "speed": (False,)}
-UNSEEDED: tuple[Part, ...] = ("speed",)
+    "memory": (False,), "abstain": (False,), "speed": (False,), "gate": (False,)}
+UNSEEDED: tuple[Part, ...] = ("speed", "gate")
 QUICK_EXPERIENCES, QUICK_ROWS, QUICK_TESTS, QUICK_EVENTS = 3, 30, 5, 600
 
 # Seconds on two quiet cores (AMD EPYC, Zen 4), to say beforehand how long a run takes; no figure rests on them.

@@ -98,6 +98,8 @@ def pictures(results: Iterable[Json], folder: Path) -> list[Path]:
             files.append(_curves(result, folder))
         if "matrices" in result:
             files.append(_forgetting(result, folder))
+        if "cells" in result:
+            files.append(_power(result, folder))
     return files
 
 
@@ -134,6 +136,12 @@ def _forgetting(result: Json, folder: Path) -> Path:
                  xticklabels=[tick + 1 for tick in ticks], yticklabels=[tick + 1 for tick in ticks])
     figure.colorbar(shown_as, ax=all_axes, label="points forgotten")
     return _saved(figure, folder / f"{result['name']}-forgetting.png")
+
+
+def _power(result: Json, folder: Path) -> Path:
+    from adaptd.bench.gate_page import picture
+
+    return picture(result, folder)
 
 
 def _saved(figure: Any, file: Path) -> Path:

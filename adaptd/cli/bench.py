@@ -16,7 +16,7 @@ from adaptd.cli import options, show
 if TYPE_CHECKING:
     from adaptd.bench.plan import Run
 
-PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed")
+PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed", "gate")
 PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes")
 
 
@@ -41,8 +41,8 @@ def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | Non
           as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
-    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, speed or all. FILE is your own
-    .csv or .jsonl with text, label and perhaps time: it is answered and learned event by event, in the order of time.
+    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, speed, gate or all. FILE is your own .csv or
+    .jsonl with text, label and perhaps time: it is answered and learned event by event, in the order of time.
 
     \b
     Example:

@@ -104,7 +104,7 @@ def risk_limit(confidence: Doubles, right: Flags, error: float) -> float:
     inf
     """
     order = np.argsort(-confidence, kind="stable")
-    sure, wrong = confidence[order], np.cumsum(~right[order])
+    sure, wrong = confidence[order], np.cumsum(~right[order], dtype=np.int64)
     few = math.ceil(math.log(DOUBT / 2) / math.log1p(-error))
     return min(_walk(sure, wrong, start, error) for start in (few, max(few, len(sure) // 2)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 
 import pytest
 from torch import Tensor
@@ -77,9 +78,9 @@ def test_a_correction_is_not_held_against_the_row_that_it_corrects(taught: tuple
 
 def test_alive_rows_are_counted_by_label_and_source_through_death_and_return(taught: tuple[Head, Tensor, list[str]]) -> None:
     head, *_ = taught
-    before = +head.taught
+    before = deepcopy(head.taught)
     head.retire([0, 1, 2])
-    assert (head.taught["class 0", "desk"], head.taught["class 3", "desk"]) == (29, 30)
+    assert (head.taught["class 0"]["desk"], head.taught["class 3"]["desk"]) == (29, 30)
     head.revive([0, 1, 2])
     assert head.taught == before
 
@@ -129,7 +130,7 @@ def test_no_call_comes_between_a_finding_and_its_source_being_out(learner: tuple
 
     def seen() -> tuple[int, int]:
         head = made.state.heads["label"]
-        return made.state.seq, sum(n for (_, source), n in head.taught.items() if source == "intern")
+        return made.state.seq, sum(by["intern"] for by in head.taught.values())
 
     made.deliver(bad[:40])
     assert made.call(seen).result(WAIT_S) == (201, 0)  # though it stands before what is committed meanwhile

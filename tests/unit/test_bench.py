@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptd.bench import sets, streams
+from adaptd.bench import gate, gate_page, sets, streams
 from adaptd.bench.page import page
 from adaptd.bench.peers import Cron, Inputs, Makers, NearestMean, Neighbours, StreamingLda, moving
-from adaptd.bench.report import table
+from adaptd.bench.plan import Run
+from adaptd.bench.report import pictures, table
 
 LABELS = [f"label {i % 6}" for i in range(120)]
 
@@ -140,3 +141,44 @@ def test_the_page_has_means_over_seeds() -> None:
     text = page(json.loads(json.dumps(results)), table, ["benchmarks/class-incremental-s-seed0-no-adapt.png"])
     assert "| adaptd | 95.50 | - |" in text and "mean of seeds 0, 1" in text and "no-adapt.png" in text
     assert "Not run yet: `adaptd bench speed`" in text
+
+
+@pytest.mark.parametrize("accuracy, difference", [(0.7, -0.03), (0.9, 0.0), (0.97, 0.03)])
+def test_the_simulated_truth_is_the_truth_that_is_stated(accuracy: float, difference: float) -> None:
+    world = gate.World(accuracy)
+    candidate = world.candidate(difference)
+    cells = world.cells(candidate)
+    assert world.shares @ world.champion == pytest.approx(accuracy)
+    assert world.shares @ (cells[:, 0] + cells[:, 1]) == pytest.approx(accuracy + difference, abs=1e-4)
+    assert world.shares @ (cells[:, 0] + cells[:, 2]) == pytest.approx(accuracy, abs=1e-4)
+    drawn = list(gate._draws(world, cells, 2000, 50, np.random.default_rng(0)))
+    won = np.mean([np.mean(one.candidate) - np.mean(one.champion) for one in drawn])
+    assert won == pytest.approx(difference, abs=0.004)
+
+
+def test_the_gates_page_states_what_the_results_hold(tmp_path: Path) -> None:
+    cells = [{"accuracy": accuracy, "held-out rows": rows, "points": points, "promote": 50.0 + points, "reject": 1.0,
+              "undecided": 49.0 - points, "trials": 1000, "differ": 3.0}
+             for accuracy in (70, 90) for rows in (100, 1000) for points in gate.POINTS]
+    lines = [gate._line(cells, accuracy, 1000) for accuracy in (0.7, 0.9)]
+    result = {"part": "gate", "seed": 0, "quick": False}
+    results = {"power": {**result, "set": "power", "cells": cells, "rows": lines},
+               "month": {**result, "set": "month", "rows": [{"comes": "daily"}]},
+               "lost-class": {**result, "set": "lost-class", "rows": [{"held-out rows": 100}]}}
+    text = gate_page.page(results)
+    assert "with 1,000 rows: 51 % at an accuracy of 70, 51 % at an accuracy of 90" in text
+    assert "the largest of the 12 rates at -1 or below is 49.0 (45.9-52.1)" in text
+    assert [file.name for file in pictures(results.values(), tmp_path)] == ["gate-power.png"]
+
+
+def test_a_month_in_which_tries_are_counted_has_fewer_errors() -> None:
+    plan = gate.Plan(tries=40, start=300, growth=100, share=1.0)
+    errors = [sum(bool(gate._one_month(plan, True, counted, np.random.default_rng(month))) for month in range(12))
+              for counted in (True, False)]
+    assert errors[0] < errors[1]
+
+
+def test_a_run_of_the_gate_says_how_long_it_takes() -> None:
+    runs = [Run(part="gate", set=name, seed=0, adapt=False, quick=quick) for name in ("power", "lost-class", "month")
+            for quick in (True, False)]
+    assert all(gate.expected_s(quick) < gate.expected_s(full) for quick, full in zip(runs[::2], runs[1::2], strict=True))
