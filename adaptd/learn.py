@@ -233,6 +233,9 @@ class Learner:
 
     def _refuse_calls(self, error: BaseException) -> None:
         """Fail what is queued: nobody will run it any more."""
+        while self._deferred:
+            if (late := self._deferred.popleft()) is not None:
+                fail(late.done, error)
         while not self._queue.empty():
             with contextlib.suppress(queue.Empty):
                 if isinstance(item := self._queue.get_nowait(), _Call):
@@ -243,7 +246,9 @@ class Learner:
         entries, call, end = self._take()
         if entries:
             self._learn(entries)
-        if (call is not None or end) and self.state.seq < self._out_at:
+        if self.state.seq >= self._out_at:
+            self._out_at = 0  # before a call: a rollback goes back in seq
+        if (call is not None or end) and self._out_at:
             self._deferred.append(call)
             return True
         if self._behind and (call is None or self._dirty_since is not None):
@@ -268,11 +273,9 @@ class Learner:
             max(0.0, self._dirty_since + self._solve_after_s - time.monotonic())
         entries: list[Learned] = []
         rows = 0
-        if self.state.seq >= self._out_at:
-            self._out_at = 0
-            if self._deferred:
-                late = self._deferred.popleft()
-                return entries, late, late is None
+        if self._deferred and not self._out_at:
+            late = self._deferred.popleft()
+            return entries, late, late is None
         while rows < self._block:
             try:
                 item = self._queue.get(timeout=timeout) if not entries and timeout > 0 else self._queue.get_nowait()

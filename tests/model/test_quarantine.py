@@ -134,5 +134,7 @@ def test_no_call_comes_between_a_finding_and_its_source_being_out(learner: tuple
 
     made.deliver(bad[:40])
     assert made.call(seen).result(WAIT_S) == (201, 0)  # though it stands before what is committed meanwhile
+    made.call(lambda: setattr(made.state, "seq", 120)).result(WAIT_S)  # as a rollback does
+    assert made.call(seen).result(WAIT_S) == (120, 0)
     assert (journal.found[0].source, journal.found[0].since) == ("intern", 121)
     assert all(made.was_set_aside(entry) for entry in bad)
