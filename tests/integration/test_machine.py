@@ -32,7 +32,6 @@ from tests.integration.live import Json, Live
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 settings.register_profile("ci", max_examples=25, stateful_step_count=30, derandomize=True, deadline=None,
                           suppress_health_check=SLOW)
-settings.register_profile("search", max_examples=80, stateful_step_count=45, deadline=None, suppress_health_check=SLOW)
 settings.register_profile("thorough", max_examples=300, stateful_step_count=50, deadline=None, suppress_health_check=SLOW)
 
 WORDS = ("card", "rain", "song", "soup", "train", "lost", "new", "my")
