@@ -244,9 +244,10 @@ class Assembly:
         learner.record = refold.record
         learner.on_learned = self._after_learning(name, adaptation, probation, settings.learn.checkpoint_labels)
         learner.start()
+        refold.outcomes_at(base, learner)
         learner.deliver(tail)
-        solved = all(head.is_solved() for head in heads.values()) and not tail and version.number == live.version
-        learner.call(lambda: learner.settle(solved=solved))
+        learner.call(partial(learner.settle, solved=all(head.is_solved() for head in heads.values()) and not tail
+                                                     and version.number == live.version))
         forgetting.finish()
 
     def _gate(self, settings: DomainSettings) -> Gate:

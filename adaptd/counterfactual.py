@@ -25,7 +25,6 @@ from torch import Tensor
 from adaptd import erase, registry
 from adaptd import tables as t
 from adaptd.errors import Conflict
-from adaptd.forget import TESTED, head_beside
 from adaptd.learn import Learner, State
 from adaptd.model import files
 from adaptd.model.attention import Adapter
@@ -35,6 +34,7 @@ from adaptd.model.memory import bitmap
 from adaptd.model.network import Head
 from adaptd.predict import Inference
 from adaptd.records import Learned, Row
+from adaptd.refold import TESTED, head_beside
 from adaptd.rows import lineage, replay
 
 Json = dict[str, Any]

@@ -9,7 +9,6 @@ id, and an HMAC of the client's, so that the same event delivered again is told 
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -265,7 +264,7 @@ def remove_files(paths: Paths, name: str, files: Sequence[str]) -> int:
     there = [paths.versions / file for file in files if (paths.versions / file).exists()]
     for file in there:
         file.unlink()
-    shutil.rmtree(paths.checkpoints / name, ignore_errors=True)
+    registry.withdraw(paths.checkpoints / name)
     return len(there)
 
 

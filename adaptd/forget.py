@@ -20,13 +20,12 @@ from adaptd import erase, registry, restore
 from adaptd.adapt import Adaptation
 from adaptd.db import Writer
 from adaptd.journal import Journal
-from adaptd.learn import Learner, State
+from adaptd.learn import Learner
 from adaptd.model import files
 from adaptd.model.attention import Adapter
-from adaptd.model.network import Head
 from adaptd.paths import Paths
 from adaptd.records import Erased
-from adaptd.refold import Refold
+from adaptd.refold import Refold, fold_outcomes
 from adaptd.restore import Report
 from adaptd.rows import Interval, births, lineage, replay
 from adaptd.selector import Selector
@@ -34,7 +33,6 @@ from adaptd.vectors import Vectors
 from adaptd.versions import Versions
 
 log = logging.getLogger(__name__)
-TESTED = 2048  # newest labels whose answers are asked for again; what is older would count a quarter at most
 
 
 class Forgetting:
@@ -157,13 +155,7 @@ class Forgetting:
         for name, head in state.heads.items():
             head.forget(rows, [(r.id, r.target) for r in born if r.head == name])
         self._evict_again(intervals, born)
-        beside = State(version=state.version, seq=0, heads={name: head_beside(head) for name, head in state.heads.items()})
-        self._learner.replay(beside, entries, TESTED)
-        for name, head in state.heads.items():
-            head.fold = beside.heads[name].fold
-        state.prequential, state.progressive, state.per_label = beside.prequential, beside.progressive, beside.per_label
-        state.incumbent = beside.incumbent
-        state.suspicion = beside.suspicion
+        fold_outcomes(self._learner, entries)
         self._learner.solve()
 
     def _evict_again(self, intervals: Sequence[Interval], born: Sequence[Any]) -> None:
@@ -194,13 +186,3 @@ class Forgetting:
             "memory": {name: {"rows": head.memory.size, "indexed": len(head.keys)} for name, head in heads.items()},
             "files": {"removed": len(files), "left": sum((self._paths.versions / file).exists() for file in files)},
         }
-
-
-def head_beside(head: Head) -> Head:
-    """Return an empty head with the same limits, labels and adapter."""
-    empty = Head(head.options, head.features, adapter=head.adapter)
-    empty.bounded.rules = head.bounded.rules
-    empty.bounded.read_from(head.bounded.gone.fetch)
-    empty.set_labels(head.labels)
-    empty.clear_answers()
-    return empty

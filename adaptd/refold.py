@@ -1,9 +1,12 @@
-"""Refold: make again what a domain's memory has evicted, where the store does not have it.
+"""Refold: make again what the store does not have: what a domain's memory has evicted, and the folds of outcomes.
 
 Where: above restore and learn. Evictions are recorded behind the labels that they went for, so a crash may have lost the
 last ones; and a forget takes back all that came after what was forgotten, as they rested on it. Branch by branch, in the
 order in which they grew, heads of its own learn the journal again with the limits that held at the time, from the state
 at which the record ends. Without features and sums: only who stays retrievable is asked.
+
+Folds (trust, calibration, accuracy) cannot be subtracted from, and a base may have none that is for its rows: then the
+journal's outcomes are folded from its beginning.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ from adaptd import bounds, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.bounds import Bounds, Limits
 from adaptd.interfaces import MemoryPolicy
-from adaptd.learn import State, learn_beside
+from adaptd.learn import Learner, State, learn_beside
 from adaptd.model.network import Head
+from adaptd.records import Learned
 from adaptd.retained import Bound
 from adaptd.rows import lineage, replay
 from adaptd.vectors import Vectors
+
+TESTED = 2048  # newest labels whose answers are asked for again; what is older would count a quarter at most
 
 
 class Rules:
@@ -80,6 +86,13 @@ class Refold:
                     self._section(branch, max(start, given.through), end)
         self.record(seq, []).result()
 
+    def outcomes_at(self, base: restore.Base, learner: Learner) -> None:
+        """Have the folds at a base made again that has none of its own; the journal's tail is to be delivered behind this."""
+        if base.seq and restore.folds_at(base) is None:
+            with self.reader.connect() as connection:
+                entries = replay(connection, self.domain, base.intervals, -1)
+            learner.call(lambda: fold_outcomes(learner, entries))
+
     def _may_be_full(self, given: Bounds) -> bool:
         """Say whether any head has ever learned more rows than a limit allows."""
         query = select(func.count()).where(t.learned.c.domain == self.domain).group_by(t.learned.c.head)
@@ -108,3 +121,24 @@ class Refold:
 
 def _unreported(code: str, message: str, hint: str) -> None:
     """Nothing is read here that could be damaged."""
+
+
+def fold_outcomes(learner: Learner, entries: Sequence[Learned]) -> None:
+    """Make the folds of a learner's state again from all that the journal taught up to it; in the learner's thread."""
+    state = learner.state
+    beside = State(version=state.version, seq=0, heads={name: head_beside(head) for name, head in state.heads.items()})
+    learner.replay(beside, entries, TESTED)
+    for name, head in state.heads.items():
+        head.fold = beside.heads[name].fold
+    state.prequential, state.progressive, state.per_label = beside.prequential, beside.progressive, beside.per_label
+    state.incumbent, state.suspicion = beside.incumbent, beside.suspicion
+
+
+def head_beside(head: Head) -> Head:
+    """Return an empty head with the same limits, labels and adapter."""
+    empty = Head(head.options, head.features, adapter=head.adapter)
+    empty.bounded.rules = head.bounded.rules
+    empty.bounded.read_from(head.bounded.gone.fetch)
+    empty.set_labels(head.labels)
+    empty.clear_answers()
+    return empty

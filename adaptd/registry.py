@@ -238,11 +238,19 @@ def publish(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, Any] |
     for name, data in {**files, **manifest}.items():
         _write(temporary / name, data)
     sync_folder(temporary)
-    if folder.exists():
-        shutil.rmtree(folder)
+    withdraw(folder)
     os.rename(temporary, folder)
     sync_folder(folder.parent)
     return digests
+
+
+def withdraw(folder: Path) -> None:
+    """Remove a folder so that a crash leaves the whole of it, or nothing under its name; done again, what is left goes."""
+    hidden = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(hidden, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, hidden)
+        shutil.rmtree(hidden)
 
 
 def complete(folder: Path, named: Mapping[str, str], files: Mapping[str, bytes]) -> dict[str, str]:

@@ -131,10 +131,16 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
         head.memory.order[:head.memory.size] = [rank.get(row, 0) for row in head.memory.ids[:head.memory.size].tolist()]
         head.bounded.reorder(rank)
         head.fold.expect(head.adapter)
-    folds = base.facts.get("folds") if base.facts is not None else base.version.metrics.get("folds") if base.own else None
-    if folds:
-        load_folds(state, folds)
+    if found := folds_at(base):
+        load_folds(state, found)
     return state
+
+
+def folds_at(base: Base) -> Mapping[str, Any] | None:
+    """Return the metrics that are kept of a base's own rows; None where there are none."""
+    if base.facts is not None:
+        return base.facts.get("folds")
+    return base.version.metrics.get("folds") if base.own else None
 
 
 def trial(connection: Connection, domain: int, base: Base, heads: Iterable[str], versions: Path, encoder: str,
@@ -254,7 +260,9 @@ def write_checkpoint(folder: Path, domain: int, branch: int, encoder: str, state
         contents[f"{name}.sums"], contents[f"{name}.keys"] = head.checkpoint()
         contents[f"{name}.head"] = head.dump()["head"]
     facts = {"branch": branch, "seq": state.seq, "encoder": encoder, "version": state.version, "folds": folds(state)}
+    for left in folder.glob(".*"):
+        shutil.rmtree(left)  # half of one, from a crash
     registry.publish(folder / str(state.seq), contents, facts)
     others = [path for path in folder.glob("[0-9]*") if path.name != str(state.seq)]  # a rollback goes back in seq
     for old in sorted(others, key=lambda p: -int(p.name))[KEPT - 1:]:
-        shutil.rmtree(old, ignore_errors=True)
+        registry.withdraw(old)

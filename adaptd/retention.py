@@ -7,7 +7,6 @@ before a file goes, so that no row ever names a file that is gone; what a crash 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -57,5 +56,5 @@ def mark(connection: Connection, domain: int, gone: Sequence[Version], now: floa
 def sweep(connection: Connection, domain: int, folder: Path) -> None:
     """Remove the folders of a domain's marked versions; the marks are committed."""
     for one in registry.versions(connection, domain):
-        if EXPIRED in one.metrics and (folder / str(one.number)).is_dir():
-            shutil.rmtree(folder / str(one.number))
+        if EXPIRED in one.metrics:
+            registry.withdraw(folder / str(one.number))

@@ -26,16 +26,15 @@ from adaptd.errors import Conflict, Refused
 from adaptd.history import act
 from adaptd.journal import Journal
 from adaptd.learn import Learner
-from adaptd.metrics import Comparison, Outcomes
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.memory import Keys, Memory
 from adaptd.model.network import Head, Shadow
-from adaptd.quarantine import Suspicion
 from adaptd.records import canonical
+from adaptd.refold import fold_outcomes
 from adaptd.registry import Version
 from adaptd.relearn import Scope
-from adaptd.rows import FOREVER, births, lineage
+from adaptd.rows import FOREVER, births, lineage, replay
 from adaptd.sequential import Trial
 from adaptd.vectors import Vectors
 
@@ -315,10 +314,10 @@ class Versions:
             self._become_head(head, name, target, contents, rows, evicted, intervals)
         if folded := target.metrics.get("folds"):
             restore.load_folds(state, folded)
-        else:
-            state.prequential, state.progressive, state.per_label = Outcomes(), Outcomes(), {}
-            state.incumbent = Comparison()
-            state.suspicion = Suspicion()
+        else:  # version 1, or a forget took them
+            with self._reader.connect() as connection:
+                entries = replay(connection, self.domain, intervals, -1)
+            fold_outcomes(self._learner, entries)
         if target.solved:
             self._learner.settle(solved=all(head.is_solved() for head in state.heads.values()))
             self._learner.publish()

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.daemon import until
 from tests.conftest import missing
 
@@ -76,8 +78,10 @@ def run(*words: str, check: bool = True) -> bool:
 @contextmanager
 def rig(kind: str = "ext4", mebibytes: int = 96) -> Iterator[Rig]:
     """Return a rig; skip where none can be had."""
-    if os.geteuid() or shutil.which(MAKE[kind][0]) is None or not Path("/dev/loop-control").exists():
-        missing(f"{kind} on a loop device")
+    if shutil.which(MAKE[kind][0]) is None:
+        missing(MAKE[kind][0])
+    if os.geteuid() or not run("losetup", "--find", check=False):  # a right of the machine's, like a GPU: CI may lack it
+        pytest.skip("no loop device may be made here")
     folder = Path(tempfile.mkdtemp(prefix="rig-"))
     made = Rig(folder, kind, mebibytes)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -226,7 +227,10 @@ class World:
         if not known:
             return True
         key = self.random.choice(known)
-        event = self.daemon.rows("SELECT id FROM event WHERE source = 'http' AND key = ?", key)
+        try:
+            event = self.daemon.rows("SELECT id FROM event WHERE source = 'http' AND key = ?", key)
+        except sqlite3.Error:
+            return False  # its disk is off
         self.truth.forgetting.add(key)
         self.truth.live = None
         if event and (done := self.ask("forget", {"event": event[0][0], "reason": "asked to"}, 200)) is None:

@@ -29,7 +29,7 @@ def teach(live: Live, *labelled: tuple[str, str], source: str = "crm") -> list[s
 
 def back(live: Live, to: int | None = None, at: float | None = None) -> Json:
     done = live.do(live.service.rollback("text", to=to, at=at, reason="", actor="m", and_replay=False, except_sources=()))
-    live.do(live.service.resume("text", what="learning", source="", reason="", actor="m"))
+    live.do(live.service.resume("text", what="learning", source="", drop=False, reason="", actor="m"))
     return done
 
 
@@ -74,3 +74,23 @@ def test_a_version_that_answers_for_a_retired_one_lends_its_adapter_and_not_its_
         assert again.served.learner.state.heads["label"].labels == ["c", "d"]
         for (label, scores), (then, before) in zip(again.answers(ASKED), answers, strict=True):
             assert label == then and scores == pytest.approx(before, abs=1e-5)
+
+
+def test_folds_of_a_forget_are_made_again_where_its_checkpoint_is_gone(live: Live, tmp_path: Path) -> None:
+    """No version has folds for the rows that are left: a start without the checkpoint, or a rollback, counted from nothing."""
+    teach(live, ("card", "a"), ("rain", "b"))
+    asked = [live.do(live.service.predict("text", [{"text": word}], source="http", explain=False,
+                                         min_seq=None))["predictions"][0]["event"]
+             for word in ("card", "rain", "song")]
+    live.do(live.service.feedback("text", [{"event": one, "label": "a"} for one in asked], source="http"))
+    named = live.do(live.service.snapshot("text", reason="", actor="m"))["version"]
+    forget(live, asked[0])
+    before = live.served.learner.state.prequential.facts()
+    assert before["total"] == 2
+    left = live.died(tmp_path / "left")
+    shutil.rmtree(left / "checkpoints")
+    with Live(left) as again:
+        again.served.learner.call(lambda: None).result(60)
+        assert again.served.learner.state.prequential.facts() == before
+        back(again, to=named)
+        assert again.served.learner.state.prequential.facts() == before

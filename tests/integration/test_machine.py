@@ -15,6 +15,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -140,7 +141,7 @@ class Machine(RuleBasedStateMachine):
     @rule(source=st.sampled_from(("", "s1", "s2", ADAPTATION)))
     def hold(self, source: str) -> None:
         what, source = ("adaptation", "") if source == ADAPTATION else ("learning", source)
-        self.do(self.service.hold("text", what=what, source=source, reason="", actor="m"))
+        self.do(self.service.hold("text", what=what, source=source, drop=False, reason="", actor="m"))
         if what == "adaptation":
             self.ledger.adapting = False
         else:
@@ -149,7 +150,7 @@ class Machine(RuleBasedStateMachine):
     @rule(source=st.sampled_from(("", "", "s1", "s2", ADAPTATION)))
     def resume(self, source: str) -> None:
         what, source = ("adaptation", "") if source == ADAPTATION else ("learning", source)
-        done = self.do(self.service.resume("text", what=what, source=source, reason="", actor="m"))
+        done = self.do(self.service.resume("text", what=what, source=source, drop=False, reason="", actor="m"))
         if what == "adaptation":
             self.ledger.adapting = True
         else:
@@ -318,7 +319,7 @@ class Machine(RuleBasedStateMachine):
             found = list(connection.execute(alive_rows(1, lineage(connection, live.branch))))
         self._are(found, known)
         memory = self.live.served.learner.state.heads["label"].memory
-        assert sorted(memory.ids[memory.living()].tolist()) == sorted(r.id for r in found)
+        assert sorted(memory.ids[np.flatnonzero(memory.retrievable)].tolist()) == sorted(r.id for r in found)
 
     def _are(self, rows: list[Any], known: dict[str, Any]) -> None:
         seqs = {event.seq: event.id for event in self.ledger.events.values()}
