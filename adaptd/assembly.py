@@ -19,8 +19,9 @@ from sqlalchemy import Connection, insert, select
 
 from adaptd import __version__, adapt, bounds, db, erase, incumbent, plugins, registry, restore
 from adaptd import tables as t
-from adaptd.config import DomainSettings, Settings
+from adaptd.config import DomainSettings, Drift, Settings
 from adaptd.counterfactual import Counterfactual
+from adaptd.drift import Change
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
 from adaptd.history import last_seq
@@ -239,7 +240,7 @@ class Assembly:
             queue=self.settings.limits.queue,
         )
         learner.on_failure = self._fatal
-        learner.on_finding = partial(self._set_aside, number)
+        learner.on_finding, learner.on_change = partial(self._set_aside, number), partial(self._follow, number, settings.drift)
         learner.forgotten = self.journal.forgotten
         learner.record = refold.record
         learner.on_learned = self._after_learning(name, adaptation, probation, settings.learn.checkpoint_labels)
@@ -339,6 +340,11 @@ class Assembly:
             return None
         log.warning("source %r is on hold: %s", found.source, found.words(), extra={"action": "quarantine"})
         return outcome.learned[-1].seq
+
+    def _follow(self, domain: int, rule: Drift, found: Change) -> None:
+        """Let remembered rows follow a label that changed; in the learner's thread, behind what came meanwhile."""
+        if rule.enabled and self.journal.follow(domain, found, found.words()).result() is not None:
+            log.warning("label %s", found.words(), extra={"action": "drift"})
 
     def _checkpoint_failed(self, done: Future[None]) -> None:
         if (error := done.exception()) is not None:

@@ -103,6 +103,12 @@ class Quarantine(Section):
     trusted: list[str] = Field(default_factory=list)
 
 
+class Drift(Section):
+    """Whether remembered examples follow a label that changes its meaning."""
+
+    enabled: bool = True
+
+
 class Adapt(Section):
     """The slow path: when an adaptation starts and what bounds it."""
 
@@ -143,6 +149,7 @@ class DomainSettings(Section):
     memory: Memory = Memory()
     holdout: Holdout = Holdout()
     quarantine: Quarantine = Quarantine()
+    drift: Drift = Drift()
     adapt: Adapt = Adapt()
     gate: GateSettings = GateSettings()
     probation: Probation = Probation()
@@ -213,7 +220,7 @@ class Settings(BaseSettings):
 
 
 # top-level tables that are defaults for every domain
-SHARED = ("learn", "memory", "holdout", "quarantine", "adapt", "gate", "probation")
+SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "adapt", "gate", "probation")
 
 
 def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]:

@@ -22,10 +22,12 @@ from adaptd.history import act, last_seq
 from adaptd.journal import token
 from adaptd.paths import Paths
 from adaptd.records import Erased, canonical
+from adaptd.relearn import DRIFT
 from adaptd.rows import Interval, lineage
 from adaptd.selector import Selector
 
 KEPT = ("trained", "resolved", "moment", registry.EXPIRED)  # of a version's metrics: what says nothing of its records
+REMOVED = "removed with a record that was forgotten"  # instead of words that may name a label
 RETIRED = "its adapter was trained on a record that was forgotten"
 Counts = dict[str, int]
 
@@ -53,6 +55,7 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
     _empty(connection, events, key)
     orphans = _orphans(connection, domain, {(r.head, r.target) for r in rows})
     _take_from_answers(connection, domain, orphans)
+    _take_from_changes(connection, domain, orphans)
     marks = _mark_versions(connection, domain, rows, bool(orphans))
     if events:
         connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
@@ -137,6 +140,15 @@ def _take_from_answers(connection: Connection, domain: int, orphans: set[tuple[s
                 connection.execute(update(t.prediction).where(t.prediction.c.id == r.id).values(labels=new))
 
 
+def _take_from_changes(connection: Connection, domain: int, orphans: set[tuple[str, str]]) -> None:
+    """Take the words of changes that name labels that have gone out of the history."""
+    query = select(t.action.c.id, t.action.c.detail).where(t.action.c.domain == domain, t.action.c.what == DRIFT)
+    for r in connection.execute(query).all() if orphans else ():
+        told = json.loads(r.detail)
+        if {(told.get("head"), label) for label in (told.get("label"), *told.get("contradicted", ()))} & orphans:
+            connection.execute(update(t.action).where(t.action.c.id == r.id).values(reason=REMOVED, detail="{}"))
+
+
 def _history(connection: Connection, domain: int, seq: int, reason: str, actor: str, certificate: Mapping[str, Any]) -> int:
     versions = certificate["versions"]
     act(connection, seq, domain, "forget", actor, reason, before=versions["before"], after=versions["live"], detail=certificate)
@@ -196,12 +208,11 @@ def _held(rows: Sequence[Any], intervals: Sequence[Interval]) -> bool:
 
 def _take_words(connection: Connection, one: registry.Version) -> None:
     """Take the words of a judgement that may name a label: in the version, and in its history."""
-    words = "removed with a record that was forgotten"
     if one.verdict is not None:
-        verdict = canonical({"decision": one.verdict["decision"], "reasons": [words], "evidence": {}})
+        verdict = canonical({"decision": one.verdict["decision"], "reasons": [REMOVED], "evidence": {}})
         connection.execute(update(t.version).where(t.version.c.number == one.number).values(verdict=verdict))
     told = and_(t.action.c.after == one.number, or_(t.action.c.what.startswith("verdict-"), t.action.c.what == "promote"))
-    connection.execute(update(t.action).where(told).values(reason=words, detail="{}"))
+    connection.execute(update(t.action).where(told).values(reason=REMOVED, detail="{}"))
 
 
 def _move_pointer(connection: Connection, domain: int) -> dict[str, int]:

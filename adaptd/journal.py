@@ -24,6 +24,7 @@ from adaptd import bounds, relearn, setaside
 from adaptd import tables as t
 from adaptd.chain import Chain
 from adaptd.db import Writer
+from adaptd.drift import Change
 from adaptd.errors import Conflict, Forgotten, NotFound
 from adaptd.history import act
 from adaptd.quarantine import Finding
@@ -221,6 +222,36 @@ class Journal:
             return Outcome([], learned, self._writer.last_seq)
 
         return self._writer.submit(run, after=lambda done: None if done is None else self._deliver(done))
+
+    def follow(self, domain: int, found: Change, reason: str) -> Future[Outcome | None]:
+        """Let remembered rows follow a label that changed its meaning: each dies, and most are born with the label of now.
+
+        None where that was done already, or nothing of it is alive: nothing is done.
+        """
+
+        def run(connection: Connection) -> Outcome | None:
+            if relearn.followed(connection, domain, found):
+                return None
+            rows = relearn.still_alive(connection, domain, self._live[domain].intervals, list(found.moves))
+            if not rows:
+                return None
+            seq, ended = self._writer.next_seq(), [row.id for row in rows if found.moves[row.id] is None]
+            if ended:
+                connection.execute(insert(t.death), [{"row": row, "seq": seq} for row in ended])
+            learned = [Learned(seq=seq, domain=domain, died=ended)] if ended else []
+            learned += [self._move(connection, domain, row, target) for row in rows if (target := found.moves[row.id])]
+            act(connection, self._writer.last_seq, domain, relearn.DRIFT, "adaptd", reason, detail=found.facts())
+            return Outcome([], learned, self._writer.last_seq)
+
+        return self._writer.submit(run, after=lambda done: None if done is None else self._deliver(done))
+
+    def _move(self, connection: Connection, domain: int, row: Any, target: str) -> Learned:
+        """Let a row die and be born with another target, at a seq of its own."""
+        seq = self._writer.next_seq()
+        connection.execute(insert(t.death).values(row=row.id, seq=seq))
+        birth = self._birth(domain, seq, row.event, {row.head: target}, row.source, row.content)
+        self._insert_rows(connection, [birth])
+        return replace(birth, died=[row.id], admitted=True)
 
     def replay(self, domain: int, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
         """Learn again what the live lineage lacks, in journal order; return how many labels were learned and how many stayed out.

@@ -24,8 +24,10 @@ import torch
 from torch import Tensor
 
 from adaptd.config import Quarantine
+from adaptd.drift import Change, Drift
 from adaptd.futures import fail, settle
 from adaptd.metrics import Comparison, Outcomes, count_answers
+from adaptd.model.change import changed
 from adaptd.model.decoder import Opinions, opine
 from adaptd.model.dissent import dissent
 from adaptd.model.fold import Fold
@@ -61,6 +63,7 @@ class State:
     incumbent: Comparison = field(default_factory=Comparison)  # beside the model that is in production today
     trial: Trial | None = None  # the live version's, beside the champion before it
     suspicion: Suspicion = field(default_factory=Suspicion)
+    drift: Drift = field(default_factory=Drift)
 
 
 @dataclass
@@ -140,6 +143,7 @@ class Learner:
         self.forgotten: AbstractSet[int] = frozenset()  # events: what is queued of them is not learned any more
         self.on_learned: Callable[[int], None] = lambda rows: None
         self.on_finding: Callable[[Finding], int | None] = lambda found: None  # the seq at which it was set aside
+        self.on_change: Callable[[Change], None] = lambda found: None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.record: Record = _unrecorded
         self._recorded: Future[None] | None = None
@@ -293,6 +297,7 @@ class Learner:
         vectors = self._vectors(sorted({row.event for entry in entries for row in entry.born}))
         self._test(entries, vectors)
         self.apply(entries, vectors)
+        self._follow_changes()
         self.publish()
         self._release(len(entries))
         if self._dirty_since is None:
@@ -377,11 +382,22 @@ class Learner:
         right = _outcomes(rows, said, head.fold, frozen)
         for one in right.values():
             self.state.progressive.add(one)
+        for best, judging in zip(said.pooled.argmax(1).tolist(), rows, strict=True):
+            if judging is not None:
+                self.state.drift.judge(name, frozen.labels[best], judging.target, judging.id, judging.born)
         if (trial := self.state.trial) is not None and (shadow := trial.shadows.get(name)) is not None:
             before = head.under(shadow, frozen)
             for row, old in _outcomes(rows, opine(asked, before), shadow.fold, before).items():
                 trial.add(right[row], old)
         return right
+
+    def _follow_changes(self) -> None:
+        """Where answers are contradicted by examples like the remembered ones, have those follow the label."""
+        for name, head in self.state.heads.items():
+            for label, record in self.state.drift.suspects(name):
+                if (found := changed(head, name, label, record, self.state.seq)) is not None:
+                    record.clear()
+                    self.on_change(found)
 
     def _suspect(self, row: Row, stands: Dissent) -> None:
         """Fold how a label stands to others'; where its source contradicts too often, have it set aside before it is learned."""

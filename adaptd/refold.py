@@ -131,7 +131,7 @@ def fold_outcomes(learner: Learner, entries: Sequence[Learned]) -> None:
     for name, head in state.heads.items():
         head.fold = beside.heads[name].fold
     state.prequential, state.progressive, state.per_label = beside.prequential, beside.progressive, beside.per_label
-    state.incumbent, state.suspicion = beside.incumbent, beside.suspicion
+    state.incumbent, state.suspicion, state.drift = beside.incumbent, beside.suspicion, beside.drift
 
 
 def head_beside(head: Head) -> Head:

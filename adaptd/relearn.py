@@ -17,11 +17,13 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from adaptd import tables as t
+from adaptd.drift import Change
 from adaptd.errors import AdaptdError, BadPayload, NotFound
 from adaptd.rows import Interval, alive
 from adaptd.setaside import DROPPED
 
 log = logging.getLogger(__name__)
+DRIFT = "drift"  # the line in the history
 Targets = Callable[[Any], Mapping[str, str]]  # a label's, one per head
 
 
@@ -71,6 +73,21 @@ def check_sources(connection: Connection, domain: int, sources: Collection[str])
                            hint="adaptd explain EVENT names the source of a label")
 
 
+def followed(connection: Connection, domain: int, found: Change) -> bool:
+    """Say whether a label's rows followed a change at or after the seq at which this one was found: it is judged already."""
+    query = select(t.action.c.detail).where(t.action.c.domain == domain, t.action.c.seq >= found.seq, t.action.c.what == DRIFT)
+    known = [json.loads(detail) for detail in connection.execute(query).scalars()]
+    return any((one.get("head"), one.get("label")) == (found.head, found.label) for one in known)
+
+
+def still_alive(connection: Connection, domain: int, intervals: Sequence[Interval], rows: Sequence[int]) -> list[Any]:
+    """Return those of the rows that are alive in a lineage, in the order of their birth."""
+    found: list[Any] = []
+    for start in range(0, len(rows), 500):
+        found += connection.execute(alive(domain, intervals).where(t.learned.c.id.in_(rows[start : start + 500])))
+    return sorted(found, key=lambda r: (r.born, r.id))
+
+
 def page(connection: Connection, domain: int, scope: Scope, after: int, limit: int) -> Sequence[Any]:
     """Return the next labels of a scope in journal order, those of its exceptions too."""
     since = t.label.c.seq >= scope.since if isinstance(scope.since, int) else t.label.c.received >= scope.since
@@ -117,8 +134,9 @@ def _label(labels: Sequence[Any], born: int, source: str, taught: Mapping[str, s
     """Return the seq of the label behind a birth; one that was learned late has a birth of a later seq."""
     if any(label.seq == born for label in labels):
         return born
-    return next((label.seq for label in labels if label.seq < born and label.source == source
-                 and taught.items() <= _targets(label, targets).items()), 0)
+    earlier = [label for label in labels if label.seq < born and label.source == source]
+    said = (label.seq for label in earlier if taught.items() <= _targets(label, targets).items())
+    return next(said, earlier[0].seq if earlier else 0)  # none says it where the row followed a change of its label
 
 
 def _targets(label: Any, targets: Targets) -> Mapping[str, str]:

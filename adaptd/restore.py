@@ -22,6 +22,7 @@ from torch import Tensor
 
 from adaptd import registry
 from adaptd import tables as t
+from adaptd.drift import Drift
 from adaptd.errors import CorruptFile, Refused
 from adaptd.learn import State
 from adaptd.metrics import Comparison, Outcomes
@@ -188,13 +189,14 @@ def load_folds(state: State, folds: Mapping[str, Any]) -> None:
     state.per_label = {label: list(tally) for label, tally in folds["per_label"].items()}
     state.incumbent = Comparison.of(folds["incumbent"]) if "incumbent" in folds else Comparison()
     state.suspicion = Suspicion.of(folds.get("suspicion"))  # versions of before it have none
+    state.drift = Drift.of(folds.get("drift"))
 
 
 def folds(state: State) -> dict[str, Any]:
     """Return the metrics of a state, for a version or a checkpoint."""
     return {"prequential": state.prequential.facts(), "progressive": state.progressive.facts(), "per_label": state.per_label,
             "incumbent": state.incumbent.facts(), "trial": None if state.trial is None else state.trial.facts(),
-            "suspicion": state.suspicion.facts()}
+            "suspicion": state.suspicion.facts(), "drift": state.drift.facts()}
 
 
 def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head,

@@ -259,6 +259,15 @@ class Bounded:
         here = memory.ids[:memory.size][(memory.alive & memory.evicted)[:memory.size]]
         return np.concatenate([here, rows["id"][rows["alive"]]])
 
+    def evicted_of(self, target: int, before: int) -> list[int]:
+        """Return the alive rows of a class that are evicted and were born before a seq."""
+        memory, rows = self._head.memory, self.gone.rows
+        size = memory.size
+        here = memory.alive[:size] & memory.evicted[:size] & (memory.targets[:size] == target) & (memory.born[:size] < before)
+        away = rows["alive"] & (rows["target"] == target) & (rows["born"] < before)
+        found: list[int] = [*memory.ids[:size][here].tolist(), *rows["id"][away].tolist()]
+        return found
+
     def columns(self, beyond: int) -> tuple[Columns, npt.NDArray[np.bool_]]:
         """Return the alive rows, oldest birth first, and which are retrievable.
 

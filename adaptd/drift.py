@@ -1,0 +1,119 @@
+"""Drift: which labels are contradicted where they used to be right, and since when.
+
+Where: a fold over the outcomes in journal order, kept with the learner's other folds. Pure; whether the contradictions
+are a change of the label or a new class beside it, `adaptd.model.change` says. Per head and label a CUSUM (Page, 1954) over
+the answers that named the label: the log-likelihood ratio of "half of them are wrong now" against "as many as ever, and a
+tolerance". Only what was answered counts, so a class that comes no more accuses nobody, and a new one only those whose
+answers it contradicts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+CHANGED = 0.5  # share of wrong answers that a change is told by
+PRIOR, PRIOR_ANSWERS = 0.05, 20.0  # what the long-run share is taken for before there are answers
+TOLERANCE, MOST = 0.05, 0.3  # above the long-run share; a label that is wrong more often is not watched
+FROM = 20.0  # answers that a label is watched from
+HALF_LIFE = 1000.0  # answers, of what is remembered of a label's long-run share
+LIMIT = math.log(1000.0)  # of the evidence, at which the contradictions are looked at
+KEPT = 64  # answers since the evidence began that it may take; then it was no change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A label that means something else, and what its remembered rows are to be."""
+
+    head: str
+    label: str
+    seq: int  # of the newest label that was learned
+    since: int  # of the label that the evidence begins with
+    labels: Mapping[str, int]  # what the answers were contradicted with, how often
+    confirmed: int  # answers since then that were right
+    evidence: float  # the logarithm of the likelihood ratio that the examples are like the old ones
+    moves: Mapping[int, str | None]  # row -> its label from now on; None: it ends
+
+    def words(self) -> str:
+        """Return it for people."""
+        now = ", ".join(f"{label!r} ({count})" for label, count in self.labels.items())
+        return f"{self.label!r} is now called {now}; of its remembered examples {len(self.moves)} follow"
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for the history."""
+        became = Counter(label for label in self.moves.values() if label is not None)
+        return {"head": self.head, "label": self.label, "since": self.since, "at": self.seq, "contradicted": dict(self.labels),
+                "confirmed": self.confirmed, "evidence": round(self.evidence, 2), "became": dict(became),
+                "ended": sum(label is None for label in self.moves.values())}
+
+
+@dataclass
+class Record:
+    """What is known of the answers that named one label."""
+
+    tested: float = 0.0  # answers, discounted, and those of them that were wrong: those of the evidence not among them
+    wrong: float = 0.0
+    evidence: float = 0.0
+    since: int = 0  # where the evidence began, and the answers since then: (row, its label)
+    seen: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """The long-run share of wrong answers."""
+        return (self.wrong + PRIOR * PRIOR_ANSWERS) / (self.tested + PRIOR_ANSWERS)
+
+    def settle(self, label: str) -> None:
+        """Count the answers of the evidence towards the long run: they were no change."""
+        kept = 0.5 ** (1 / HALF_LIFE)
+        for _, truth in self.seen:
+            self.tested, self.wrong = self.tested * kept + 1, self.wrong * kept + (truth != label)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.evidence, self.since, self.seen = 0.0, 0, []
+
+
+@dataclass
+class Drift:
+    """The fold: a record of every label of every head."""
+
+    records: dict[str, dict[str, Record]] = field(default_factory=dict)
+    _touched: dict[str, set[str]] = field(default_factory=dict)  # what the last block told of
+
+    def judge(self, head: str, said: str, truth: str, row: int, born: int) -> None:
+        """Take one outcome into account: an answer, and the label that came for it."""
+        record = self.records.setdefault(head, {}).setdefault(said, Record())
+        self._touched.setdefault(head, set()).add(said)
+        wrong = truth != said
+        watched = record.tested >= FROM and record.rate <= MOST
+        if record.evidence <= 0.0:
+            record.since = born
+        record.seen.append((row, truth))
+        if watched:
+            allowed = record.rate + TOLERANCE
+            record.evidence += math.log(CHANGED / allowed if wrong else (1 - CHANGED) / (1 - allowed))
+            record.evidence = min(record.evidence, 2 * LIMIT)
+        if not watched or record.evidence <= 0.0 or len(record.seen) > KEPT:
+            record.settle(said)
+
+    def suspects(self, head: str) -> Iterator[tuple[str, Record]]:
+        """Yield the labels whose contradictions are enough to be looked at; each outcome is looked at once."""
+        for label in sorted(self._touched.pop(head, ())):
+            if (record := self.records[head][label]).evidence >= LIMIT:
+                yield label, record
+
+    # -- with the other folds, in versions and checkpoints ------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fold as JSON."""
+        return {head: {label: dict(vars(record)) for label, record in records.items()} for head, records in self.records.items()}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any] | None) -> Drift:
+        """Return a stored fold; a store from before there was one begins anew."""
+        return cls({head: {label: Record(**{**known, "seen": [(row, truth) for row, truth in known["seen"]]})
+                           for label, known in records.items()} for head, records in (facts or {}).items()})
