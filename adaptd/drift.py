@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ HALF_LIFE = 1000.0  # answers, of what is remembered of a label's long-run share
 LIMIT = math.log(1000.0)  # of the evidence, at which the contradictions are looked at
 KEPT = 64  # answers since the evidence began that it may take; then it was no change
 
+Kind = tuple[str, str]  # what examples are called now, and what they were called first
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -30,11 +32,13 @@ class Change:
 
     head: str
     label: str
+    origin: str  # what the examples were called first
     seq: int  # of the newest label that was learned
     since: int  # of the label that the evidence begins with
     labels: Mapping[str, int]  # what the answers were contradicted with, how often
     confirmed: int  # answers since then that were right
     evidence: float  # the logarithm of the likelihood ratio that the examples are like the old ones
+    whole: bool  # all of them follow one label
     moves: Mapping[int, str | None]  # row -> its label from now on; None: it ends
 
     def words(self) -> str:
@@ -45,9 +49,9 @@ class Change:
     def facts(self) -> dict[str, Any]:
         """Return it for the history."""
         became = Counter(label for label in self.moves.values() if label is not None)
-        return {"head": self.head, "label": self.label, "since": self.since, "at": self.seq, "contradicted": dict(self.labels),
-                "confirmed": self.confirmed, "evidence": round(self.evidence, 2), "became": dict(became),
-                "ended": sum(label is None for label in self.moves.values())}
+        return {"head": self.head, "label": self.label, "origin": self.origin, "since": self.since, "at": self.seq,
+                "contradicted": dict(self.labels), "confirmed": self.confirmed, "evidence": round(self.evidence, 2),
+                "became": dict(became), "ended": sum(label is None for label in self.moves.values())}
 
 
 @dataclass
@@ -79,41 +83,58 @@ class Record:
 
 @dataclass
 class Drift:
-    """The fold: a record of every label of every head."""
+    """The fold: a record of every kind of examples of every head."""
 
-    records: dict[str, dict[str, Record]] = field(default_factory=dict)
-    _touched: dict[str, set[str]] = field(default_factory=dict)  # what the last block told of
+    records: dict[str, dict[Kind, Record]] = field(default_factory=dict)
+    _touched: dict[str, set[Kind]] = field(default_factory=dict)  # what the last block told of
 
-    def judge(self, head: str, said: str, truth: str, row: int, born: int) -> None:
-        """Take one outcome into account: an answer, and the label that came for it."""
-        record = self.records.setdefault(head, {}).setdefault(said, Record())
+    def judge(self, head: str, said: Kind, truth: str, row: int, born: int) -> None:
+        """Take one outcome into account: an answer with the kind of examples behind it, and the label that came."""
         self._touched.setdefault(head, set()).add(said)
-        wrong = truth != said
+        record, label = self.records.setdefault(head, {}).setdefault(said, Record()), said[0]
         watched = record.tested >= FROM and record.rate <= MOST
         if record.evidence <= 0.0:
             record.since = born
         record.seen.append((row, truth))
         if watched:
             allowed = record.rate + TOLERANCE
-            record.evidence += math.log(CHANGED / allowed if wrong else (1 - CHANGED) / (1 - allowed))
+            record.evidence += math.log(CHANGED / allowed if truth != label else (1 - CHANGED) / (1 - allowed))
             record.evidence = min(record.evidence, 2 * LIMIT)
         if not watched or record.evidence <= 0.0 or len(record.seen) > KEPT:
-            record.settle(said)
+            record.settle(label)
 
-    def suspects(self, head: str) -> Iterator[tuple[str, Record]]:
-        """Yield the labels whose contradictions are enough to be looked at; each outcome is looked at once."""
-        for label in sorted(self._touched.pop(head, ())):
-            if (record := self.records[head][label]).evidence >= LIMIT:
-                yield label, record
+    def suspects(self, head: str) -> Iterator[tuple[Kind, Record]]:
+        """Yield the kinds whose contradictions are enough to be looked at; each outcome is looked at once."""
+        for kind in sorted(self._touched.pop(head, ())):
+            if (record := self.records[head][kind]).evidence >= LIMIT:
+                yield kind, record
+
+    def known(self, head: str) -> set[str]:
+        """Return the labels that were answered for a while."""
+        return {label for (label, _), record in self.records.get(head, {}).items() if record.tested >= FROM}
+
+    def follow(self, found: Change) -> None:
+        """Begin anew with examples whose label changed; where all took one label the record goes with them."""
+        records = self.records[found.head]
+        record = records[found.label, found.origin]
+        record.clear()
+        became = {label for label in found.moves.values() if label is not None}
+        if found.whole and len(became) == 1:
+            records[became.pop(), found.origin] = Record(record.tested, record.wrong)
 
     # -- with the other folds, in versions and checkpoints ------------------------------------------------------
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> list[dict[str, Any]]:
         """Return the fold as JSON."""
-        return {head: {label: dict(vars(record)) for label, record in records.items()} for head, records in self.records.items()}
+        return [{"head": head, "label": label, "origin": origin, **vars(record), "seen": list(record.seen)}
+                for head, records in self.records.items() for (label, origin), record in records.items()]
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any] | None) -> Drift:
+    def of(cls, facts: Sequence[Mapping[str, Any]] | None) -> Drift:
         """Return a stored fold; a store from before there was one begins anew."""
-        return cls({head: {label: Record(**{**known, "seen": [(row, truth) for row, truth in known["seen"]]})
-                           for label, known in records.items()} for head, records in (facts or {}).items()})
+        fold = cls()
+        for one in facts or ():
+            seen = [(row, truth) for row, truth in one["seen"]]
+            record = Record(one["tested"], one["wrong"], one["evidence"], one["since"], seen)
+            fold.records.setdefault(one["head"], {})[one["label"], one["origin"]] = record
+        return fold

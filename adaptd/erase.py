@@ -145,7 +145,8 @@ def _take_from_changes(connection: Connection, domain: int, orphans: set[tuple[s
     query = select(t.action.c.id, t.action.c.detail).where(t.action.c.domain == domain, t.action.c.what == DRIFT)
     for r in connection.execute(query).all() if orphans else ():
         told = json.loads(r.detail)
-        if {(told.get("head"), label) for label in (told.get("label"), *told.get("contradicted", ()))} & orphans:
+        named = (told.get("label"), told.get("origin"), *told.get("contradicted", ()))
+        if {(told.get("head"), label) for label in named} & orphans:
             connection.execute(update(t.action).where(t.action.c.id == r.id).values(reason=REMOVED, detail="{}"))
 
 

@@ -167,6 +167,7 @@ class Forgetting:
             for name, head in state.heads.items():
                 load = functools.partial(restore.alive_rows, connection, self._domain, intervals, name, head, self._vectors)
                 head.bounded.shelve(evicted & {r.id for r in born if r.head == name}, load)
+                head.trace((r.id, r.event, r.target) for r in born if r.head == name)
 
     def _checkpoint(self) -> str | None:
         """Keep the state, so that a start need not make the folds again; return what went wrong."""

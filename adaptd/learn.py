@@ -27,7 +27,7 @@ from adaptd.config import Quarantine
 from adaptd.drift import Change, Drift
 from adaptd.futures import fail, settle
 from adaptd.metrics import Comparison, Outcomes, count_answers
-from adaptd.model.change import changed
+from adaptd.model.change import changed, spoke
 from adaptd.model.decoder import Opinions, opine
 from adaptd.model.dissent import dissent
 from adaptd.model.fold import Fold
@@ -326,6 +326,10 @@ class Learner:
                     fresh[row.head].append(row)
             self.state.seq = entry.seq
         self._enter(fresh, vectors)
+        for name, head in self.state.heads.items():
+            for entry in entries:
+                if entry.died:
+                    head.inherit(entry.died, [row.id for row in entry.born if row.head == name])
         self._record_evictions()
 
     def _record_evictions(self) -> None:
@@ -382,9 +386,9 @@ class Learner:
         right = _outcomes(rows, said, head.fold, frozen)
         for one in right.values():
             self.state.progressive.add(one)
-        for best, judging in zip(said.pooled.argmax(1).tolist(), rows, strict=True):
+        for place, judging in enumerate(rows):
             if judging is not None:
-                self.state.drift.judge(name, frozen.labels[best], judging.target, judging.id, judging.born)
+                self.state.drift.judge(name, spoke(said, place, frozen), judging.target, judging.id, judging.born)
         if (trial := self.state.trial) is not None and (shadow := trial.shadows.get(name)) is not None:
             before = head.under(shadow, frozen)
             for row, old in _outcomes(rows, opine(asked, before), shadow.fold, before).items():
@@ -394,9 +398,10 @@ class Learner:
     def _follow_changes(self) -> None:
         """Where answers are contradicted by examples like the remembered ones, have those follow the label."""
         for name, head in self.state.heads.items():
-            for label, record in self.state.drift.suspects(name):
-                if (found := changed(head, name, label, record, self.state.seq)) is not None:
-                    record.clear()
+            drift = self.state.drift
+            for kind, record in drift.suspects(name):
+                if (found := changed(head, name, kind, record, drift.known(name), self.state.seq)) is not None:
+                    drift.follow(found)
                     self.on_change(found)
 
     def _suspect(self, row: Row, stands: Dissent) -> None:

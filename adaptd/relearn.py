@@ -77,7 +77,7 @@ def followed(connection: Connection, domain: int, found: Change) -> bool:
     """Say whether a label's rows followed a change at or after the seq at which this one was found: it is judged already."""
     query = select(t.action.c.detail).where(t.action.c.domain == domain, t.action.c.seq >= found.seq, t.action.c.what == DRIFT)
     known = [json.loads(detail) for detail in connection.execute(query).scalars()]
-    return any((one.get("head"), one.get("label")) == (found.head, found.label) for one in known)
+    return any((one.get("head"), one.get("label"), one.get("origin")) == (found.head, found.label, found.origin) for one in known)
 
 
 def still_alive(connection: Connection, domain: int, intervals: Sequence[Interval], rows: Sequence[int]) -> list[Any]:

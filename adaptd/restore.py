@@ -131,6 +131,7 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
         rank = {r.id: place for place, r in enumerate(mine)}  # dead rows of other lineages have none
         head.memory.order[:head.memory.size] = [rank.get(row, 0) for row in head.memory.ids[:head.memory.size].tolist()]
         head.bounded.reorder(rank)
+        head.trace((r.id, r.event, r.target) for r in mine)
         head.fold.expect(head.adapter)
     if found := folds_at(base):
         load_folds(state, found)

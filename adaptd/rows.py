@@ -75,9 +75,9 @@ def rows(result: Iterable[Any]) -> Iterator[Row]:
 
 
 def births(connection: Connection, domain: int, intervals: Sequence[Interval]) -> list[Any]:
-    """Return (id, head, target) of every row born in a lineage, dead ones too, in order: classes and ages follow it."""
+    """Return (id, event, head, target) of every row born in a lineage, dead ones too, in order: classes and ages follow it."""
     return list(connection.execute(
-        select(t.learned.c.id, t.learned.c.head, t.learned.c.target)
+        select(t.learned.c.id, t.learned.c.event, t.learned.c.head, t.learned.c.target)
         .where(t.learned.c.domain == domain, within(t.learned.c.born, intervals))
         .order_by(t.learned.c.born, t.learned.c.id)))
 

@@ -353,6 +353,7 @@ class Versions:
                 order[slot] = rank[row]
         head.memory.order = order
         head.bounded.reorder(rank)
+        head.trace((r.id, r.event, r.target) for r in born)
         head.adopt(
             files.parse_adapter(contents[f"{name}.adapter"], f"version {target.number}")
             if f"{name}.adapter" in contents

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 
-from adaptd.drift import Change, Record
+from adaptd.drift import Change, Kind, Record
 from adaptd.model.attention import Floats, Ints, attend, softmax
-from adaptd.model.network import Head
+from adaptd.model.decoder import Opinions
+from adaptd.model.network import Head, HeadSnapshot
 
 FEWEST = 4  # contradictions that are looked at
 OLD = 10  # remembered examples that a label needs for it
@@ -27,27 +29,43 @@ MOST = 1000  # newest rows that are looked at and that follow a label; others en
 NEAR = 5  # neighbours that typicality is measured by
 
 
-def changed(head: Head, name: str, label: str, record: Record, seq: int) -> Change | None:
-    """Return the change that a label's contradictions are evidence for, with what its rows become; None: of none."""
-    memory, target = head.memory, head.class_of(label)
+def spoke(said: Opinions, place: int, head: HeadSnapshot) -> Kind:
+    """Return the label that is answered, and what the neighbours of that label which weighed most were called first."""
+    best, slots = int(said.pooled[place].argmax()), said.slots[place]
+    mine = (slots >= 0) & (head.targets[slots] == best)
+    if not mine.any():
+        return head.labels[best], head.labels[best]
+    weight = np.bincount(head.origins[slots[mine]], said.weight[place][mine])
+    return head.labels[best], head.labels[int(weight.argmax())]
+
+
+def changed(head: Head, name: str, kind: Kind, record: Record, known: Collection[str], seq: int) -> Change | None:
+    """Return the change that contradictions of a kind of rows are evidence for, with what those become; None: of none.
+
+    `known` labels were answered before, so they are no new classes.
+    """
+    memory, (label, origin) = head.memory, kind
     seen = [(memory.slot_of[row], truth) for row, truth in record.seen if row in memory.slot_of]
     seen = [(slot, truth) for slot, truth in seen if memory.alive[slot] and not memory.evicted[slot]]
     against = [(slot, truth) for slot, truth in seen if truth != label]
-    kept = memory.retrievable
-    old = np.flatnonzero(kept & (memory.targets[: memory.size] == target) & (memory.born[: memory.size] < record.since))
+    here = memory.retrievable & (memory.targets[: memory.size] == head.class_of(label))
+    here &= memory.origins[: memory.size] == head.class_of(origin)
+    old = np.flatnonzero(here & (memory.born[: memory.size] < record.since))
     if len(against) < FEWEST or len(old) < OLD:
         return None
-    evidence, new = _likeness(head, old[-MOST:], against, record.since)
-    if evidence < (ENOUGH_NEW if new else ENOUGH):
+    evidence, labels = _likeness(head, old[-MOST:], against, record.since), Counter(truth for _, truth in against)
+    new = sum(count for truth, count in labels.items() if truth not in known)
+    if evidence < (ENOUGH_NEW if 2 * new > len(against) else ENOUGH):
         return None
-    labels = Counter(truth for _, truth in against)
-    moves = _moves(head, old, seen, label, labels, record.since)
-    return Change(head=name, label=label, seq=seq, since=record.since, labels=dict(labels.most_common()),
-                  confirmed=len(seen) - len(against), evidence=evidence, moves=moves) if moves else None
+    (first, count), confirmed = labels.most_common(1)[0], len(seen) - len(against)
+    whole = count >= MOSTLY * len(against) and len(against) >= MOSTLY * len(seen)
+    moves = _follow(head, old, first, kind, record.since) if whole else _divide(head, old, seen, label)
+    return Change(head=name, label=label, origin=origin, seq=seq, since=record.since, labels=dict(labels.most_common()),
+                  confirmed=confirmed, evidence=evidence, whole=whole, moves=moves) if moves else None
 
 
-def _likeness(head: Head, old: Ints, against: list[tuple[int, str]], since: int) -> tuple[float, bool]:
-    """Return the evidence that examples are of the old ones' kind, and whether most of their labels are new."""
+def _likeness(head: Head, old: Ints, against: list[tuple[int, str]], since: int) -> float:
+    """Return the evidence that examples are of the old ones' kind: the logarithm of a likelihood ratio."""
     memory = head.memory
     slots = np.array([slot for slot, _ in against])
     near = _similarities(head, slots, old)
@@ -55,18 +73,17 @@ def _likeness(head: Head, old: Ints, against: list[tuple[int, str]], since: int)
     np.fill_diagonal(among, -1.0)
     own, theirs = _closeness(among), _closeness(near)
     z = (theirs - own.mean()) / max(float(own.std()), 1e-3)
-    total, news = 0.0, 0
+    total = 0.0
     for place, (slot, truth) in enumerate(against):
         target = head.class_of(truth)
         same = memory.retrievable & (memory.targets[: memory.size] == target) & (memory.ids[: memory.size] < memory.ids[slot])
-        news += not (same & (memory.born[: memory.size] < since)).any()
         fresh = np.union1d(np.flatnonzero(same), slots[:place])
         recent = int((memory.born[fresh] >= since).sum())
         chance = min(max(recent / (recent + len(old)), 0.02), 0.98)
         among_own = len(fresh) > 0 and _similarities(head, slots[place : place + 1], fresh).max() > near[place].max()
         total += math.log(chance / OWN if among_own else (1 - chance) / (1 - OWN))
         total += min(max(HEIGHT * float(z[place]) + TYPICAL, LOW), HIGH) - COST
-    return total, 2 * news > len(against)
+    return total
 
 
 def _closeness(similar: Floats) -> Floats:
@@ -82,17 +99,17 @@ def _similarities(head: Head, these: Ints, those: Ints) -> Floats:
     return similar
 
 
-def _moves(head: Head, old: Ints, seen: list[tuple[int, str]], label: str, labels: Counter[str],
-           since: int) -> dict[int, str | None]:
-    """Say what becomes of the old rows: all follow the one new label, else each what the examples like it are called now."""
+def _follow(head: Head, old: Ints, to: str, kind: Kind, since: int) -> dict[int, str | None]:
+    """Let the newest old rows follow a label, and others end: those beyond the memory's bounds too."""
     ids = head.memory.ids[old].tolist()
-    (first, count), against = labels.most_common(1)[0], sum(labels.values())
-    if count >= MOSTLY * against and against >= MOSTLY * len(seen):
-        beyond = head.bounded.evicted_of(head.class_of(label), since)
-        return dict.fromkeys([*beyond, *ids[:-MOST]]) | dict.fromkeys(ids[-MOST:], first)
-    slots = np.array([slot for slot, _ in seen])
-    names = list(dict.fromkeys(truth for _, truth in seen))
+    beyond = head.bounded.evicted_of(head.class_of(kind[0]), since) if kind[0] == kind[1] else []
+    return dict.fromkeys([*beyond, *ids[:-MOST]]) | dict.fromkeys(ids[-MOST:], to)
+
+
+def _divide(head: Head, old: Ints, seen: list[tuple[int, str]], label: str) -> dict[int, str | None]:
+    """Let each old row take the label that the examples like it have now."""
+    slots, names = np.array([slot for slot, _ in seen]), list(dict.fromkeys(truth for _, truth in seen))
     weight = softmax(_similarities(head, old, slots) * np.float32(head.adapter.scale))
     place = np.tile([names.index(truth) for _, truth in seen], (len(old), 1))
     best = attend(weight, place, len(names)).argmax(1)
-    return {row: names[c] for row, c in zip(ids, best.tolist(), strict=True) if names[c] != label}
+    return {row: names[c] for row, c in zip(head.memory.ids[old].tolist(), best.tolist(), strict=True) if names[c] != label}

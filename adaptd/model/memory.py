@@ -107,7 +107,7 @@ class NewRows:
                           vectors=self.vectors[one])
 
 
-COLUMNS = ("ids", "events", "born", "targets", "alive", "summed", "evicted", "holdout", "order")
+COLUMNS = ("ids", "events", "born", "targets", "origins", "alive", "summed", "evicted", "holdout", "order")
 
 
 class Memory:
@@ -121,6 +121,7 @@ class Memory:
         self.events = np.zeros(0, np.int64)
         self.born = np.zeros(0, np.int64)
         self.targets = np.zeros(0, np.int32)
+        self.origins = np.zeros(0, np.int32)  # what the row's event was called first, before its label changed
         self.alive = np.zeros(0, np.bool_)
         self.summed = np.zeros(0, np.bool_)  # in the ridge's sums
         self.evicted = np.zeros(0, np.bool_)  # not retrieved; its slot is given up when the memory is compacted
@@ -141,7 +142,7 @@ class Memory:
         memory.slot_of = {int(row): slot for slot, row in enumerate(ids) if alive[slot]}
         slots = [memory.slot_of[row] for row in rows.ids]
         memory.events[slots], memory.born[slots], memory.targets[slots] = rows.events, rows.born, rows.targets
-        memory.holdout[slots] = rows.holdout
+        memory.origins[slots], memory.holdout[slots] = rows.targets, rows.holdout
         memory.vectors[slots] = rows.vectors
         for slot, source, content in zip(slots, rows.sources, rows.contents, strict=True):
             memory.sources[slot], memory.contents[slot] = source, content
@@ -166,7 +167,7 @@ class Memory:
         self._grow(self.size + n)
         slots = slice(self.size, self.size + n)
         self.ids[slots], self.events[slots], self.born[slots] = new.ids, new.events, new.born
-        self.targets[slots] = new.targets
+        self.targets[slots] = self.origins[slots] = new.targets
         self.vectors[slots] = new.vectors
         self.holdout[slots] = new.holdout
         self.alive[slots] = True

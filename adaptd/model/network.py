@@ -57,6 +57,7 @@ class HeadSnapshot:
     alive: Bits
     neighbours: int
     targets: npt.NDArray[np.int32]  # per slot: class
+    origins: npt.NDArray[np.int32]  # per slot: class that its event was called first
     order: Ints  # per slot: learned rows before it
     learned: int  # learned rows so far, for ages
     rows: npt.NDArray[np.int64]
@@ -180,6 +181,23 @@ class Head:
         """Retire rows by id, evicted ones too; what never came is nothing to retire."""
         self.retire([self.memory.slot_of[row] for row in rows if row in self.memory.slot_of])
         self.bounded.retire(rows)
+
+    def inherit(self, died: Iterable[int], born: Iterable[int]) -> None:
+        """Let rows be of the origin of those that died for them."""
+        memory = self.memory
+        before = [memory.slot_of[row] for row in died if row in memory.slot_of]
+        origins = {int(memory.events[slot]): memory.origins[slot] for slot in before}
+        for slot in [memory.slot_of[row] for row in born if row in memory.slot_of]:
+            memory.origins[slot] = origins.get(int(memory.events[slot]), memory.origins[slot])
+
+    def trace(self, born: Iterable[tuple[int, int, str]]) -> None:
+        """Let rows be of the origin that a lineage gives them; `born`: all that it ever had, (row, event, label) in order."""
+        memory, first = self.memory, dict[int, str]()
+        origins = memory.origins.copy()  # a snapshot that still answers shares the old ones
+        for row, event, label in born:
+            if first.setdefault(event, label) and row in memory.slot_of:
+                origins[memory.slot_of[row]] = self._class_of[first[event]]
+        memory.origins = origins
 
     def revive(self, slots: Sequence[int]) -> None:
         """Undo `retire`."""
@@ -358,6 +376,7 @@ class Head:
             alive=bitmap(memory.retrievable),
             neighbours=self.options.neighbours,
             targets=memory.targets,
+            origins=memory.origins,
             order=memory.order,
             learned=self.learned,
             rows=memory.ids,
@@ -449,9 +468,9 @@ class Head:
         every = list(dict.fromkeys([*labels, *before]))
         place = np.array([every.index(label) for label in before], dtype=np.int32)
         if not np.array_equal(place, np.arange(len(place))):
-            self.memory.targets = np.where(
-                np.arange(len(self.memory.targets)) < self.memory.size, place[self.memory.targets], 0
-            ).astype(np.int32)
+            used = np.arange(len(self.memory.targets)) < self.memory.size
+            self.memory.targets = np.where(used, place[self.memory.targets], 0).astype(np.int32)
+            self.memory.origins = np.where(used, place[self.memory.origins], 0).astype(np.int32)
             self.bounded.renumber(place)
             self.means.renumber(torch.from_numpy(place.astype(np.int64)), len(every))
             self.ridge.renumber(torch.from_numpy(place.astype(np.int64)), len(every))
