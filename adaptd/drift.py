@@ -103,15 +103,19 @@ class Drift:
         if not watched or record.evidence <= 0.0 or len(record.seen) > KEPT:
             record.settle(label)
 
-    def suspects(self, head: str) -> Iterator[tuple[Kind, Record]]:
+    def suspects(self, head: str) -> Iterator[Kind]:
         """Yield the kinds whose contradictions are enough to be looked at; each outcome is looked at once."""
         for kind in sorted(self._touched.pop(head, ())):
-            if (record := self.records[head][kind]).evidence >= LIMIT:
-                yield kind, record
+            if self.records[head][kind].evidence >= LIMIT:
+                yield kind
 
     def known(self, head: str) -> set[str]:
         """Return the labels that were answered for a while."""
         return {label for (label, _), record in self.records.get(head, {}).items() if record.tested >= FROM}
+
+    def disputing(self, head: str) -> set[int]:
+        """Return the rows that contradict an answer in the evidence of any kind: they are no old examples of their label."""
+        return {row for (label, _), record in self.records.get(head, {}).items() for row, truth in record.seen if truth != label}
 
     def follow(self, found: Change) -> None:
         """Begin anew with examples whose label changed; where all took one label the record goes with them."""

@@ -399,8 +399,8 @@ class Learner:
         """Where answers are contradicted by examples like the remembered ones, have those follow the label."""
         for name, head in self.state.heads.items():
             drift = self.state.drift
-            for kind, record in drift.suspects(name):
-                if (found := changed(head, name, kind, record, drift.known(name), self.state.seq)) is not None:
+            for kind in drift.suspects(name):
+                if (found := changed(head, name, kind, drift, self.state.seq)) is not None:
                     drift.follow(found)
                     self.on_change(found)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from adaptd.bench import sets
+from adaptd.bench.streams import Drift
 from adaptd.bench.vectors import Encoded
 
 Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed", "gate"]
@@ -42,6 +43,7 @@ class Run:
     quick: bool = False
     last_only: bool = False  # test after the first and the last experience only
     peers: Sequence[str] = ()
+    drift: Drift = "swap"  # of the prequential part, where the set has no times
     memories: int = 15_000  # of the speed part
     data: Path | None = None
     file: Path | None = None  # a user's own, instead of a set
@@ -50,7 +52,8 @@ class Run:
     def name(self) -> str:
         """The result's file name."""
         adapt = "adapt" if self.adapt else "no-adapt"
-        kind = ("-last-only" if self.last_only else "") + ("-quick" if self.quick else "")
+        drift = f"-{self.drift}" if self.drift != "swap" else ""
+        kind = drift + ("-last-only" if self.last_only else "") + ("-quick" if self.quick else "")
         return f"{self.part}-{self.set}-seed{self.seed}-{adapt}{kind}"
 
     def load(self) -> sets.DataSet:

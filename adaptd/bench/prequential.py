@@ -1,4 +1,4 @@
-"""Every event is answered, then its label comes back as feedback: in time order, or with a label swap half-way."""
+"""Every event is answered, then its label comes back as feedback: in time order, or with labels that change half-way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adaptd.bench.peers import Timed
 from adaptd.bench.peers import moving as moving_peers
 from adaptd.bench.plan import QUICK_EVENTS, Run, Tools, estimate_s
 from adaptd.bench.sets import Rows
-from adaptd.bench.streams import Bools, Ints, blocks, class_incremental, label_swap, moving, no_change, over_time
+from adaptd.bench.streams import Bools, Ints, blocks, class_incremental, label_drift, moving, no_change, over_time
 
 TIMED_BLOCK, SWAP_BLOCK, SWAP_EVENTS = 20, 10, 15_000
 DEFAULT_PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda")
@@ -27,25 +27,25 @@ class Stream:
     labels: Sequence[str]
     block: int  # events answered before their labels come
     figures: Callable[[Bools], dict[str, float]]
-    mark: int | None = None  # event at which the labels are swapped
+    mark: int | None = None  # event at which labels change
 
 
 def prepare(run: Run) -> Stream:
-    """Return the stream: by time where the set has times, else with a label swap."""
+    """Return the stream: by time where the set has times, else with labels that change."""
     data = run.load()
     if data.timed:
         rows = data.in_time()
         if run.quick:
             rows = rows.head(QUICK_EVENTS)
         return Stream(texts=rows.texts, labels=rows.labels, block=TIMED_BLOCK, figures=over_time)
-    return _swapped(data.split("train"), run, data.per)
+    return _drifting(data.split("train"), run, data.per)
 
 
-def _swapped(train: Rows, run: Run, per: int) -> Stream:
+def _drifting(train: Rows, run: Run, per: int) -> Stream:
     classes = class_incremental(train.labels, [], per=per, seed=run.seed)
-    swap = label_swap(classes, run.seed, QUICK_EVENTS if run.quick else SWAP_EVENTS)
-    return Stream(texts=[train.texts[i] for i in swap.rows], labels=[classes.classes[c] for c in swap.labels],
-                  block=SWAP_BLOCK, figures=swap.figures, mark=swap.middle)
+    drift = label_drift(classes, run.seed, QUICK_EVENTS if run.quick else SWAP_EVENTS, run.drift)
+    return Stream(texts=[train.texts[i] for i in drift.rows], labels=drift.labels, block=SWAP_BLOCK, figures=drift.figures,
+                  mark=drift.begins)
 
 
 def expected_s(run: Run) -> float:

@@ -112,7 +112,7 @@ def _curves(result: Json, folder: Path) -> Path:
         axes.plot(*zip(*points, strict=True), label=name, linewidth=2.5 if name == "adaptd" else 1.2,
                   zorder=3 if name == "adaptd" else 2)
     if result.get("mark") is not None:
-        axes.axvline(result["mark"], color="grey", linestyle=":", label="labels swapped")
+        axes.axvline(result["mark"], color="grey", linestyle=":", label="labels change")
     axes.set(xlabel=result["axis"], ylabel="accuracy, %", title=result["name"])
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,10 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 BATCH = 15  # labelled events that a class-incremental stream gives at once
 FEW = (1, 5, 20)  # examples of a class that is new
-SWAPPED = 10  # classes whose labels move on, half-way through a label swap
+SWAPPED = 10  # classes whose labels change half-way through a label drift
+GRADUAL = 3000  # events over which a gradual one comes
+Drift = Literal["swap", "rename", "merge", "split", "gradual", "recurring", "none"]
+DRIFTS: tuple[Drift, ...] = get_args(Drift)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,30 +111,43 @@ class Accuracies:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSwap:
-    """A stream whose labels of ten classes are shifted cyclically from its middle on."""
+class LabelDrift:
+    """A stream in which ten classes are called otherwise from an event on."""
 
     rows: Ints  # training rows, in the order in which they come
-    labels: Ints  # class number of each event
-    swapped: Bools  # events of the ten classes
-    middle: int
+    labels: tuple[str, ...]  # of each event
+    drifting: Bools  # events of the ten classes
+    begins: int
 
     def figures(self, right: Bools) -> dict[str, float]:
-        """Return accuracy in percent: over all, and on the swapped classes after the swap, by thousands of events."""
-        m, n = self.middle, len(right)
+        """Return accuracy in percent: over all, and on the ten classes after the change, by thousands of events."""
+        m, n = self.begins, len(right)
         windows = {"0-1k": (m, m + 1000), "1-3k": (m + 1000, m + 3000), "last 3k": (max(m, n - 3000), n)}
-        swapped = {f"swapped {name}": percent(right[a:b][self.swapped[a:b]]) for name, (a, b) in windows.items()}
-        return {"cumulative": percent(right), **swapped}
+        drifting = {f"swapped {name}": percent(right[a:b][self.drifting[a:b]]) for name, (a, b) in windows.items()}
+        return {"cumulative": percent(right), **drifting}
 
 
-def label_swap(stream: ClassIncremental, seed: int, events: int) -> LabelSwap:
-    """Take training rows in random order; from the middle on, class c of the first ten is called c + 1."""
-    rows = np.random.RandomState(seed).permutation(len(stream.train))[:events]
-    labels = stream.train[rows].copy()
+def label_drift(stream: ClassIncremental, seed: int, events: int, kind: Drift = "swap") -> LabelDrift:
+    """Take training rows in random order; the labels of the first ten classes change.
+
+    `swap`: from the middle on class c is called c + 1. `rename`: it has a name of its own that is new. `merge`: every second
+    one is called as the one before it. `split`: until the middle it was. `gradual`: as a swap, more and more often over 3,000
+    events. `recurring`: a swap in the second and in the last quarter. `none`: nothing changes.
+    """
+    random = np.random.RandomState(seed)
+    rows = random.permutation(len(stream.train))[:events]
+    classes, place = stream.train[rows], np.arange(len(rows))
     middle, ten = len(rows) // 2, min(SWAPPED, len(stream.classes))
-    late = (np.arange(len(rows)) >= middle) & (labels < ten)
-    labels[late] = (labels[late] + 1) % ten
-    return LabelSwap(rows=rows, labels=labels, swapped=labels < ten, middle=middle)
+    mine, late = classes < ten, place >= middle
+    quarter = 4 * place // max(1, len(rows))
+    moved = mine & {"swap": late, "rename": late, "merge": late & (classes % 2 == 1), "split": ~late & (classes % 2 == 1),
+                    "gradual": random.uniform(size=len(rows)) < (place - middle) / GRADUAL, "recurring": quarter % 2 == 1,
+                    "none": place < 0}[kind]
+    names, other = np.array(stream.classes, dtype=object), np.arange(len(stream.classes))
+    other[:ten] = (other[:ten] - 1 if kind in ("merge", "split") else other[:ten] + 1) % ten
+    becomes = np.array([f"{name} (new)" for name in stream.classes], dtype=object) if kind == "rename" else names[other]
+    return LabelDrift(rows=rows, labels=tuple(np.where(moved, becomes[classes], names[classes]).tolist()), drifting=mine,
+                      begins=len(rows) // 4 if kind == "recurring" else middle)
 
 
 def blocks(rows: Ints, size: int) -> Iterator[Ints]:

@@ -15,8 +15,10 @@ from adaptd.cli import options, show
 
 if TYPE_CHECKING:
     from adaptd.bench.plan import Run
+    from adaptd.bench.streams import Drift
 
 PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed", "gate")
+DRIFTS = ("swap", "rename", "merge", "split", "gradual", "recurring", "none")
 PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes")
 
 
@@ -28,6 +30,8 @@ PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-b
 @click.option("--adapt/--no-adapt", default=None, help="Adaptation on or off; without either, what the part asks for.")
 @click.option("--last-only", is_flag=True, help="By class: test after the first and the last experience only.")
 @click.option("--against", multiple=True, type=click.Choice(PEERS), help="A peer; may be given several times.")
+@click.option("--drift", type=click.Choice(DRIFTS), default="swap", show_default=True,
+              help="prequential: how the labels of ten classes change half-way, in a set without times.")
 @click.option("--memories", metavar="N", type=click.IntRange(1000), default=15_000, show_default=True,
               help="speed: examples learned before.")
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
@@ -37,7 +41,7 @@ PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-b
 @click.option("--quick", is_flag=True, help="A small share of everything: to see that it works, not to quote.")
 @options.json_option
 def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | None, last_only: bool,
-          against: tuple[str, ...], memories: int, data_dir: Path | None, out: Path, quick: bool,
+          against: tuple[str, ...], drift: Drift, memories: int, data_dir: Path | None, out: Path, quick: bool,
           as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
@@ -53,7 +57,7 @@ def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | Non
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no daemon is left behind
     chosen = list(_runs(what, name, seeds, adapt))
-    filled = [_filled(one, quick, last_only, against, memories, data_dir) for one in chosen]
+    filled = [_filled(one, quick, last_only, against, drift, memories, data_dir) for one in chosen]
     results = run(filled, out, shlex.join(["adaptd", *sys.argv[1:]]), show.say)
     _report(results, out, as_json)
 
@@ -76,10 +80,11 @@ def _runs(what: str, name: str | None, seeds: Sequence[int], adapt: bool | None)
                     yield Run(part=part, set=one, seed=seed, adapt=switched)
 
 
-def _filled(run: Run, quick: bool, last_only: bool, against: Sequence[str], memories: int, data: Path | None) -> Run:
+def _filled(run: Run, quick: bool, last_only: bool, against: Sequence[str], drift: Drift, memories: int,
+            data: Path | None) -> Run:
     from dataclasses import replace
 
-    return replace(run, quick=quick, last_only=last_only, peers=against, memories=memories, data=data)
+    return replace(run, quick=quick, last_only=last_only, peers=against, drift=drift, memories=memories, data=data)
 
 
 def _report(results: Sequence[dict[str, Any]], out: Path, as_json: bool) -> None:

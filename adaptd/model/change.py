@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection
 
 import numpy as np
 
-from adaptd.drift import Change, Kind, Record
+from adaptd.drift import Change, Drift, Kind
 from adaptd.model.attention import Floats, Ints, attend, softmax
 from adaptd.model.decoder import Opinions
 from adaptd.model.network import Head, HeadSnapshot
 
 FEWEST = 4  # contradictions that are looked at
 OLD = 10  # remembered examples that a label needs for it
+SURE = 0.98  # no chance is taken for more
 OWN = 0.65  # chance that an example of a new class lies nearest to one of its own
 TYPICAL, HEIGHT, LOW, HIGH = 0.675, 1.5, -3.0, 2.0  # what typicality z counts: HEIGHT z + TYPICAL, clipped
 COST = 0.5  # of each contradiction
@@ -39,22 +39,20 @@ def spoke(said: Opinions, place: int, head: HeadSnapshot) -> Kind:
     return head.labels[best], head.labels[int(weight.argmax())]
 
 
-def changed(head: Head, name: str, kind: Kind, record: Record, known: Collection[str], seq: int) -> Change | None:
-    """Return the change that contradictions of a kind of rows are evidence for, with what those become; None: of none.
-
-    `known` labels were answered before, so they are no new classes.
-    """
-    memory, (label, origin) = head.memory, kind
+def changed(head: Head, name: str, kind: Kind, drift: Drift, seq: int) -> Change | None:
+    """Return the change that contradictions of a kind of rows are evidence for, with what those become; None: of none."""
+    memory, (label, origin), record = head.memory, kind, drift.records[name][kind]
     seen = [(memory.slot_of[row], truth) for row, truth in record.seen if row in memory.slot_of]
     seen = [(slot, truth) for slot, truth in seen if memory.alive[slot] and not memory.evicted[slot]]
     against = [(slot, truth) for slot, truth in seen if truth != label]
     here = memory.retrievable & (memory.targets[: memory.size] == head.class_of(label))
     here &= memory.origins[: memory.size] == head.class_of(origin)
     old = np.flatnonzero(here & (memory.born[: memory.size] < record.since))
+    old = old[~np.isin(memory.ids[old], list(drift.disputing(name)))]
     if len(against) < FEWEST or len(old) < OLD:
         return None
     evidence, labels = _likeness(head, old[-MOST:], against, record.since), Counter(truth for _, truth in against)
-    new = sum(count for truth, count in labels.items() if truth not in known)
+    new = sum(count for truth, count in labels.items() if truth not in drift.known(name))  # no class of before
     if evidence < (ENOUGH_NEW if 2 * new > len(against) else ENOUGH):
         return None
     (first, count), confirmed = labels.most_common(1)[0], len(seen) - len(against)
@@ -65,24 +63,31 @@ def changed(head: Head, name: str, kind: Kind, record: Record, known: Collection
 
 
 def _likeness(head: Head, old: Ints, against: list[tuple[int, str]], since: int) -> float:
-    """Return the evidence that examples are of the old ones' kind: the logarithm of a likelihood ratio."""
-    memory = head.memory
+    """Return the evidence that examples are of the old ones' kind: the logarithm of a likelihood ratio.
+
+    An example lies nearest to one that has its own label with chance OWN if that is a class beside the old one; if it is of
+    the old kind, as often as chance has it among so many, and as old ones lie nearest to what had that label before.
+    """
+    memory, size = head.memory, head.memory.size
     slots = np.array([slot for slot, _ in against])
-    near = _similarities(head, slots, old)
-    among = _similarities(head, old, old)
+    near, among = _similarities(head, slots, old), _similarities(head, old, old)
     np.fill_diagonal(among, -1.0)
     own, theirs = _closeness(among), _closeness(near)
     z = (theirs - own.mean()) / max(float(own.std()), 1e-3)
     total = 0.0
-    for place, (slot, truth) in enumerate(against):
+    for truth in dict.fromkeys(label for _, label in against):
         target = head.class_of(truth)
-        same = memory.retrievable & (memory.targets[: memory.size] == target) & (memory.ids[: memory.size] < memory.ids[slot])
-        fresh = np.union1d(np.flatnonzero(same), slots[:place])
-        recent = int((memory.born[fresh] >= since).sum())
-        chance = min(max(recent / (recent + len(old)), 0.02), 0.98)
-        among_own = len(fresh) > 0 and _similarities(head, slots[place : place + 1], fresh).max() > near[place].max()
-        total += math.log(chance / OWN if among_own else (1 - chance) / (1 - OWN))
-        total += min(max(HEIGHT * float(z[place]) + TYPICAL, LOW), HIGH) - COST
+        mine = memory.retrievable & (memory.targets[:size] == target)
+        fresh = mine & (memory.born[:size] >= since) & (memory.origins[:size] == target)
+        before = np.flatnonzero(mine & ~fresh)[-MOST:]
+        strays = (_similarities(head, old, before).max(1, initial=-1.0) > among.max(1)).sum()
+        share = (strays + 0.5) / (len(old) + 1)
+        for place in [place for place, (_, label) in enumerate(against) if label == truth]:
+            newer = np.union1d(np.flatnonzero(fresh & (memory.ids[:size] < memory.ids[slots[place]])), slots[:place])
+            chance = min(share + (1 - share) * len(newer) / (len(newer) + len(old)), SURE)
+            theirs_nearest = _similarities(head, slots[place : place + 1], np.union1d(newer, before)).max(initial=-1.0)
+            total += math.log(chance / OWN if theirs_nearest > near[place].max() else (1 - chance) / (1 - OWN))
+            total += min(max(HEIGHT * float(z[place]) + TYPICAL, LOW), HIGH) - COST
     return total
 
 

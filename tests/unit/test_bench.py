@@ -63,14 +63,37 @@ def test_what_was_not_measured_is_not_guessed() -> None:
 
 
 def test_the_swap_moves_ten_labels_from_the_middle_on() -> None:
-    labels = [f"{i % 20:02}" for i in range(400)]
-    stream = streams.class_incremental(labels, [], per=5, seed=0)
-    swap = streams.label_swap(stream, 0, 400)
-    true = stream.train[swap.rows]
-    assert swap.middle == 200 and (swap.labels[:200] == true[:200]).all()
-    late, moved = swap.labels[200:], true[200:] < 10
+    true, given, drift = drifted("swap")
+    assert drift.begins == 200 and (given[:200] == true[:200]).all()
+    late, moved = given[200:], true[200:] < 10
     assert (late[moved] == (true[200:][moved] + 1) % 10).all() and (late[~moved] == true[200:][~moved]).all()
-    assert swap.figures(np.ones(400, dtype=bool))["swapped 0-1k"] == 100.0
+    assert drift.figures(np.ones(400, dtype=bool))["swapped 0-1k"] == 100.0
+
+
+def test_other_drifts_change_what_they_say_and_nothing_else() -> None:
+    for kind in streams.DRIFTS:
+        true, given, drift = drifted(kind)
+        assert (given[true >= 10] == true[true >= 10]).all() and (drift.drifting == (true < 10)).all()
+    true, given, _ = drifted("merge")
+    assert (given[:200] == true[:200]).all() and (given[200:] == np.where(true < 10, true - true % 2, true)[200:]).all()
+    true, given, _ = drifted("split")
+    assert (given[200:] == true[200:]).all() and (given[:200] == np.where(true < 10, true - true % 2, true)[:200]).all()
+    true, given, drift = drifted("recurring")
+    changed = given != true
+    assert drift.begins == 100 and (changed == ((true < 10) & (np.arange(400) // 100 % 2 == 1))).all()
+    true, given, _ = drifted("gradual")
+    assert (given[:200] == true[:200]).all() and 0 < (given != true).sum() < (true[200:] < 10).sum()
+    true, given, _ = drifted("rename")
+    assert (given[200:][true[200:] < 10] == -1).all() and (given[:200] == true[:200]).all()
+    assert (drifted("none")[1] == drifted("none")[0]).all()
+
+
+def drifted(kind: streams.Drift) -> tuple[streams.Ints, streams.Ints, streams.LabelDrift]:
+    """Return the classes of a stream's events, what they are called (a class's number, -1: a new name), and the stream."""
+    stream = streams.class_incremental([f"{i % 20:02}" for i in range(400)], [], per=5, seed=0)
+    drift = streams.label_drift(stream, 0, 400, kind)
+    number = {name: place for place, name in enumerate(stream.classes)}
+    return stream.train[drift.rows], np.array([number.get(label, -1) for label in drift.labels]), drift
 
 
 def test_no_change_repeats_the_label_before() -> None:

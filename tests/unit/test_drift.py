@@ -58,7 +58,7 @@ def test_the_fold_goes_on_from_its_json_as_if_it_had_not_been_away() -> None:
     for fold in (whole, second):
         for seq in range(109, 115):
             fold.judge("label", A, "b", seq, seq)
-    assert second.facts() == whole.facts() and [kind for kind, _ in second.suspects("label")] == [A]
+    assert second.facts() == whole.facts() and [kind for kind in second.suspects("label")] == [A]
     assert Drift.of(None).facts() == []
 
 
