@@ -129,6 +129,7 @@ class Evidence:
 
     event: str
     label: str
+    taught: str  # what its event was called first: another label where that changed, or was corrected
     weight: float  # its share of the attention, 0 to 1
     similarity: float
     source: str

@@ -285,6 +285,7 @@ def _head_answer(decoded: Decoded, named: Mapping[int, tuple[str, str | None]]) 
         Evidence(
             event=named[n.event][0],
             label=n.label,
+            taught=n.taught,
             weight=n.weight,
             similarity=n.similarity,
             source=n.source,

@@ -117,6 +117,6 @@ def _counterfactual(head: str, found: Mapping[str, Any]) -> None:
 
 
 def _neighbours(found: list[Mapping[str, Any]]) -> None:
-    known = ("weight", "similarity", "label", "source", "event", "text")
-    names = [name for name in known if any(name in one for one in found)]
+    known = ("weight", "similarity", "label", "taught", "source", "event", "text")
+    names = [name for name in known if any(name in one and (name != "taught" or one[name] != one["label"]) for one in found)]
     show.table(names, ([one.get(name) for name in names] for one in found))

@@ -66,7 +66,7 @@ def _likeness(head: Head, old: Ints, against: list[tuple[int, str]], since: int)
     """Return the evidence that examples are of the old ones' kind: the logarithm of a likelihood ratio.
 
     An example lies nearest to one that has its own label with chance OWN if that is a class beside the old one; if it is of
-    the old kind, as often as chance has it among so many, and as old ones lie nearest to what had that label before.
+    the old kind, as often as chance has it among the old ones and those that came since.
     """
     memory, size = head.memory, head.memory.size
     slots = np.array([slot for slot, _ in against])
@@ -75,19 +75,14 @@ def _likeness(head: Head, old: Ints, against: list[tuple[int, str]], since: int)
     own, theirs = _closeness(among), _closeness(near)
     z = (theirs - own.mean()) / max(float(own.std()), 1e-3)
     total = 0.0
-    for truth in dict.fromkeys(label for _, label in against):
-        target = head.class_of(truth)
-        mine = memory.retrievable & (memory.targets[:size] == target)
-        fresh = mine & (memory.born[:size] >= since) & (memory.origins[:size] == target)
-        before = np.flatnonzero(mine & ~fresh)[-MOST:]
-        strays = (_similarities(head, old, before).max(1, initial=-1.0) > among.max(1)).sum()
-        share = (strays + 0.5) / (len(old) + 1)
-        for place in [place for place, (_, label) in enumerate(against) if label == truth]:
-            newer = np.union1d(np.flatnonzero(fresh & (memory.ids[:size] < memory.ids[slots[place]])), slots[:place])
-            chance = min(share + (1 - share) * len(newer) / (len(newer) + len(old)), SURE)
-            theirs_nearest = _similarities(head, slots[place : place + 1], np.union1d(newer, before)).max(initial=-1.0)
-            total += math.log(chance / OWN if theirs_nearest > near[place].max() else (1 - chance) / (1 - OWN))
-            total += min(max(HEIGHT * float(z[place]) + TYPICAL, LOW), HIGH) - COST
+    for place, (slot, truth) in enumerate(against):
+        mine = memory.retrievable & (memory.targets[:size] == head.class_of(truth)) & (memory.ids[:size] < memory.ids[slot])
+        others = np.union1d(np.flatnonzero(mine)[-MOST:], slots[:place])
+        recent = int((memory.born[others] >= since).sum())
+        chance = min(max(recent / (recent + len(old)), 1 - SURE), SURE)
+        nearest = _similarities(head, slots[place : place + 1], others).max(initial=-1.0)
+        total += math.log(chance / OWN if nearest > near[place].max() else (1 - chance) / (1 - OWN))
+        total += min(max(HEIGHT * float(z[place]) + TYPICAL, LOW), HIGH) - COST
     return total
 
 

@@ -47,6 +47,7 @@ class Neighbour:
     row: int
     event: int
     label: str
+    taught: str  # what its event was called first
     weight: float
     similarity: float
     source: str
@@ -221,7 +222,8 @@ def _neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> lis
         slot = int(said.slots[row, place])
         if slot >= 0:
             found.append(Neighbour(slot=slot, row=int(head.rows[slot]), event=int(head.events[slot]),
-                                   label=head.labels[int(head.targets[slot])], weight=float(said.weight[row, place]),
+                                   label=head.labels[int(head.targets[slot])],
+                                   taught=head.labels[int(head.origins[slot])], weight=float(said.weight[row, place]),
                                    similarity=float(said.similarity[row, place]), source=head.sources[slot]))
     return found
 
