@@ -109,10 +109,6 @@ class Drift:
             if self.records[head][kind].evidence >= LIMIT:
                 yield kind
 
-    def known(self, head: str) -> set[str]:
-        """Return the labels that were answered for a while."""
-        return {label for (label, _), record in self.records.get(head, {}).items() if record.tested >= FROM}
-
     def disputing(self, head: str) -> set[int]:
         """Return the rows that contradict an answer in the evidence of any kind: they are no old examples of their label."""
         return {row for (label, _), record in self.records.get(head, {}).items() for row, truth in record.seen if truth != label}

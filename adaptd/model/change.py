@@ -18,7 +18,8 @@ from adaptd.model.decoder import Opinions
 from adaptd.model.network import Head, HeadSnapshot
 
 FEWEST = 4  # contradictions that are looked at
-OLD = 10  # remembered examples that a label needs for it
+OLD = 10  # remembered examples that a label needs for it, and with which it is no new one
+CONFIRMED = 2  # answers that a source confirmed, and contradicted none
 SURE = 0.98  # no chance is taken for more
 OWN = 0.65  # chance that an example of a new class lies nearest to one of its own
 TYPICAL, HEIGHT, LOW, HIGH = 0.675, 1.5, -3.0, 2.0  # what typicality z counts: HEIGHT z + TYPICAL, clipped
@@ -49,10 +50,10 @@ def changed(head: Head, name: str, kind: Kind, drift: Drift, seq: int) -> Change
     here &= memory.origins[: memory.size] == head.class_of(origin)
     old = np.flatnonzero(here & (memory.born[: memory.size] < record.since))
     old = old[~np.isin(memory.ids[old], list(drift.disputing(name)))]
-    if len(against) < FEWEST or len(old) < OLD:
+    if len(against) < FEWEST or len(old) < OLD or _are_at_odds(head, seen, label):
         return None
     evidence, labels = _likeness(head, old[-MOST:], against, record.since), Counter(truth for _, truth in against)
-    new = sum(count for truth, count in labels.items() if truth not in drift.known(name))  # no class of before
+    new = sum(count for truth, count in labels.items() if not _was_there(head, truth, record.since))
     if evidence < (ENOUGH_NEW if 2 * new > len(against) else ENOUGH):
         return None
     (first, count), confirmed = labels.most_common(1)[0], len(seen) - len(against)
@@ -60,6 +61,19 @@ def changed(head: Head, name: str, kind: Kind, drift: Drift, seq: int) -> Change
     moves = _follow(head, old, first, kind, record.since) if whole else _divide(head, old, seen, label)
     return Change(head=name, label=label, origin=origin, seq=seq, since=record.since, labels=dict(labels.most_common()),
                   confirmed=confirmed, evidence=evidence, whole=whole, moves=moves) if moves else None
+
+
+def _are_at_odds(head: Head, seen: list[tuple[int, str]], label: str) -> bool:
+    """Say whether a source only confirms what others contradict: then it is a dispute, and the world need not have changed."""
+    said = Counter((head.memory.sources[slot], truth == label) for slot, truth in seen)
+    return any(right and count >= CONFIRMED and not said[source, False] for (source, right), count in said.items())
+
+
+def _was_there(head: Head, label: str, since: int) -> bool:
+    """Say whether a label is one of before; its rows may have followed another one since."""
+    memory, target, size = head.memory, head.class_of(label), head.memory.size
+    first = memory.retrievable & (memory.origins[:size] == target)
+    return int((first & ((memory.targets[:size] != target) | (memory.born[:size] < since))).sum()) >= OLD
 
 
 def _likeness(head: Head, old: Ints, against: list[tuple[int, str]], since: int) -> float:
