@@ -85,6 +85,15 @@ def bitmap(alive: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     return np.packbits(alive, bitorder="little")
 
 
+def rank(ids: npt.NDArray[np.int64], born: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return each row's place among those ever born in a lineage, in order; 0 for those of other lineages."""
+    if not len(born):
+        return np.zeros(len(ids), np.int64)
+    sorter = np.argsort(born, kind="stable")
+    place = sorter[np.minimum(np.searchsorted(born, ids, sorter=sorter), len(born) - 1)]
+    return np.where(born[place] == ids, place, 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewRows:
     """Rows to append, column by column."""
@@ -107,6 +116,7 @@ class NewRows:
                           vectors=self.vectors[one])
 
 
+HOLE = -1  # the row of a slot that has none
 COLUMNS = ("ids", "events", "born", "targets", "origins", "alive", "summed", "evicted", "holdout", "order")
 
 
@@ -137,7 +147,7 @@ class Memory:
         memory = cls(dim)
         memory._grow(len(ids))
         memory.size = len(ids)
-        memory.ids[:len(ids)], memory.alive[:len(ids)] = ids, alive
+        memory.ids[:len(ids)], memory.alive[:len(ids)] = np.where(alive, ids, HOLE), alive
         memory.sources, memory.contents = [""] * len(ids), [b""] * len(ids)
         memory.slot_of = {int(row): slot for slot, row in enumerate(ids) if alive[slot]}
         slots = [memory.slot_of[row] for row in rows.ids]

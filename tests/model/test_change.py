@@ -108,6 +108,6 @@ def test_rows_are_traced_to_what_their_event_was_called_first() -> None:
     frozen = ready(head).snapshot()
     assert spoke(opine(more[:1], frozen), 0, frozen) == ("class 0", "class 0")
     memory.origins[slots] = 1
-    born = [(row, row, f"class {row % 4}") for row in range(160)] + [(200 + i, event, "class 1") for i, event in enumerate(moved)]
-    head.trace(born)
+    head.trace([*((row, row, "class 0") for row in moved), *((200 + i, event, "class 1") for i, event in enumerate(moved))])
+    assert memory.origins[: memory.size].tolist() == [*[0, 1, 2, 3] * 40, 0, 0, 0]
     assert memory.compacted().origins[: memory.size - 3].tolist().count(0) == 40
