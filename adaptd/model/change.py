@@ -17,7 +17,7 @@ from adaptd.model.attention import Floats, Ints, attend, softmax
 from adaptd.model.decoder import Opinions
 from adaptd.model.network import Head, HeadSnapshot
 
-FEWEST = 4  # contradictions that are looked at
+FEWEST = 4  # contradictions with one label that are looked at
 OLD = 10  # remembered examples that a label needs for it, and with which it is no new one
 CONFIRMED = 2  # answers that a source confirmed, and contradicted none
 SURE = 0.98  # no chance is taken for more
@@ -25,7 +25,7 @@ OWN = 0.65  # chance that an example of a new class lies nearest to one of its o
 TYPICAL, HEIGHT, LOW, HIGH = 0.675, 1.5, -3.0, 2.0  # what typicality z counts: HEIGHT z + TYPICAL, clipped
 COST = 0.5  # of each contradiction
 ENOUGH, ENOUGH_NEW = 5.0, 10.0  # evidence for a label that was known before, and for one that was not
-MOSTLY = 0.8  # of the contradictions that have one label, and of the answers that were wrong: all rows follow
+MOSTLY = 0.8  # of the labels of now that are one: all rows follow it
 MOST = 1000  # newest rows that are looked at and that follow a label; others end
 NEAR = 5  # neighbours that typicality is measured by
 
@@ -45,22 +45,25 @@ def changed(head: Head, name: str, kind: Kind, drift: Drift, seq: int) -> Change
     memory, (label, origin), record = head.memory, kind, drift.records[name][kind]
     seen = [(memory.slot_of[row], truth) for row, truth in record.seen if row in memory.slot_of]
     seen = [(slot, truth) for slot, truth in seen if memory.alive[slot] and not memory.evicted[slot]]
-    against = [(slot, truth) for slot, truth in seen if truth != label]
     here = memory.retrievable & (memory.targets[: memory.size] == head.class_of(label))
     here &= memory.origins[: memory.size] == head.class_of(origin)
     old = np.flatnonzero(here & (memory.born[: memory.size] < record.since))
     old = old[~np.isin(memory.ids[old], list(drift.disputing(name)))]
-    if len(against) < FEWEST or len(old) < OLD or _are_at_odds(head, seen, label):
+    if len(old) < OLD or _are_at_odds(head, seen, label):
         return None
-    evidence, labels = _likeness(head, old[-MOST:], against, record.since), Counter(truth for _, truth in against)
-    new = sum(count for truth, count in labels.items() if not _was_there(head, truth, record.since))
-    if evidence < (ENOUGH_NEW if 2 * new > len(against) else ENOUGH):
+    labels = Counter(truth for _, truth in seen)
+    confirmed = labels.pop(label, 0)
+    taken = {truth: _taken_over(head, old[-MOST:], [slot for slot, one in seen if one == truth], record.since)
+             for truth, count in labels.items() if count >= FEWEST}
+    taken = {truth: found for truth, found in taken.items() if found >= 0.0}
+    if not taken:
         return None
-    (first, count), confirmed = labels.most_common(1)[0], len(seen) - len(against)
-    whole = count >= MOSTLY * len(against) and len(against) >= MOSTLY * len(seen)
-    moves = _follow(head, old, first, kind, record.since) if whole else _divide(head, old, seen, label)
+    first = max(taken, key=lambda truth: labels[truth])
+    whole = labels[first] >= MOSTLY * (sum(labels[truth] for truth in taken) + confirmed)
+    voting = [(slot, truth) for slot, truth in seen if truth == label or truth in taken]
+    moves = _follow(head, old, first, kind, record.since) if whole else _divide(head, old, voting, label)
     return Change(head=name, label=label, origin=origin, seq=seq, since=record.since, labels=dict(labels.most_common()),
-                  confirmed=confirmed, evidence=evidence, whole=whole, moves=moves) if moves else None
+                  confirmed=confirmed, evidence=max(taken.values()), whole=whole, moves=moves) if moves else None
 
 
 def _are_at_odds(head: Head, seen: list[tuple[int, str]], label: str) -> bool:
@@ -69,35 +72,35 @@ def _are_at_odds(head: Head, seen: list[tuple[int, str]], label: str) -> bool:
     return any(right and count >= CONFIRMED and not said[source, False] for (source, right), count in said.items())
 
 
-def _was_there(head: Head, label: str, since: int) -> bool:
-    """Say whether a label is one of before; its rows may have followed another one since."""
-    memory, target, size = head.memory, head.class_of(label), head.memory.size
-    first = memory.retrievable & (memory.origins[:size] == target)
-    return int((first & ((memory.targets[:size] != target) | (memory.born[:size] < since))).sum()) >= OLD
+def _taken_over(head: Head, old: Ints, slots: list[int], since: int) -> float:
+    """Return by how much the evidence is enough that these, of one label, are of the old ones' kind; negative: it is not.
 
-
-def _likeness(head: Head, old: Ints, against: list[tuple[int, str]], since: int) -> float:
-    """Return the evidence that examples are of the old ones' kind: the logarithm of a likelihood ratio.
-
-    An example lies nearest to one that has its own label with chance OWN if that is a class beside the old one; if it is of
-    the old kind, as often as chance has it among the old ones and those that came since.
+    The evidence is the logarithm of a likelihood ratio. An example lies nearest to one of its own label with chance OWN if
+    that is a class beside the old one; if it is of the old kind, as often as chance has it among those that came since.
     """
-    memory, size = head.memory, head.memory.size
-    slots = np.array([slot for slot, _ in against])
-    near, among = _similarities(head, slots, old), _similarities(head, old, old)
+    memory, size, these = head.memory, head.memory.size, np.array(slots)
+    target = memory.targets[these[0]]
+    mine = memory.retrievable & (memory.targets[:size] == target)
+    near, among = _similarities(head, these, old), _similarities(head, old, old)
     np.fill_diagonal(among, -1.0)
-    own, theirs = _closeness(among), _closeness(near)
-    z = (theirs - own.mean()) / max(float(own.std()), 1e-3)
-    total = 0.0
-    for place, (slot, truth) in enumerate(against):
-        mine = memory.retrievable & (memory.targets[:size] == head.class_of(truth)) & (memory.ids[:size] < memory.ids[slot])
-        others = np.union1d(np.flatnonzero(mine)[-MOST:], slots[:place])
+    own = _closeness(among)
+    z = (_closeness(near) - own.mean()) / max(float(own.std()), 1e-3)
+    total = -ENOUGH if _was_there(head, int(target), since) else -ENOUGH_NEW
+    for place, slot in enumerate(slots):
+        others = np.flatnonzero(mine & (memory.ids[:size] < memory.ids[slot]))[-MOST:]
         recent = int((memory.born[others] >= since).sum())
         chance = min(max(recent / (recent + len(old)), 1 - SURE), SURE)
-        nearest = _similarities(head, slots[place : place + 1], others).max(initial=-1.0)
+        nearest = _similarities(head, these[place : place + 1], others).max(initial=-1.0)
         total += math.log(chance / OWN if nearest > near[place].max() else (1 - chance) / (1 - OWN))
         total += min(max(HEIGHT * float(z[place]) + TYPICAL, LOW), HIGH) - COST
     return total
+
+
+def _was_there(head: Head, target: int, since: int) -> bool:
+    """Say whether a class is one of before; its rows may have followed another one since."""
+    memory, size = head.memory, head.memory.size
+    first = memory.retrievable & (memory.origins[:size] == target)
+    return int((first & ((memory.targets[:size] != target) | (memory.born[:size] < since))).sum()) >= OLD
 
 
 def _closeness(similar: Floats) -> Floats:
