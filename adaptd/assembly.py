@@ -344,7 +344,7 @@ class Assembly:
     def _follow(self, domain: int, rule: Drift, found: Change) -> None:
         """Let remembered rows follow a label that changed; in the learner's thread, behind what came meanwhile."""
         if rule.enabled and self.journal.follow(domain, found, found.words()).result() is not None:
-            log.warning("label %s", found.words(), extra={"action": "drift"})
+            log.warning("%s", found.words(), extra={"action": "drift"})
 
     def _checkpoint_failed(self, done: Future[None]) -> None:
         if (error := done.exception()) is not None:

@@ -37,14 +37,15 @@ class Change:
     since: int  # of the label that the evidence begins with
     labels: Mapping[str, int]  # what the answers were contradicted with, how often
     confirmed: int  # answers since then that were right
-    evidence: float  # the logarithm of the likelihood ratio that the examples are like the old ones
+    evidence: float  # by how much there is more than enough that the examples are like the old ones (log likelihood ratio)
     whole: bool  # all of them follow one label
     moves: Mapping[int, str | None]  # row -> its label from now on; None: it ends
 
     def words(self) -> str:
         """Return it for people."""
-        now = ", ".join(f"{label!r} ({count})" for label, count in self.labels.items())
-        return f"{self.label!r} is now called {now}; of its remembered examples {len(self.moves)} follow"
+        contradicted = _counted(self.labels)
+        became = Counter(label for label in self.moves.values() if label is not None)
+        return f"{self.label!r} was contradicted with {contradicted}; of what is remembered of it, now {_counted(became)}"
 
     def facts(self) -> dict[str, Any]:
         """Return it for the history."""
@@ -52,6 +53,10 @@ class Change:
         return {"head": self.head, "label": self.label, "origin": self.origin, "since": self.since, "at": self.seq,
                 "contradicted": dict(self.labels), "confirmed": self.confirmed, "evidence": round(self.evidence, 2),
                 "became": dict(became), "ended": sum(label is None for label in self.moves.values())}
+
+
+def _counted(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{label!r} ({count})" for label, count in labels.items())
 
 
 @dataclass

@@ -26,7 +26,7 @@ TYPICAL, HEIGHT, LOW, HIGH = 0.675, 1.5, -3.0, 2.0  # what typicality z counts: 
 COST = 0.5  # of each contradiction
 ENOUGH, ENOUGH_NEW = 5.0, 10.0  # evidence for a label that was known before, and for one that was not
 MOSTLY = 0.8  # of the labels of now that are one: all rows follow it
-MOST = 1000  # newest rows that are looked at and that follow a label; others end
+MOST, LOOKED = 1000, 300  # newest rows that follow a label (others end), and that are compared
 NEAR = 5  # neighbours that typicality is measured by
 
 
@@ -53,7 +53,7 @@ def changed(head: Head, name: str, kind: Kind, drift: Drift, seq: int) -> Change
         return None
     labels = Counter(truth for _, truth in seen)
     confirmed = labels.pop(label, 0)
-    taken = {truth: _taken_over(head, old[-MOST:], [slot for slot, one in seen if one == truth], record.since)
+    taken = {truth: _taken_over(head, old[-LOOKED:], [slot for slot, one in seen if one == truth], record.since)
              for truth, count in labels.items() if count >= FEWEST}
     taken = {truth: found for truth, found in taken.items() if found >= 0.0}
     if not taken:
@@ -87,7 +87,7 @@ def _taken_over(head: Head, old: Ints, slots: list[int], since: int) -> float:
     z = (_closeness(near) - own.mean()) / max(float(own.std()), 1e-3)
     total = -ENOUGH if _was_there(head, int(target), since) else -ENOUGH_NEW
     for place, slot in enumerate(slots):
-        others = np.flatnonzero(mine & (memory.ids[:size] < memory.ids[slot]))[-MOST:]
+        others = np.flatnonzero(mine & (memory.ids[:size] < memory.ids[slot]))[-LOOKED:]
         recent = int((memory.born[others] >= since).sum())
         chance = min(max(recent / (recent + len(old)), 1 - SURE), SURE)
         nearest = _similarities(head, these[place : place + 1], others).max(initial=-1.0)

@@ -66,7 +66,7 @@ def test_a_swap_is_found_named_and_followed_and_a_stream_without_one_is_left_alo
     assert {json.loads(line.detail)["label"] for line in lines} == {"a", "b"}
     detail = json.loads(lines[0].detail)
     assert detail["became"].keys() == detail["contradicted"].keys() == {"b" if detail["label"] == "a" else "a"}
-    assert repr(detail["label"]) in lines[0].reason and lines[0].actor == "adaptd"
+    assert lines[0].reason.startswith(repr(detail["label"]) + " was contradicted with ") and lines[0].actor == "adaptd"
     assert labels(live) == ["b", "b", "a", "a"]
     assert sum(remembered(live).values()) == 124
     teach(live, SWAPPED, 60, 2)
