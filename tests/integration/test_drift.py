@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,18 @@ def rollback(live: Live, to: int) -> int:
     return int(live.do(operation)["saved"])
 
 
+def first_names(live: Live) -> dict[int, str]:
+    """Return what the rows that are retrievable were called first."""
+    head = live.served.learner.state.heads["label"]
+    memory = head.memory
+    return {int(memory.ids[slot]): head.labels[memory.origins[slot]] for slot in memory.retrievable.nonzero()[0]}
+
+
+def copied(live: Live, folder: Path) -> Path:
+    shutil.copytree(live.folder, folder)
+    return folder
+
+
 def labels(live: Live) -> list[str | None]:
     return [label for label, _ in live.answers(ASKED)]
 
@@ -102,11 +115,11 @@ def test_a_rollback_undoes_it_and_going_forward_again_brings_it_back(live: Live)
     number = live.do(live.service.snapshot("text", reason="", actor="m"))["version"]
     fold = live.served.learner.state.drift.facts()
     teach(live, SWAPPED, 30, 1)
-    after = live.answers(ASKED)
+    after, first = live.answers(ASKED), first_names(live)
     saved = rollback(live, number)
     assert live.answers(ASKED) == before and remembered(live) == rows and live.served.learner.state.drift.facts() == fold
     rollback(live, saved)
-    assert live.answers(ASKED) == after
+    assert live.answers(ASKED) == after and first_names(live) == first
 
 
 def test_what_was_learned_and_followed_is_not_learned_again_by_a_replay(live: Live) -> None:
@@ -119,11 +132,15 @@ def test_what_was_learned_and_followed_is_not_learned_again_by_a_replay(live: Li
     assert remembered(live) == rows
 
 
-def test_an_event_that_followed_is_forgotten_wholly_and_a_name_that_has_gone_leaves_the_history(live: Live) -> None:
+def test_an_event_that_followed_is_forgotten_wholly_and_a_name_that_has_gone_leaves_the_history(
+        live: Live, tmp_path: Path) -> None:
     first = teach(live, AS_EVER, 100, 0)
     teach(live, SWAPPED, 30, 1)
     live.do(live.service.forget("text", selector={"event": first[0]}, reason="", actor="m"))
     assert sum(remembered(live).values()) == 129
+    live.served.learner.call(lambda: live.parts.checkpoint("text")).result(60)
+    with Live(copied(live, tmp_path / "copy")) as again:
+        assert again.answers(ASKED) == live.answers(ASKED) and first_names(again) == first_names(live)
     live.do(live.service.forget("text", selector={"label": "a"}, reason="", actor="m"))
     assert "a" not in remembered(live)
     assert all(line.detail == "{}" and "'a'" not in line.reason for line in history(live))
