@@ -19,6 +19,7 @@ from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Busy, StoreFailed
 from adaptd.history import act
+from adaptd.host import Room
 from adaptd.ingest import Door
 from adaptd.interfaces import Feed, FeedItem
 from adaptd.journal import Journal
@@ -43,6 +44,7 @@ class Follower:
         reader: Engine,
         learner: Learner,
         queue: int,
+        room: Room,
         report: Callable[[str, str, str], None],
     ) -> None:
         self.name = name
@@ -55,6 +57,7 @@ class Follower:
         self._reader = reader
         self._learner = learner
         self._limit = queue
+        self._room = room
         self._report = report
         self._go = asyncio.Event()
         self._cursor: str | None = None
@@ -119,7 +122,7 @@ class Follower:
 
     async def _take(self, batch: Sequence[FeedItem]) -> None:
         """Journal one batch: good events, what could not be read, and the cursor after it, together."""
-        while self._learner.lag > self._limit:
+        while self._learner.lag > self._limit or self._room.low:
             await asyncio.sleep(0.1)
         readable = [item for item in batch if item.error is None]
         items, rejected = self._door.items([item.value for item in readable], source=self._source)

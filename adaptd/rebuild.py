@@ -206,9 +206,10 @@ class Materials:
                     RandomFeatures(stored.dim, features, seed))
         head.set_labels(list(labels(self._connection, of.domain, intervals, name)))
         head.bounded.read_from(stored)
-        rows = restore.alive_rows(self._connection, of.domain, intervals, name, head, stored)
+        stand = standing(self._connection, of.domain, intervals, name)
+        rows = restore.alive_rows(self._connection, of.domain, intervals, name, head, stored, stand)
         head.restore(rows, None, None, restore.evicted_columns(self._connection, of.domain, intervals, name, head))
-        head.learned = len(standing(self._connection, of.domain, intervals, name).born)
+        head.learned = len(stand.born)
         return head
 
     def _stored(self, digest: str) -> Stored:

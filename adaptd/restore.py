@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from sqlalchemy import Connection, and_, select
 from torch import Tensor
@@ -34,7 +35,7 @@ from adaptd.model.network import Head, Shadow
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.quarantine import Suspicion
 from adaptd.registry import Version
-from adaptd.rows import Interval, alive, evicted, labels, lineage, retaught, standing
+from adaptd.rows import Interval, Standing, alive, evicted, labels, lineage, retaught, standing
 from adaptd.sequential import Trial
 from adaptd.vectors import Vectors
 
@@ -115,18 +116,18 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
     state = State(version=base.version.number, seq=base.seq, heads=heads)
     stored = _checkpoint_files(base, report)
     for name, head in heads.items():
-        born = standing(connection, domain, base.intervals, name).born
+        stand = standing(connection, domain, base.intervals, name)
         if f"{name}.adapter" in version_files:
             head.adapter = files.parse_adapter(version_files[f"{name}.adapter"], f"version {base.version.number}")
         answering = stored.get(f"{name}.head", version_files.get(f"{name}.head") if base.own else None)
         if answering is not None:
             head.load_head(answering, name, solved=base.folder is not None or base.version.solved)
         head.set_labels(list(dict.fromkeys([*head.labels, *labels(connection, domain, base.intervals, name)])))
-        rows = alive_rows(connection, domain, base.intervals, name, head, vectors)
+        rows = alive_rows(connection, domain, base.intervals, name, head, vectors, stand)
         gone = evicted_columns(connection, domain, base.intervals, name, head)
         statistics = files.parse(stored[f"{name}.sums"], name) if f"{name}.sums" in stored else None
         head.restore(rows, statistics, stored.get(f"{name}.keys"), gone)
-        head.age(born)
+        head.age(stand.born)
         head.trace(retaught(connection, domain, base.intervals, name))
         head.fold.expect(head.adapter)
     if found := folds_at(base):
@@ -197,27 +198,29 @@ def folds(state: State) -> dict[str, Any]:
 
 
 def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head,
-               vectors: Encoded, only: Collection[int] | None = None) -> NewRows:
-    """Read the rows of a head that are retrievable in a lineage, with their vectors (encoded now where there are none).
-
-    With `only`, those alive rows, evicted or not.
-    """
+               vectors: Encoded, wanted: Standing | Collection[int]) -> NewRows:
+    """Read rows of a head, with vectors (encoded now where there are none): alive ones by id, or all that are retrievable."""
+    only = None if isinstance(wanted, Standing) else set(wanted)
+    room = len(wanted.alive) - len(wanted.evicted) if isinstance(wanted, Standing) else len(wanted)
     query = alive(domain, intervals).where(t.learned.c.head == name)
     query = query.where(~evicted(intervals)) if only is None else query
-    joined = query.add_columns(t.vector.c.data).outerjoin(
+    kept = (t.learned.c.id, t.learned.c.event, t.learned.c.born, t.learned.c.target, t.learned.c.source, t.event.c.content,
+            t.learned.c.holdout)
+    joined = query.with_only_columns(*kept, t.vector.c.data).outerjoin(
         t.vector, and_(t.vector.c.event == t.learned.c.event, t.vector.c.part == t.learned.c.part,
                        t.vector.c.encoder == vectors.encoder_id))
-    columns: dict[str, list[Any]] = {name: [] for name in ("id", "event", "born", "target", "source", "content", "holdout")}
-    matrices = [torch.zeros(0, head.options.dim, dtype=torch.float16)]
-    for some in _parts(connection, joined, None if only is None else set(only)):
-        for name, column in columns.items():
-            column += [getattr(r, name) for r in some]
+    columns: dict[str, list[Any]] = {column.name: [] for column in kept}
+    matrix, done = torch.empty(room, head.options.dim, dtype=torch.float16), 0
+    for some in _parts(connection, joined, only):
+        for column, values in zip(columns.values(), zip(*some, strict=True), strict=False):  # the last one is the data
+            column += values
         missing = vectors([r.event for r in some if r.data is None])
         data = b"".join(missing[r.event].numpy().tobytes() if r.data is None else r.data for r in some)
-        matrices.append(torch.frombuffer(bytearray(data), dtype=torch.float16).view(len(some), -1))
+        matrix.numpy()[done:done + len(some)] = np.frombuffer(data, np.float16).reshape(len(some), -1)
+        done += len(some)
     return NewRows(ids=columns["id"], events=columns["event"], born=columns["born"],
                    targets=[head.class_of(target) for target in columns["target"]], sources=columns["source"],
-                   contents=columns["content"], holdout=[bool(one) for one in columns["holdout"]], vectors=torch.cat(matrices))
+                   contents=columns["content"], holdout=[bool(one) for one in columns["holdout"]], vectors=matrix[:done])
 
 
 def _parts(connection: Connection, query: Any, ids: set[int] | None) -> Iterator[Sequence[Any]]:
