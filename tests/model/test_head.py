@@ -373,6 +373,7 @@ def test_a_shadow_answers_as_the_head_would_had_its_adapter_stayed() -> None:
         for head in (changed, stayed):
             head.index()
             serving[id(head)] = head.snapshot()
+        changed.keep_up(shadow)
         for head, now, fold in ((changed, changed.under(shadow, serving[id(changed)]), shadow.fold),
                                 (changed, serving[id(changed)], changed.fold), (stayed, serving[id(stayed)], stayed.fold)):
             said = opine(vectors[start:start + 40], now)
@@ -386,6 +387,7 @@ def test_a_shadow_answers_as_the_head_would_had_its_adapter_stayed() -> None:
     for _ in range(2):
         changed.index()
         stayed.index()
+        changed.keep_up(shadow)
         said, wanted = opine(vectors, changed.under(shadow, changed.snapshot())), opine(vectors, stayed.snapshot())
         assert torch.equal(torch.tensor(said.pooled), torch.tensor(wanted.pooled))
         for head in (changed, stayed):
