@@ -1,0 +1,170 @@
+"""Real brokers that tests start, kill and start again: each on a free port, with a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.acceptance.daemon import until
+from tests.conftest import missing
+
+Json = dict[str, Any]
+PLAIN: Mapping[str, str] = {"id": "id", "text": "text", "label": "label"}
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Server(ABC):
+    """One broker of a test's own. It keeps its port and its folder over restarts."""
+
+    kind: ClassVar[str]
+    program: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{self.kind}-"))
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        program = shutil.which(self.program, path=f"{os.environ['PATH']}:/usr/sbin")
+        if program is None:
+            missing(self.program)
+        with (self.folder / "said").open("ab") as said:
+            self.process = subprocess.Popen(
+                [str(program), *self.arguments()], stdout=said, stderr=said, stdin=subprocess.DEVNULL,
+                start_new_session=True, env={**os.environ, **self.environment()})
+        until(self.answers, f"{self.kind} answers")
+        self.prepare()
+
+    def stop(self) -> None:
+        """End it as an operator does."""
+        if self.process is not None:
+            self._end(signal.SIGTERM)
+
+    def close(self) -> None:
+        """End it at once and remove its folder."""
+        if self.process is not None:
+            self._end(signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            pass
+        self.process.wait(60)
+        self.process = None
+
+    def answers(self) -> bool:
+        """Say whether it takes connections."""
+        assert self.process is not None and self.process.poll() is None, (self.folder / "said").read_text(errors="replace")
+        with closing(socket.socket()) as one:
+            return one.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what its process needs in the environment."""
+        return {}
+
+    def prepare(self) -> None:
+        """Make what the feed reads from; done again it changes nothing."""
+
+    @abstractmethod
+    def arguments(self) -> Sequence[str]:
+        """Return the words behind the program's name."""
+
+    @abstractmethod
+    def publish(self, messages: Sequence[Json | bytes]) -> None:
+        """Give it messages, in order; return when it has acknowledged them."""
+
+    @abstractmethod
+    def options(self) -> Json:
+        """Return the feed's options."""
+
+    def fields(self) -> Mapping[str, str]:
+        """Return the feed's fields."""
+        return PLAIN
+
+    def table(self, name: str = "f", **over: Any) -> str:
+        """Return the feed's table of the configuration; `over` are options."""
+        options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in {**self.options(), **over}.items())
+        fields = ", ".join(f"{key} = {json.dumps(value)}" for key, value in self.fields().items())
+        return (f'[feeds.{name}]\nkind = "{self.kind}"\ndomain = "text"\n'
+                f"options = {{ {options} }}\nfields = {{ {fields} }}\n")
+
+
+def raw(message: Json | bytes) -> bytes:
+    """Return a message's bytes."""
+    return message if isinstance(message, bytes) else json.dumps(message).encode()
+
+
+class RedisServer(Server):
+    """redis-server that fsyncs each write."""
+
+    kind, program = "redis", "redis-server"
+
+    def arguments(self) -> Sequence[str]:
+        """Return the words behind the program's name."""
+        return ["--port", str(self.port), "--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always",
+                "--bind", "127.0.0.1", "--save", ""]
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """Open a connection."""
+        from redis import Redis
+
+        with Redis(port=self.port) as client:
+            yield client
+
+    def answers(self) -> bool:
+        """Say whether it has read its file."""
+        from redis.exceptions import RedisError
+
+        if not super().answers():
+            return False
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+    def publish(self, messages: Sequence[Json | bytes]) -> None:
+        """Add entries with the message in one field."""
+        with self.client() as client, client.pipeline(transaction=False) as pipe:
+            for message in messages:
+                pipe.xadd("events", {"json": raw(message)})
+            pipe.execute()
+
+    def options(self) -> Json:
+        """Return the feed's options."""
+        return {"url": f"redis://127.0.0.1:{self.port}", "stream": "events", "payload": "json", "wait_s": 0.2}
+
+
+SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (RedisServer,)}
+
+
+@contextmanager
+def running(kind: str) -> Iterator[Server]:
+    """Yield a broker that has been started."""
+    server = SERVERS[kind]()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
