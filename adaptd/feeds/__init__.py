@@ -13,6 +13,9 @@ from adaptd.config import FeedSettings
 from adaptd.errors import BadConfig
 from adaptd.feeds.elements import Fields
 from adaptd.feeds.jsonl import Jsonl
+from adaptd.feeds.mqtt import Mqtt
+from adaptd.feeds.nats import JetStream
+from adaptd.feeds.rabbitmq import RabbitMq
 from adaptd.feeds.redis import RedisStream
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import Feed
@@ -23,7 +26,7 @@ FILES = ("path", "ca_file", "cert_file", "key_file")  # options that are seen fr
 @hookimpl
 def register_feeds() -> Iterable[type[Feed]]:
     """Offer the built-in feeds."""
-    return [Jsonl, RedisStream]
+    return [Jsonl, RedisStream, JetStream, Mqtt, RabbitMq]
 
 
 def build(kinds: Mapping[str, type], name: str, settings: FeedSettings, folder: Path) -> tuple[Feed, Fields]:
@@ -39,7 +42,7 @@ def build(kinds: Mapping[str, type], name: str, settings: FeedSettings, folder: 
     kind: type[Feed] = plugins.pick(kinds, settings.kind, f"feeds.{name}.kind")
     needs_id = bool(getattr(kind, "needs_id", False))
     if needs_id and "id" not in settings.fields:
-        raise BadConfig(f"feeds.{name}.fields.id: {settings.kind} gives the same message again and no offset by which it is known",
+        raise BadConfig(f"feeds.{name}.fields.id is missing: {settings.kind} delivers again, with no offset to know it by",
                         field=f"feeds.{name}.fields.id",
                         hint='say where a message has its id: fields = { id = "id", text = "text", label = "label" }')
     options = {key: str(folder / value) if key in FILES and isinstance(value, str) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,7 +43,7 @@ class Server(ABC):
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        program = shutil.which(self.program, path=f"{os.environ['PATH']}:/usr/sbin")
+        program = shutil.which(self.program, path=f"/usr/lib/rabbitmq/bin:{os.environ['PATH']}:/usr/sbin")
         if program is None:
             missing(self.program)
         with (self.folder / "said").open("ab") as said:
@@ -82,7 +83,7 @@ class Server(ABC):
         """Return what its process needs in the environment."""
         return {}
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 — not every kind has something to make
         """Make what the feed reads from; done again it changes nothing."""
 
     @abstractmethod
@@ -156,7 +157,146 @@ class RedisServer(Server):
         return {"url": f"redis://127.0.0.1:{self.port}", "stream": "events", "payload": "json", "wait_s": 0.2}
 
 
-SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (RedisServer,)}
+class NatsServer(Server):
+    """nats-server with JetStream."""
+
+    kind, program = "nats", "nats-server"
+
+    def arguments(self) -> Sequence[str]:
+        """Return the words behind the program's name."""
+        return ["-js", "-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self.folder)]
+
+    def run(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Do something with a client."""
+
+        async def session() -> Any:
+            import nats
+
+            client = await nats.connect(f"nats://127.0.0.1:{self.port}")
+            try:
+                return await work(client.jetstream())
+            finally:
+                await client.close()
+
+        return asyncio.run(session())
+
+    def prepare(self) -> None:
+        """Make the stream."""
+        self.run(lambda stream: stream.add_stream(name="events", subjects=["events.>"]))
+
+    def publish(self, messages: Sequence[Json | bytes]) -> None:
+        """Publish messages, one after the other."""
+
+        async def send(stream: Any) -> None:
+            for message in messages:
+                await stream.publish("events.one", raw(message))
+
+        self.run(send)
+
+    def options(self) -> Json:
+        """Return the feed's options."""
+        return {"url": f"nats://127.0.0.1:{self.port}", "stream": "events", "synced": True, "wait_s": 0.2}
+
+
+class Mosquitto(Server):
+    """mosquitto that keeps sessions on disk."""
+
+    kind, program = "mqtt", "mosquitto"
+
+    def arguments(self) -> Sequence[str]:
+        """Return the words behind the program's name."""
+        config = self.folder / "mosquitto.conf"
+        config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\nmax_queued_messages 0\n"
+                          f"persistence_location {self.folder}/\nuser root\n")
+        return ["-c", str(config)]
+
+    def publish(self, messages: Sequence[Json | bytes]) -> None:
+        """Publish messages with quality of service 1, and wait until the broker has each."""
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion
+
+        client = Client(CallbackAPIVersion.VERSION2)
+        client.max_inflight_messages_set(100)
+        client.connect("127.0.0.1", self.port)
+        client.loop_start()
+        try:
+            for told in [client.publish("events/one", raw(message), qos=1) for message in messages]:
+                told.wait_for_publish(60)
+        finally:
+            client.disconnect()
+            client.loop_stop()
+
+    def options(self) -> Json:
+        """Return the feed's options."""
+        return {"url": f"mqtt://127.0.0.1:{self.port}", "topics": ["events/#"], "client_id": "adaptd-test",
+                "persistent": True, "wait_s": 0.2}
+
+
+class RabbitServer(Server):
+    """rabbitmq-server, a node of its own."""
+
+    kind, program = "rabbitmq", "rabbitmq-server"
+
+    def arguments(self) -> Sequence[str]:
+        """Return the words behind the program's name."""
+        return []
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what its process needs in the environment."""
+        name = f"rabbit{self.port}@localhost"
+        return {"RABBITMQ_NODENAME": name, "RABBITMQ_NODE_PORT": str(self.port), "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+                "RABBITMQ_DIST_PORT": str(free_port()), "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+                "RABBITMQ_LOG_BASE": str(self.folder / "log"), "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+                "RABBITMQ_PID_FILE": str(self.folder / "pid"), "RABBITMQ_CONFIG_FILE": str(self.folder / "none"),
+                "HOME": str(self.folder)}  # of Erlang's cookie
+
+    def run(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Do something with a channel that confirms what it is given."""
+
+        async def session() -> Any:
+            import aio_pika
+
+            connection = await aio_pika.connect(port=self.port, host="127.0.0.1", timeout=10)
+            try:
+                return await work(await connection.channel(publisher_confirms=True))
+            finally:
+                await connection.close()
+
+        return asyncio.run(session())
+
+    def answers(self) -> bool:
+        """Say whether it lets clients in."""
+        from aio_pika.exceptions import AMQPError
+
+        async def nothing(channel: Any) -> bool:
+            return True
+
+        try:
+            return super().answers() and bool(self.run(nothing))
+        except (AMQPError, OSError, TimeoutError):
+            return False
+
+    def prepare(self) -> None:
+        """Make the queue."""
+        self.run(lambda channel: channel.declare_queue("events", durable=True))
+
+    def publish(self, messages: Sequence[Json | bytes]) -> None:
+        """Publish persistent messages, and wait for the confirms."""
+
+        async def send(channel: Any) -> None:
+            import aio_pika
+
+            made = [aio_pika.Message(raw(message), delivery_mode=aio_pika.DeliveryMode.PERSISTENT) for message in messages]
+            await asyncio.gather(*(channel.default_exchange.publish(message, "events") for message in made))
+
+        self.run(send)
+
+    def options(self) -> Json:
+        """Return the feed's options."""
+        return {"url": f"amqp://127.0.0.1:{self.port}", "queue": "events", "wait_s": 0.2}
+
+
+SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (RedisServer, NatsServer, Mosquitto, RabbitServer)}
 
 
 @contextmanager
