@@ -20,6 +20,7 @@ from tests.acceptance.daemon import until
 from tests.conftest import missing
 
 Json = dict[str, Any]
+LOGIN = {"username": "ann", "password": "hunter2"}  # servers that let everybody in take it; nobody may show it
 PLAIN: Mapping[str, str] = {"id": "id", "text": "text", "label": "label"}
 
 
@@ -195,7 +196,7 @@ class NatsServer(Server):
 
     def options(self) -> Json:
         """Return the feed's options."""
-        return {"url": f"nats://127.0.0.1:{self.port}", "stream": "events", "synced": True, "wait_s": 0.2}
+        return {"url": f"nats://127.0.0.1:{self.port}", "stream": "events", "synced": True, "wait_s": 0.2, **LOGIN}
 
 
 class Mosquitto(Server):
@@ -229,7 +230,7 @@ class Mosquitto(Server):
     def options(self) -> Json:
         """Return the feed's options."""
         return {"url": f"mqtt://127.0.0.1:{self.port}", "topics": ["events/#"], "client_id": "adaptd-test",
-                "persistent": True, "wait_s": 0.2}
+                "persistent": True, "wait_s": 0.2, **LOGIN}
 
 
 class RabbitServer(Server):
@@ -297,14 +298,3 @@ class RabbitServer(Server):
 
 
 SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (RedisServer, NatsServer, Mosquitto, RabbitServer)}
-
-
-@contextmanager
-def running(kind: str) -> Iterator[Server]:
-    """Yield a broker that has been started."""
-    server = SERVERS[kind]()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
