@@ -24,7 +24,7 @@ from adaptd.counterfactual import Counterfactual
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
 from adaptd.history import last_seq
-from adaptd.host import check_not_lost
+from adaptd.host import Room, check_not_lost
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain, Encoder, Gate
 from adaptd.journal import Journal
@@ -62,6 +62,7 @@ class Assembly:
     def open_store(self) -> None:
         """Open database, writer and journal; refuse what is damaged, too new, or not ours to read."""
         check_not_lost(self.paths)
+        self.room = Room(self.paths.state, self.settings.limits.free_mb, self._report)
         self.engine = db.writing_engine(self.paths.database)
         if self.paths.database.exists():
             db.quick_check(self.engine)
@@ -237,6 +238,7 @@ class Assembly:
             vectors=vectors,
             reader=self.reader,
             queue=self.settings.limits.queue,
+            room=self.room,
         )
         learner.on_failure = self._fatal
         learner.on_finding = partial(self._set_aside, number)
@@ -361,6 +363,7 @@ class Assembly:
                 self.reader,
                 served.learner,
                 self.settings.limits.queue,
+                self.room,
                 self._report,
             )
 

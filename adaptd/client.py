@@ -102,16 +102,16 @@ def rebuilt(status: int, document: Mapping[str, Any], retry_after: str | None = 
     given = document.get("error")
     error = given if isinstance(given, Mapping) else {}
     message, hint = str(error.get("message") or f"the daemon answered {status}"), str(error.get("hint") or "")
-    if status == Busy.status:
-        return Busy(message, retry_after_s=_seconds(retry_after), hint=hint)
     kind = next((cls for cls in _classes(AdaptdError) if cls.code == error.get("code")), AdaptdError)
+    if status == Busy.status or issubclass(kind, Busy):
+        return (kind if issubclass(kind, Busy) else Busy)(message, retry_after_s=_seconds(retry_after), hint=hint)
     return kind(message, hint=hint, field=error.get("field"))
 
 
 def _classes(cls: type[AdaptdError]) -> Iterator[type[AdaptdError]]:
     """Walk the errors that a running daemon can answer; "not running" and "cannot start" are not among them."""
     for sub in cls.__subclasses__():
-        if sub.exit_code in (1, 4) and sub is not Busy:
+        if sub.exit_code in (1, 4):
             yield sub
             yield from _classes(sub)
 

@@ -55,6 +55,7 @@ class Limits(Section):
     characters: Positive = 100_000
     future_s: Seconds = 300.0
     queue: Positive = 10_000
+    free_mb: Count = 256
     shutdown_s: Seconds = 30.0
 
 

@@ -135,6 +135,13 @@ class Busy(AdaptdError):
         self.retry_after_s = retry_after_s
 
 
+class DiskLow(Busy):
+    """The store's disk is nearly full: nothing new is taken, answers go on."""
+
+    code = "disk_low"
+    status = 503
+
+
 class NotReady(AdaptdError):
     """The daemon is not ready to answer."""
 

@@ -23,6 +23,7 @@ from adaptd.db import Writer
 from adaptd.errors import BadPayload, Busy, StoreFailed
 from adaptd.feeds.elements import Fields, element
 from adaptd.history import act
+from adaptd.host import Room
 from adaptd.ingest import Door
 from adaptd.interfaces import Examined, Feed, FeedItem
 from adaptd.journal import Journal
@@ -51,6 +52,7 @@ class Follower:
         reader: Engine,
         learner: Learner,
         queue: int,
+        room: Room,
         report: Callable[[str, str, str], None],
     ) -> None:
         self.name = name
@@ -64,6 +66,7 @@ class Follower:
         self._reader = reader
         self._learner = learner
         self._limit = queue
+        self._room = room
         self._report = report
         self._go = asyncio.Event()
         self._cursor: str | None = None
@@ -161,7 +164,7 @@ class Follower:
 
     async def _take(self, batch: Sequence[FeedItem]) -> None:
         """Journal one batch: good events, what was not taken, and the cursor after it, together."""
-        while self._learner.lag > self._limit:
+        while self._learner.lag > self._limit or self._room.low:
             await asyncio.sleep(0.1)
         good, errors = self._admitted(batch)
         dead = [self._letter(batch[place], reason) for place, reason in errors.items()]
@@ -209,6 +212,7 @@ class Follower:
 
     async def retry(self, ids: Sequence[int] | None, actor: str) -> dict[str, Any]:
         """Let dead letters through the door again; what is taken leaves their table in the transaction that journals it."""
+        self._room.check()
         taken, left, after = 0, [], 0
         while rows := await asyncio.to_thread(self._some, ids, after):
             after = rows[-1].id

@@ -27,7 +27,7 @@ from adaptd.paths import Paths
 from adaptd.records import Erased
 from adaptd.refold import Refold, fold_outcomes
 from adaptd.restore import Report
-from adaptd.rows import Interval, births, lineage, replay
+from adaptd.rows import Interval, births, lineage, replay, standing
 from adaptd.selector import Selector
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
@@ -150,23 +150,22 @@ class Forgetting:
         with self._reader.connect() as connection:
             live = registry.live(connection, self._domain)
             intervals = lineage(connection, live.branch, state.seq)
-            born = births(connection, self._domain, intervals)
+            born = {name: births(connection, self._domain, intervals, name) for name in state.heads}
             entries = replay(connection, self._domain, intervals, -1)
         for name, head in state.heads.items():
-            head.forget(rows, [(r.id, r.target) for r in born if r.head == name])
-        self._evict_again(intervals, born)
+            head.forget(rows, born[name])
+        self._evict_again(intervals)
         fold_outcomes(self._learner, entries)
         self._learner.solve()
 
-    def _evict_again(self, intervals: Sequence[Interval], born: Sequence[Any]) -> None:
+    def _evict_again(self, intervals: Sequence[Interval]) -> None:
         """Evict what would have been evicted had the forgotten rows never come, and nothing else."""
         state = self._learner.state
         self._refold.up_to(state.seq)
-        _, evicted = restore.alive_ids(self._reader, self._domain, intervals)
         with self._reader.connect() as connection:
             for name, head in state.heads.items():
                 load = functools.partial(restore.alive_rows, connection, self._domain, intervals, name, head, self._vectors)
-                head.bounded.shelve(evicted & {r.id for r in born if r.head == name}, load)
+                head.bounded.shelve(standing(connection, self._domain, intervals, name).evicted, load)
 
     def _checkpoint(self) -> str | None:
         """Keep the state, so that a start need not make the folds again; return what went wrong."""

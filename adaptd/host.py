@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
+import shutil
 import socket
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from adaptd.config import Log
-from adaptd.errors import BadConfig, CannotStart
+from adaptd.errors import BadConfig, CannotStart, DiskLow
 from adaptd.paths import Paths
+
+LOOK_S, RETRY_S = 1.0, 10.0  # between two looks at the disk; when to try again
 
 
 def read_token(path: Path) -> str:
@@ -65,6 +71,39 @@ def check_folder(state: Path) -> None:
         raise CannotStart(f"the state folder {state} is not writable", hint="chown it to this user, or mount it read-write")
     if state.stat().st_mode & stat.S_IWOTH:
         raise CannotStart(f"anybody can write to the state folder {state}", hint=f"chmod 700 {state}")
+
+
+class Room:
+    """The room on the store's disk. Below the mark nothing new is taken: what is left is for answers and versions."""
+
+    def __init__(self, folder: Path, mark_mb: int, report: Callable[[str, str, str], None]) -> None:
+        self._folder = folder
+        self._mark = mark_mb << 20
+        self._report = report
+        self._free, self._looked = 0, -math.inf
+
+    @property
+    def low(self) -> bool:
+        """Whether less is free than the mark; from twice the mark on it is a problem. Looked at once a second."""
+        if self._mark and time.monotonic() - self._looked >= LOOK_S:
+            self._looked, self._free = time.monotonic(), shutil.disk_usage(self._folder).free
+            if self._free < 2 * self._mark:
+                what = "nothing new is taken" if self._free < self._mark else f"at {self._mark >> 20} MiB nothing new is taken"
+                self._report("disk_low", f"the disk of {self._folder} is nearly full: {what}, answers go on",
+                             "free some space: adaptd doctor names what can go; [limits] free_mb is the mark")
+        return bool(self._mark) and self._free < self._mark
+
+    def check(self) -> None:
+        """Refuse what would fill the disk.
+
+        Raises
+        ------
+        DiskLow
+            Less is free than the mark.
+        """
+        if self.low:
+            raise DiskLow(f"the store's disk has {self._free >> 20} MiB free, and takes nothing new below {self._mark >> 20}",
+                          retry_after_s=RETRY_S, hint="free some space; nothing that was acknowledged is lost")
 
 
 def check_not_lost(paths: Paths) -> None:

@@ -34,7 +34,7 @@ from adaptd.model.network import Head, HeadOptions
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.paths import Paths
 from adaptd.registry import Version
-from adaptd.rows import births, lineage
+from adaptd.rows import labels, lineage, standing
 
 ROUNDING = 1e-4  # of the ridge's largest weight
 EQUAL, ROUNDED, DIFFERS = "equal", "equal up to rounding", "differs"
@@ -204,12 +204,12 @@ class Materials:
         _, features, seed, _ = shape or (stored.dim, 1, 0, "")  # training needs no random features
         head = Head(HeadOptions(dim=stored.dim, features=features, neighbours=1, seed=seed),
                     RandomFeatures(stored.dim, features, seed))
-        born = [r for r in births(self._connection, of.domain, intervals) if r.head == name]
-        head.set_labels(list(dict.fromkeys(r.target for r in born)))
+        head.set_labels(list(labels(self._connection, of.domain, intervals, name)))
         head.bounded.read_from(stored)
-        rows = restore.alive_rows(self._connection, of.domain, intervals, name, head, stored)
+        stand = standing(self._connection, of.domain, intervals, name)
+        rows = restore.alive_rows(self._connection, of.domain, intervals, name, head, stored, stand)
         head.restore(rows, None, None, restore.evicted_columns(self._connection, of.domain, intervals, name, head))
-        head.learned = len(born)
+        head.learned = len(stand.born)
         return head
 
     def _stored(self, digest: str) -> Stored:

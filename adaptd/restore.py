@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from sqlalchemy import Connection, Engine, and_, select
+from sqlalchemy import Connection, and_, select
 from torch import Tensor
 
 from adaptd import registry
@@ -34,12 +34,13 @@ from adaptd.model.network import Head, Shadow
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.quarantine import Suspicion
 from adaptd.registry import Version
-from adaptd.rows import Interval, alive, births, evicted, lineage
+from adaptd.rows import Interval, Standing, alive, evicted, labels, lineage, standing
 from adaptd.sequential import Trial
 from adaptd.vectors import Vectors
 
 log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
+PART, BY_ID = 500, 10_000  # rows that are read at once; and how many are asked for by their ids, before all are read
 TRIAL_ENDS = ("rollback", "repair", "demote", "probation-passed")  # beside another promotion, and a forget
 Report = Callable[[str, str, str], None]  # code, message, hint
 
@@ -113,23 +114,19 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
     """Build the state at a base. The ridge may be behind it; the learner solves it."""
     state = State(version=base.version.number, seq=base.seq, heads=heads)
     stored = _checkpoint_files(base, report)
-    born = births(connection, domain, base.intervals)
     for name, head in heads.items():
-        mine = [r for r in born if r.head == name]
+        stand = standing(connection, domain, base.intervals, name)
         if f"{name}.adapter" in version_files:
             head.adapter = files.parse_adapter(version_files[f"{name}.adapter"], f"version {base.version.number}")
         answering = stored.get(f"{name}.head", version_files.get(f"{name}.head") if base.own else None)
         if answering is not None:
             head.load_head(answering, name, solved=base.folder is not None or base.version.solved)
-        head.set_labels(list(dict.fromkeys([*head.labels, *(r.target for r in mine)])))
-        rows = alive_rows(connection, domain, base.intervals, name, head, vectors)
+        head.set_labels(list(dict.fromkeys([*head.labels, *labels(connection, domain, base.intervals, name)])))
+        rows = alive_rows(connection, domain, base.intervals, name, head, vectors, stand)
         gone = evicted_columns(connection, domain, base.intervals, name, head)
         statistics = files.parse(stored[f"{name}.sums"], name) if f"{name}.sums" in stored else None
         head.restore(rows, statistics, stored.get(f"{name}.keys"), gone)
-        head.learned = len(mine)
-        rank = {r.id: place for place, r in enumerate(mine)}  # dead rows of other lineages have none
-        head.memory.order[:head.memory.size] = [rank.get(row, 0) for row in head.memory.ids[:head.memory.size].tolist()]
-        head.bounded.reorder(rank)
+        head.age(stand.born)
         head.fold.expect(head.adapter)
     if found := folds_at(base):
         load_folds(state, found)
@@ -198,47 +195,47 @@ def folds(state: State) -> dict[str, Any]:
 
 
 def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head,
-               vectors: Encoded, only: Collection[int] | None = None) -> NewRows:
-    """Read the rows of a head that are retrievable in a lineage, with their vectors (encoded now where there are none).
-
-    With `only`, those alive rows, evicted or not.
-    """
+               vectors: Encoded, wanted: Standing | Collection[int]) -> NewRows:
+    """Read rows of a head, with vectors (encoded now where there are none): alive ones by id, or all that are retrievable."""
+    only = None if isinstance(wanted, Standing) else set(wanted)
+    room = len(wanted.alive) - len(wanted.evicted) if isinstance(wanted, Standing) else len(wanted)
     query = alive(domain, intervals).where(t.learned.c.head == name)
     query = query.where(~evicted(intervals)) if only is None else query
-    joined = query.add_columns(t.vector.c.data).outerjoin(
+    kept = (t.learned.c.id, t.learned.c.event, t.learned.c.born, t.learned.c.target, t.learned.c.source, t.event.c.content,
+            t.learned.c.holdout)
+    joined = query.with_only_columns(*kept, t.vector.c.data).outerjoin(
         t.vector, and_(t.vector.c.event == t.learned.c.event, t.vector.c.part == t.learned.c.part,
                        t.vector.c.encoder == vectors.encoder_id))
-    wanted = None if only is None else set(only)
-    found = [r for r in _some(connection, joined, wanted) if wanted is None or r.id in wanted]
-    matrix = torch.empty(len(found), head.options.dim, dtype=torch.float16)
-    missing = vectors([r.event for r in found if r.data is None])
-    for place, r in enumerate(found):
-        matrix[place] = missing[r.event] if r.data is None else torch.frombuffer(bytearray(r.data), dtype=torch.float16)
-    return NewRows(ids=[r.id for r in found], events=[r.event for r in found], born=[r.born for r in found],
-                   targets=[head.class_of(r.target) for r in found], sources=[r.source for r in found],
-                   contents=[r.content for r in found], holdout=[bool(r.holdout) for r in found], vectors=matrix)
+    columns: dict[str, list[Any]] = {column.name: [] for column in kept}
+    matrix, done = torch.empty(room, head.options.dim, dtype=torch.float16), 0
+    for some in _parts(connection, joined, only):
+        for column, values in zip(columns.values(), zip(*some, strict=True), strict=False):  # the last one is the data
+            column += values
+        missing = vectors([r.event for r in some if r.data is None])
+        data = b"".join(missing[r.event].numpy().tobytes() if r.data is None else r.data for r in some)
+        matrix.numpy()[done:done + len(some)] = np.frombuffer(data, np.float16).reshape(len(some), -1)
+        done += len(some)
+    return NewRows(ids=columns["id"], events=columns["event"], born=columns["born"],
+                   targets=[head.class_of(target) for target in columns["target"]], sources=columns["source"],
+                   contents=columns["content"], holdout=[bool(one) for one in columns["holdout"]], vectors=matrix[:done])
 
 
-def _some(connection: Connection, query: Any, ids: set[int] | None) -> Iterable[Any]:
-    """Run a query over learned rows: for few ids by id, for many by reading all."""
-    if ids is None or len(ids) > 10_000:
-        return connection.execute(query)
+def _parts(connection: Connection, query: Any, ids: set[int] | None) -> Iterator[Sequence[Any]]:
+    """Run a query over learned rows, few at a time: for few ids by id, for many by reading all."""
+    if ids is None or len(ids) > BY_ID:
+        for some in connection.execute(query).partitions(PART):
+            if wanted := [r for r in some if ids is None or r.id in ids]:
+                yield wanted
+        return
     every = sorted(ids)
-    parts = [every[start:start + 500] for start in range(0, len(every), 500)]
-    return chain.from_iterable(connection.execute(query.where(t.learned.c.id.in_(part))) for part in parts)
+    for start in range(0, len(every), PART):
+        yield connection.execute(query.where(t.learned.c.id.in_(every[start:start + PART]))).all()
 
 
 def evicted_columns(connection: Connection, domain: int, intervals: Sequence[Interval], name: str, head: Head) -> Columns:
     """Read what is kept in RAM of the rows of a head that are alive in a lineage and evicted."""
     found = connection.execute(alive(domain, intervals).where(t.learned.c.head == name, evicted(intervals))).all()
     return evicted_rows(found, head.class_of, packed([r.content for r in found]))
-
-
-def alive_ids(reader: Engine, domain: int, intervals: Sequence[Interval]) -> tuple[set[int], set[int]]:
-    """Return the ids of the rows that are alive in a lineage, and of those of them that are evicted."""
-    query = alive(domain, intervals).with_only_columns(t.learned.c.id).order_by(None)
-    with reader.connect() as connection:
-        return set(connection.execute(query).scalars()), set(connection.execute(query.where(evicted(intervals))).scalars())
 
 
 def _checkpoint_files(base: Base, report: Report) -> dict[str, bytes]:

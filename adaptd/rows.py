@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import Connection, and_, exists, func, or_, select
 
 from adaptd import tables as t
@@ -74,12 +76,42 @@ def rows(result: Iterable[Any]) -> Iterator[Row]:
                   content=r.content, holdout=bool(r.holdout))
 
 
-def births(connection: Connection, domain: int, intervals: Sequence[Interval]) -> list[Any]:
-    """Return (id, head, target) of every row born in a lineage, dead ones too, in order: classes and ages follow it."""
-    return list(connection.execute(
-        select(t.learned.c.id, t.learned.c.head, t.learned.c.target)
-        .where(t.learned.c.domain == domain, within(t.learned.c.born, intervals))
-        .order_by(t.learned.c.born, t.learned.c.id)))
+def births(connection: Connection, domain: int, intervals: Sequence[Interval], head: str) -> Sequence[Any]:
+    """Return (id, target) of every row of a head born in a lineage, dead ones too, in order: ages follow it."""
+    return connection.execute(_born(domain, intervals, head).with_only_columns(t.learned.c.id, t.learned.c.target)).all()
+
+
+def labels(connection: Connection, domain: int, intervals: Sequence[Interval], head: str) -> Sequence[str]:
+    """Return the labels of a head in a lineage, in the order of their first birth: classes follow it."""
+    query = _born(domain, intervals, head).with_only_columns(t.learned.c.target).group_by(t.learned.c.target).order_by(None)
+    return connection.execute(query.order_by(func.min(t.learned.c.born), func.min(t.learned.c.id))).scalars().all()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Ids of a head's rows in a lineage. Of many rows nothing else is read, so that a rollback is quick."""
+
+    born: npt.NDArray[np.int64]  # in order, dead ones too
+    alive: npt.NDArray[np.int64]
+    evicted: npt.NDArray[np.int64]  # of those that are alive
+
+
+def standing(connection: Connection, domain: int, intervals: Sequence[Interval], head: str) -> Standing:
+    """Read which rows of a head were born in a lineage, and which of them are alive and evicted."""
+    def ids(query: Any) -> npt.NDArray[np.int64]:
+        return np.array(connection.execute(query).scalars().all(), np.int64)
+
+    born = ids(_born(domain, intervals, head).with_only_columns(t.learned.c.id))
+    dead = ids(select(t.death.c.row).where(within(t.death.c.seq, intervals)))
+    alive = born[~np.isin(born, dead)] if len(dead) else born
+    evicted = ids(select(t.eviction.c.row).where(within(t.eviction.c.seq, intervals)))
+    return Standing(born=born, alive=alive, evicted=alive[np.isin(alive, evicted)])
+
+
+def _born(domain: int, intervals: Sequence[Interval], head: str) -> Any:
+    return (select(t.learned)
+            .where(t.learned.c.domain == domain, within(t.learned.c.born, intervals), t.learned.c.head == head)
+            .order_by(t.learned.c.born, t.learned.c.id))
 
 
 def replay(connection: Connection, domain: int, intervals: Sequence[Interval], after: int) -> list[Learned]:

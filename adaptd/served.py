@@ -18,6 +18,7 @@ from adaptd.adapt import Adaptation
 from adaptd.counterfactual import Counterfactual
 from adaptd.errors import BadPayload, Busy, Conflict, NotFound, NotReady, StoreFailed
 from adaptd.forget import Forgetting
+from adaptd.host import Room
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain
 from adaptd.journal import Journal, Outcome
@@ -54,6 +55,7 @@ class Served:
     vectors: Vectors
     reader: Engine
     queue: int  # labels that may wait to be learned
+    room: Room
 
     async def predict(
         self, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None, newest: int
@@ -185,6 +187,7 @@ class Served:
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
+        self.room.check()
         if self.learner.lag > self.queue:
             raise Busy("too many labels wait to be learned")
 

@@ -34,7 +34,7 @@ from adaptd.records import canonical
 from adaptd.refold import fold_outcomes
 from adaptd.registry import Version
 from adaptd.relearn import Scope
-from adaptd.rows import FOREVER, births, lineage, replay
+from adaptd.rows import FOREVER, Standing, labels, lineage, replay, standing
 from adaptd.sequential import Trial
 from adaptd.vectors import Vectors
 
@@ -281,7 +281,7 @@ class Versions:
         saved = self._save(self.numbers.take(), "saved", live, f"before rollback to {target.number}", actor)
         with self._reader.connect() as connection:
             intervals = lineage(connection, target.branch, target.seq)
-        rows, evicted = restore.alive_ids(self._reader, self.domain, intervals)
+            stand = {name: standing(connection, self.domain, intervals, name) for name in self._learner.state.heads}
 
         def write(connection: Connection) -> None:
             registry.add(connection, saved)
@@ -293,7 +293,7 @@ class Versions:
         self._writer.submit(write).result()
         moved.set()
         try:
-            self._become(target, contents, rows, evicted, intervals)
+            self._become(target, contents, stand, intervals)
         except BaseException as error:  # the pointer has moved and memory is between two states: come up from the disk
             self._learner.on_failure(error)
             raise
@@ -303,15 +303,14 @@ class Versions:
         self,
         target: Version,
         contents: Mapping[str, bytes],
-        rows: set[int],
-        evicted: set[int],
+        stand: Mapping[str, Standing],
         intervals: list[tuple[int, int]],
     ) -> None:
         """Make the state what it was at a version: rows, labels, solved heads, adapters, folds."""
         state = self._learner.state
         state.version, state.seq, state.trial = target.number, target.seq, None
         for name, head in state.heads.items():
-            self._become_head(head, name, target, contents, rows, evicted, intervals)
+            self._become_head(head, name, target, contents, stand[name], intervals)
         if folded := target.metrics.get("folds"):
             restore.load_folds(state, folded)
         else:  # version 1, or a forget took them
@@ -330,29 +329,19 @@ class Versions:
         name: str,
         target: Version,
         contents: Mapping[str, bytes],
-        rows: set[int],
-        evicted: set[int],
+        stand: Standing,
         intervals: list[tuple[int, int]],
     ) -> None:
         with self._reader.connect() as connection:
-            born = [r for r in births(connection, self.domain, intervals) if r.head == name]
+            born = labels(connection, self.domain, intervals, name)
             if f"{name}.head" in contents:
                 head.load_head(contents[f"{name}.head"], f"version {target.number}", solved=target.solved)
-                head.set_labels(list(dict.fromkeys([*head.labels, *(r.target for r in born)])))
+                head.set_labels(list(dict.fromkeys([*head.labels, *born])))
             else:
-                head.set_labels(list(dict.fromkeys(r.target for r in born)))
+                head.set_labels(list(born))
                 head.clear_answers()
             load = functools.partial(restore.alive_rows, connection, self.domain, intervals, name, head, self._vectors)
-            mine = {r.id for r in born}
-            head.bounded.become(rows & mine, evicted & mine, load)
-        head.learned = len(born)
-        rank = {r.id: place for place, r in enumerate(born)}
-        order = head.memory.order.copy()  # a snapshot that still answers shares the old one
-        for row, slot in head.memory.slot_of.items():
-            if row in rank:
-                order[slot] = rank[row]
-        head.memory.order = order
-        head.bounded.reorder(rank)
+            head.become(stand.born, stand.alive, stand.evicted, load)
         head.adopt(
             files.parse_adapter(contents[f"{name}.adapter"], f"version {target.number}")
             if f"{name}.adapter" in contents

@@ -20,7 +20,7 @@ from adaptd.feeds.redis import RedisStream
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import Feed
 
-FILES = ("path", "ca_file", "cert_file", "key_file", "credentials_file")  # options that are seen from the folder of the configuration
+FILES = ("path", "ca_file", "cert_file", "key_file", "credentials_file")  # options seen from the configuration's folder
 
 
 @hookimpl

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adaptd.model.evicted import ROW, Evicted, Fetch
-from adaptd.model.memory import NewRows
+from adaptd.model.memory import NewRows, rank
 from adaptd.retained import Bound, Floats, Ints, Retained, priority
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ Rules = Callable[[int], Bound | None]  # what bounds a row that is born at a seq
 Load = Callable[[Collection[int]], NewRows]  # alive rows by id, from the store
 Columns = npt.NDArray[np.void]  # rows as `Evicted` keeps them
 FOREVER = 1 << 62  # a seq behind all others
-UNIT = 2.0**24  # of class means
 
 
 def unbounded(_seq: int) -> None:
@@ -85,14 +84,15 @@ class Bounded:
             if bound is not None:
                 for row in self._kept().excess(bound, *self._place(slot), self._head.learned):
                     self.new.append((row, seq))
-                    self.lost([memory.slot_of[row]])
-                    self._head.tally([memory.slot_of[row]], -1)
-                    memory.evicted[memory.slot_of[row]] = True
+                    gone = np.array([memory.slot_of[row]])
+                    self.lost(gone)
+                    self._head.tally(gone, -1)
+                    memory.evicted[gone] = True
 
-    def lost(self, slots: Sequence[int]) -> None:
+    def lost(self, slots: Ints) -> None:
         """Follow slots that are about to be retrievable no more."""
         if self._retained is not None:
-            for slot in slots:
+            for slot in slots.tolist():
                 if not self._head.memory.evicted[slot]:
                     self._retained.remove(*self._place(slot))
 
@@ -132,7 +132,7 @@ class Bounded:
     def mean_of(self, target: int) -> Floats:
         """Return the mean over all alive rows of a class."""
         means = self._head.means
-        mean: Floats = (means.sums[target].double() / UNIT / int(means.counts[target])).numpy()
+        mean: Floats = (means.sums[target] / int(means.counts[target])).numpy()
         return mean
 
     # -- rows beyond the bounds -------------------------------------------------------------------------------
@@ -192,29 +192,30 @@ class Bounded:
 
     # -- another state ----------------------------------------------------------------------------------------
 
-    def become(self, alive: Collection[int], evicted: Collection[int], load: Load) -> None:
+    def become(self, alive: Ints, evicted: Ints, load: Load) -> None:
         """Let exactly these rows be alive, and those of them evicted that are said to be; the ridge follows later."""
-        head = self._head
-        held = head.memory.slot_of
-        head.retire([slot for row, slot in held.items() if row not in alive])
-        head.revive([slot for row, slot in held.items() if row in alive])
-        self.retire([row for row in self.gone.rows["id"].tolist() if row not in alive])
-        self.revive(alive)
-        here = {*held, *self.gone.rows["id"].tolist()}
-        if absent := [row for row in alive if row not in here]:
-            head.enter(load(absent))
+        head, held, gone = self._head, self._head.memory.ids[:self._head.memory.size], self.gone.rows["id"]
+        wanted = np.isin(held, alive)
+        head.retire(np.flatnonzero(~wanted))
+        head.revive(np.flatnonzero(wanted))
+        self.retire(gone[~np.isin(gone, alive)].tolist())
+        self.revive(gone[np.isin(gone, alive)].tolist())
+        absent = alive[~np.isin(alive, np.concatenate([held, gone]))]
+        if len(absent):
+            head.enter(load(absent.tolist()))
         self.shelve(evicted, load)
 
-    def shelve(self, evicted: Collection[int], load: Load) -> None:
+    def shelve(self, evicted: Ints, load: Load) -> None:
         """Let exactly these of the alive rows be evicted."""
         memory, rows = self._head.memory, self.gone.rows
-        now = np.isin(memory.ids[:memory.size], np.fromiter(evicted, np.int64, len(evicted)))
+        now = np.isin(memory.ids[:memory.size], evicted)
         alive, before = memory.alive[:memory.size], memory.evicted[:memory.size].copy()
-        self._head.tally(np.flatnonzero(alive & now & ~before).tolist(), -1)
+        self._head.tally(np.flatnonzero(alive & now & ~before), -1)
         memory.evicted[:memory.size] = now
-        self._head.tally(np.flatnonzero(alive & before & ~now).tolist(), 1)
-        if back := [row for row in rows["id"][rows["alive"]].tolist() if row not in evicted]:
-            self._recall(load(back))
+        self._head.tally(np.flatnonzero(alive & before & ~now), 1)
+        back = rows["id"][rows["alive"] & ~np.isin(rows["id"], evicted)]
+        if len(back):
+            self._recall(load(back.tolist()))
         self.changed()
 
     def _recall(self, rows: NewRows) -> None:
@@ -224,7 +225,7 @@ class Bounded:
         slots = memory.append(rows)
         memory.order[slots] = [known[row]["order"] for row in rows.ids]
         memory.summed[slots] = [known[row]["summed"] for row in rows.ids]
-        self._head.tally(range(slots.start, slots.stop), 1)
+        self._head.tally(np.arange(slots.start, slots.stop), 1)
         self.gone.drop(np.isin(self.gone.rows["id"], np.array(list(known), np.int64)))
 
     def fill(self, rows: Columns, summed: Collection[int] | None) -> None:
@@ -241,9 +242,9 @@ class Bounded:
         self.gone.rows["target"] = place[self.gone.rows["target"]]
         self.changed()
 
-    def reorder(self, rank: dict[int, int]) -> None:
-        """Say anew how many rows had been learned before each."""
-        self.gone.rows["order"] = [rank.get(row, 0) for row in self.gone.rows["id"].tolist()]
+    def reorder(self, born: Ints) -> None:
+        """Say anew how many rows had been learned before each; `born`: all of the lineage, in order."""
+        self.gone.rows["order"] = rank(self.gone.rows["id"], born)
 
     def facts(self) -> dict[str, Any]:
         """Return limits and counts for people."""

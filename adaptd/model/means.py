@@ -1,7 +1,7 @@
 """Class means: exact sums of vectors per class, and the nearest-mean scores that decide about young classes.
 
-float16 vectors below 2 are multiples of 2^-24, so int64 sums of ``x 2^24`` are exact in any order, and a removed
-row leaves no trace (NCM as in iCaRL, Rebuffi et al., 2017).
+float16 vectors are multiples of 2^-24, so float64 sums of them are exact in any order below 2^29, and a removed row
+leaves no trace (NCM as in iCaRL, Rebuffi et al., 2017).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from adaptd.model.attention import Adapter
 
-UNIT = 2.0**24
+BLOCK = 512  # rows that are widened at once: they stay in the cache
 SHRINK = 10.0  # rows' worth of pooled evidence in a class's estimated length
 BLEND = 0.5  # share, in log, of the estimated true length against the observed one
 
@@ -38,7 +38,7 @@ class ClassMeans:
     """Sums and counts per class."""
 
     def __init__(self, dim: int) -> None:
-        self.sums = torch.zeros(0, dim, dtype=torch.int64)
+        self.sums = torch.zeros(0, dim, dtype=torch.float64)
         self.counts = torch.zeros(0, dtype=torch.int64)
 
     def add(self, vectors: Tensor, y: Tensor, classes: int, sign: int = 1) -> None:
@@ -46,12 +46,14 @@ class ClassMeans:
         if classes > len(self.counts):
             self.sums = pad(self.sums, (0, 0, 0, classes - len(self.sums)))
             self.counts = pad(self.counts, (0, classes - len(self.counts)))
-        self.sums.index_add_(0, y, (vectors.double() * UNIT).round().to(torch.int64), alpha=sign)
+        for start in range(0, len(y), BLOCK):
+            some = slice(start, start + BLOCK)
+            self.sums.index_add_(0, y[some], vectors[some].double(), alpha=sign)
         self.counts.index_add_(0, y, torch.full_like(y, sign))
 
     def renumber(self, place: Tensor, classes: int) -> None:
         """Give class i the number place[i]."""
-        sums, counts = torch.zeros(classes, self.sums.shape[1], dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
+        sums, counts = torch.zeros(classes, self.sums.shape[1], dtype=torch.float64), torch.zeros(classes, dtype=torch.int64)
         sums[place[: len(self.counts)]], counts[place[: len(self.counts)]] = self.sums, self.counts
         self.sums, self.counts = sums, counts
 
@@ -79,10 +81,10 @@ class ClassMeans:
 
 
 def centres(sums: Tensor, counts: Tensor, adapter: Adapter) -> Centres:
-    """Return `Centres` of int64 sums [C, dim] and counts [C]; classes without rows score 0."""
+    """Return `Centres` of float64 sums [C, dim] and counts [C]; classes without rows score 0."""
     seen = counts > 0
     n = counts.clamp(min=1).double()
-    mean = sums.double() / UNIT / n[:, None]
+    mean = sums / n[:, None]
     centre = mean[seen].mean(0) if bool(seen.any()) else mean.new_zeros(mean.shape[1])
     d = (mean - centre) * seen[:, None]
     v = 1.0 - float(centre @ centre)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor
 from adaptd.errors import CorruptFile, MissingExtra
 
 REBUILD_DEAD = 0.2  # share of dead slots at which the index is rebuilt
+CHUNK = 1 << 20  # bytes of an index that are read or written at once: a second copy of it costs more than the reading
 QUERY_BITS = 4  # a query's precision against one-bit codes
 CANDIDATES, CANDIDATE_BITS = 4, 2048  # that exact products decide about, per neighbour: more where a code has few bits
 
@@ -45,7 +47,7 @@ class Keys:
         if data is None:
             self._index = self._empty(dim)
         else:
-            self._index = self._faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
+            self._index = self._faiss.read_index(self._faiss.PyCallbackIOReader(io.BytesIO(data).read, CHUNK))
             if not isinstance(self._index, self._faiss.IndexRefine) or self._index.d != dim:
                 raise CorruptFile(f"the index is a {type(self._index).__name__} of dimension {self._index.d}, not {dim}")
 
@@ -77,12 +79,23 @@ class Keys:
 
     def dump(self) -> bytes:
         """Return the index as bytes."""
-        return bytes(self._faiss.serialize_index(self._index).tobytes())
+        written = io.BytesIO()
+        self._faiss.write_index(self._index, self._faiss.PyCallbackIOWriter(written.write, CHUNK))
+        return written.getvalue()
 
 
 def bitmap(alive: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """Pack flags into FAISS's bitmap (least significant bit first)."""
     return np.packbits(alive, bitorder="little")
+
+
+def rank(ids: npt.NDArray[np.int64], born: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return each row's place among those ever born in a lineage, in order; 0 for those of other lineages."""
+    if not len(born):
+        return np.zeros(len(ids), np.int64)
+    sorter = np.argsort(born, kind="stable")
+    place = sorter[np.minimum(np.searchsorted(born, ids, sorter=sorter), len(born) - 1)]
+    return np.where(born[place] == ids, place, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +120,7 @@ class NewRows:
                           vectors=self.vectors[one])
 
 
+HOLE = -1  # the row of a slot that has none
 COLUMNS = ("ids", "events", "born", "targets", "alive", "summed", "evicted", "holdout", "order")
 
 
@@ -136,13 +150,17 @@ class Memory:
         memory = cls(dim)
         memory._grow(len(ids))
         memory.size = len(ids)
-        memory.ids[:len(ids)], memory.alive[:len(ids)] = ids, alive
+        memory.ids[:len(ids)], memory.alive[:len(ids)] = np.where(alive, ids, HOLE), alive
         memory.sources, memory.contents = [""] * len(ids), [b""] * len(ids)
         memory.slot_of = {int(row): slot for slot, row in enumerate(ids) if alive[slot]}
-        slots = [memory.slot_of[row] for row in rows.ids]
+        slots = np.array([memory.slot_of[row] for row in rows.ids], np.int64)
         memory.events[slots], memory.born[slots], memory.targets[slots] = rows.events, rows.born, rows.targets
         memory.holdout[slots] = rows.holdout
-        memory.vectors[slots] = rows.vectors
+        if np.array_equal(slots, np.arange(len(memory.ids))):
+            memory.vectors = rows.vectors  # of many rows a copy takes as long as reading them
+        else:
+            memory.vectors[:len(ids)] = 0.0
+            memory.vectors[slots] = rows.vectors
         for slot, source, content in zip(slots, rows.sources, rows.contents, strict=True):
             memory.sources[slot], memory.contents[slot] = source, content
         return memory
@@ -156,7 +174,7 @@ class Memory:
             fresh = np.zeros(capacity, old.dtype)
             fresh[:self.size] = old[:self.size]
             setattr(self, name, fresh)
-        vectors = torch.zeros(capacity, self.dim, dtype=torch.float16)
+        vectors = torch.empty(capacity, self.dim, dtype=torch.float16)
         vectors[:self.size] = self.vectors[:self.size]
         self.vectors = vectors
 

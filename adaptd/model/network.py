@@ -22,16 +22,17 @@ from torch import Tensor
 from adaptd.model import files
 from adaptd.model.abstain import Limits
 from adaptd.model.attention import Adapter, Bools, Floats, Ints, balance
-from adaptd.model.bounded import Bounded
+from adaptd.model.bounded import Bounded, Load
 from adaptd.model.closed_form import KIND, PENDING, RandomFeatures, Ridge, weights
 from adaptd.model.decoder import Young, young_among
 from adaptd.model.evicted import ROW
 from adaptd.model.fold import Fold
 from adaptd.model.means import Centres, ClassMeans
-from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap
+from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap, rank
 
 RATE_HALF_LIFE = 1000.0  # learned rows
 COMPACT_FROM = 1000  # slots
+WAY_BACK = 1000  # learned rows for which the rows are kept that a rollback left: the way forth is as quick
 Bits = npt.NDArray[np.uint8]
 NONE = np.zeros(0, ROW)
 
@@ -137,6 +138,7 @@ class Head:
         self._other: tuple[Adapter, Keys] | None = None  # the adapter before this one, for a quick way back
         self.bounded = Bounded(self)
         self.learned = 0  # rows ever learned in this lineage, for ages
+        self._keep_until = 0  # … at which dead rows may go
         self.taught: dict[str, Counter[str]] = {}  # label -> retrievable rows per source
         self._class_of: dict[str, int] = {}
         self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
@@ -164,38 +166,44 @@ class Head:
         self.memory.order[slots] = np.arange(self.learned, self.learned + len(new.ids))
         self.learned += len(new.ids)
         self.means.add(new.vectors, torch.tensor(list(new.targets), dtype=torch.int64), len(self.labels))
-        self.tally(range(slots.start, slots.stop), 1)
+        self.tally(np.arange(slots.start, slots.stop), 1)
         return slots
 
-    def retire(self, slots: Sequence[int]) -> None:
+    def retire(self, slots: Sequence[int] | Ints) -> None:
         """Take rows out of memory and class means; the ridge follows later."""
-        slots = [slot for slot in slots if self.memory.alive[slot]]
-        if slots:
-            self.bounded.lost(slots)
-            self.memory.alive[slots] = False
-            self.means.add(self.memory.vectors[slots], self._targets(slots), len(self.labels), sign=-1)
-            self.tally(slots, -1)
+        slots = np.asarray(slots, np.int64)
+        slots = slots[self.memory.alive[slots]]
+        self.bounded.lost(slots)
+        self.memory.alive[slots] = False
+        self._mean(slots, -1)
+        self.tally(slots, -1)
 
     def retire_rows(self, rows: Sequence[int]) -> None:
         """Retire rows by id, evicted ones too; what never came is nothing to retire."""
         self.retire([self.memory.slot_of[row] for row in rows if row in self.memory.slot_of])
         self.bounded.retire(rows)
 
-    def revive(self, slots: Sequence[int]) -> None:
+    def revive(self, slots: Sequence[int] | Ints) -> None:
         """Undo `retire`."""
-        slots = [slot for slot in slots if not self.memory.alive[slot]]
-        if slots:
+        slots = np.asarray(slots, np.int64)
+        slots = slots[~self.memory.alive[slots]]
+        if len(slots):
             self.memory.alive[slots] = True
             self.bounded.changed()
-            self.means.add(self.memory.vectors[slots], self._targets(slots), len(self.labels))
+            self._mean(slots, 1)
             self.tally(slots, 1)
 
-    def tally(self, slots: Iterable[int], sign: int) -> None:
+    def _mean(self, slots: Ints, sign: int) -> None:
+        for some in _blocks(slots):
+            self.means.add(self.memory.vectors[some], self._targets(some), len(self.labels), sign)
+
+    def tally(self, slots: Ints, sign: int) -> None:
         """Count slots that become retrievable (1) or no longer are (-1) by label and source; evicted ones are neither."""
         names, memory = list(self._class_of), self.memory
-        for slot in slots:
-            if not memory.evicted[slot]:
-                self.taught.setdefault(names[memory.targets[slot]], Counter())[memory.sources[slot]] += sign
+        slots = slots[~memory.evicted[slots]]
+        pairs = Counter(zip(memory.targets[slots].tolist(), map(memory.sources.__getitem__, slots.tolist()), strict=True))
+        for (target, source), count in pairs.items():
+            self.taught.setdefault(names[target], Counter())[source] += sign * count
 
     def _targets(self, slots: Any) -> Tensor:
         return torch.from_numpy(self.memory.targets[slots].astype(np.int64))
@@ -279,7 +287,7 @@ class Head:
 
     def compact(self) -> bool:
         """Drop dead and evicted rows when they are a fifth; a fresh memory and index, so that old snapshots stay whole."""
-        if self.memory.dead_share() <= REBUILD_DEAD or self.memory.size < COMPACT_FROM:
+        if self.memory.dead_share() <= REBUILD_DEAD or self.memory.size < COMPACT_FROM or self.learned < self._keep_until:
             return False
         self._drop_dead()
         return True
@@ -306,16 +314,25 @@ class Head:
             self.ridge, self.memory.summed[:], self.bounded.gone.rows["summed"] = Ridge(self.options.features), False, False
             self.sync()
         self.ridge.shrink(len(self.labels))
-        self._age(born)
+        self.age(_ids(born))
         self.clear_answers()
 
-    def _age(self, born: Sequence[tuple[int, str]]) -> None:
-        """Take the rows' ages from the rows that were ever born, (row, label) in order; others have none."""
+    def become(self, born: Ints, alive: Ints, evicted: Ints, load: Load) -> None:
+        """Go to another state's rows: all that were ever born, in order, those of them alive, and those of these evicted.
+
+        What is left now stays in this process for a while.
+        """
+        self.bounded.become(alive, evicted, load)
+        self.age(born)
+        self._keep_until = self.learned + WAY_BACK
+
+    def age(self, born: Ints) -> None:
+        """Take the rows' ages from the rows that were ever born in the lineage, in order; others have none."""
         self.learned = len(born)
-        rank = {row: place for place, (row, _) in enumerate(born)}
-        size = self.memory.size
-        self.memory.order[:size] = [rank.get(row, 0) for row in self.memory.ids[:size].tolist()]
-        self.bounded.reorder(rank)
+        order = self.memory.order.copy()  # a snapshot that still answers shares the old one
+        order[: self.memory.size] = rank(self.memory.ids[: self.memory.size], born)
+        self.memory.order = order
+        self.bounded.reorder(born)
 
     def aside(self) -> Head:
         """Return the same head to go on from by itself. The index is shared: it must be searched where this one's is."""
@@ -330,7 +347,7 @@ class Head:
         """Return a head that answers, solved, as this one would if rows were forgotten; `born` as for `forget`."""
         other = self.aside()
         other.retire_rows(list(rows))
-        other._age(born)
+        other.age(_ids(born))
         other.solve()
         return other
 
@@ -494,7 +511,7 @@ class Head:
                          facts: dict[str, Any]) -> bool:
         ids, alive = tensors["ids"].numpy(), tensors["alive"].numpy()
         gone = tensors["evicted"].tolist() if "evicted" in tensors else []
-        if facts["features"] != self._shape():
+        if facts["features"] != self._shape() or tensors["means"].dtype != self.means.sums.dtype:
             return False
         if facts["labels"] != list(self._class_of)[: len(facts["labels"])] or set(ids[alive].tolist()) != set(rows.ids):
             return False
@@ -503,7 +520,7 @@ class Head:
         self.memory = Memory.of(self.options.dim, ids, alive, rows)
         self.memory.order[: len(ids)] = tensors["order"].numpy()
         self.memory.summed[: len(ids)] = tensors["summed"].numpy() & alive  # an evicted row's sums are `bounded`'s
-        self.tally(np.flatnonzero(alive).tolist(), 1)
+        self.tally(np.flatnonzero(alive), 1)
         self.means.sums, self.means.counts = tensors["means"], tensors["means_counts"]
         sums = {name.removeprefix("ridge."): tensor for name, tensor in tensors.items() if name.startswith("ridge.")}
         self.ridge.load(sums)
@@ -511,6 +528,10 @@ class Head:
             self.memory.summed[:] = False
         self.bounded.fill(evicted, gone if sums else [])
         return True
+
+
+def _ids(born: Sequence[tuple[int, str]]) -> Ints:
+    return np.array([row for row, _ in born], np.int64)
 
 
 def _blocks(slots: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

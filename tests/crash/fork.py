@@ -31,6 +31,8 @@ checkpoint_labels = 60
 [adapt]
 every_labels = 0
 min_labels = 20
+[limits]
+free_mb = 0
 [http]
 tcp = false
 [feeds.tail]

@@ -194,7 +194,7 @@ def _memory(connection: Connection, domain: int, facts: Any, contents: dict[str,
         yield "class means differ from a replay"
     if "ridge.gram" in tensors:
         yield from _ridge(connection, tensors, about, place)
-    born = [r.id for r in rows.births(connection, domain, rows.lineage(connection, facts["branch"], facts["seq"]))]
+    born = [r.id for r in rows.births(connection, domain, rows.lineage(connection, facts["branch"], facts["seq"]), "label")]
     rank = {row: number for number, row in enumerate(born)}
     if tensors["order"][tensors["alive"]].tolist() != [rank[row] for row in held]:
         yield "the ages of rows differ from a replay"

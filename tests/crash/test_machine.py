@@ -14,6 +14,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,12 +108,13 @@ def test_a_disk_that_takes_200_ms_a_sync_is_slow_and_nothing_worse(world: World)
 
 
 @contextmanager
-def on_disk(mebibytes: int, feed: Path) -> Iterator[tuple[World, Rig]]:
-    """Yield a world on a disk of its own."""
+def on_disk(mebibytes: int, feed: Path, mark_mb: int = 0) -> Iterator[tuple[World, Rig]]:
+    """Yield a world on a disk of its own, with or without a mark at which intake stops."""
     with rig(mebibytes=mebibytes) as disk:
         store = disk.root / "store"
         store.mkdir()
-        with Forked(CONFIG.replace("feed.jsonl", str(feed)), store, said=feed.with_name("stderr")) as daemon:
+        config = CONFIG.replace("feed.jsonl", str(feed)).replace("free_mb = 0", f"free_mb = {mark_mb}")
+        with Forked(config, store, said=feed.with_name("stderr")) as daemon:
             made = World(daemon, 1, feed)
             made.start()
             yield made, disk
@@ -126,6 +128,28 @@ def test_a_full_disk_loses_nothing_and_with_room_the_daemon_goes_on(tmp_path: Pa
         assert world.daemon.wait() == 1
         assert "full" in world.daemon.said and "Traceback" not in world.daemon.said
         (disk.root / "others").unlink()
+        ends_well(world)
+
+
+def test_at_the_mark_intake_stops_and_answers_go_on_until_there_is_room(tmp_path: Path) -> None:
+    with on_disk(64, tmp_path / "feed.jsonl", mark_mb=16) as (world, disk):
+        ask = partial(world.daemon.ask, "POST")
+        assert world.post("a") and world.teach("teacher")
+        filler = disk.root / "others"
+        filler.write_bytes(bytes(shutil.disk_usage(disk.root).free - (8 << 20)))  # somebody else's file
+
+        def refused() -> bool:
+            return ask("/v1/text/events", [{"text": "one more", "label": "a"}])[0] == 503
+
+        until(refused, "the daemon has looked at its disk")
+        status, told = ask("/v1/text/feedback", [{"event": "x", "label": "a"}])
+        assert (status, told["error"]["code"]) == (503, "disk_low") and "free" in told["error"]["message"]
+        assert ask("/v1/text/predict", {"inputs": [{"text": "one more"}]})[0] == 200
+        problems = world.daemon.ask("GET", "/v1/status")[1]["problems"]
+        assert "disk_low" in {problem["code"] for problem in problems}
+        assert world.snapshot()  # room is left for what an operator does
+        filler.unlink()
+        until(lambda: not refused(), "it takes events again, by itself")
         ends_well(world)
 
 

@@ -141,7 +141,7 @@ class Machine(RuleBasedStateMachine):
     @rule(source=st.sampled_from(("", "s1", "s2", ADAPTATION)))
     def hold(self, source: str) -> None:
         what, source = ("adaptation", "") if source == ADAPTATION else ("learning", source)
-        self.do(self.service.hold("text", what=what, source=source, drop=False, reason="", actor="m"))
+        self.do(self.service.hold("text", what=what, source=source, reason="", actor="m"))
         if what == "adaptation":
             self.ledger.adapting = False
         else:

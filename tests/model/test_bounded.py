@@ -176,9 +176,9 @@ def test_the_way_back_gives_the_rows_that_were_retrievable_then_and_the_way_fort
     head.compact()
 
     def become(upto: int, retrievable: Sequence[int]) -> None:
-        alive = set(range(upto))
+        alive = np.arange(upto)
         head.set_labels(list(dict.fromkeys(str(store.labels[row]) for row in range(upto))))
-        head.bounded.become(alive, alive - set(retrievable), lambda ids: store.rows(head, ids))
+        head.bounded.become(alive, np.setdiff1d(alive, retrievable), lambda ids: store.rows(head, ids))
         head.learned = upto
         head.memory.order[:head.memory.size] = head.memory.ids[:head.memory.size]
 

@@ -20,7 +20,8 @@ from adaptd.plugins import collect, load
 PAGE = Path(__file__).parents[2] / "docs" / "feeds.md"
 KINDS: dict[str, Any] = collect(load("adaptd", []), "register_feeds")
 BROKERS = {name: kind for name, kind in KINDS.items() if issubclass(kind, Broker)}
-NEEDED = {"redis": {"stream": "s"}, "nats": {"stream": "s"}, "mqtt": {"topics": ["t"], "client_id": "c"}, "rabbitmq": {"queue": "q"}}
+NEEDED = {"redis": {"stream": "s"}, "nats": {"stream": "s"}, "mqtt": {"topics": ["t"], "client_id": "c"},
+          "rabbitmq": {"queue": "q"}}
 
 
 def made(name: str, folder: Path = Path("/store"), **options: Any) -> Any:
@@ -74,7 +75,8 @@ def test_a_kind_without_offsets_wants_to_know_where_the_id_is(name: str) -> None
 @pytest.mark.parametrize("paths, wanted", [
     ({}, {"id": "k", "text": "t", "deep": {"text": "d", "n": 3}, "a.b": 1}),
     ({"text": "deep.text", "label": "deep.n", "id": "a.b"}, {"text": "d", "label": 3, "id": 1}),
-    ({"text": "text", "source": "@topic", "subject": "@headers.who"}, {"text": "t", "source": "x/y", "subject": "ann", "id": "k"}),
+    ({"text": "text", "source": "@topic", "subject": "@headers.who"},
+     {"text": "t", "source": "x/y", "subject": "ann", "id": "k"}),
     ({"text": "deep.text.more", "label": "none"}, {"id": "k"}),
 ])
 def test_fields_come_from_dotted_paths_and_from_beside_the_element(paths: dict[str, str], wanted: dict[str, Any]) -> None:
