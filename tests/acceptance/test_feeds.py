@@ -5,16 +5,21 @@ One daemon follows all kinds at once, so that what takes long (its start, a brok
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
+from typing import Any
 
 import pytest
 
-from tests.acceptance.brokers import SERVERS, Server
+from adaptd.errors import BadConfig
+from adaptd.feeds.nats import JetStream
+from adaptd.feeds.redis import RedisStream
+from tests.acceptance.brokers import SERVERS, NatsServer, RedisServer, Server
 from tests.acceptance.conftest import CONFIG
 from tests.acceptance.daemon import SUBJECTS, Daemon, Json, texts, until
 
@@ -212,7 +217,7 @@ def publish(server: Server, sent: Sequence[Json]) -> None:
 
 def test_a_source_that_loses_what_it_acknowledged_is_named(make: Make) -> None:
     """In `problems` and by the doctor; and a stream that was lost and begun again is read from its start."""
-    server = SERVERS["redis"]()
+    server = RedisServer()
     try:
         server.start()
         daemon = make(configured({"redis": server})).start()
@@ -220,11 +225,11 @@ def test_a_source_that_loses_what_it_acknowledged_is_named(make: Make) -> None:
         sent.send(10)
         sent.check()
         assert "feed_may_lose" not in daemon.problems()
-        with server.client() as client:  # type: ignore[attr-defined]
+        with server.client() as client:
             client.config_set("appendfsync", "everysec")
         found = daemon.cli("doctor", expect=1)
         assert "appendfsync" in found and "feed_may_lose" in found
-        with server.client() as client:  # type: ignore[attr-defined]
+        with server.client() as client:
             client.delete("events")
             client.xadd("events", {"json": '{"id": "m0", "text": "another"}'}, id="1-1")
             client.xadd("events", {"json": '{"id": "new", "text": "fresh"}'}, id="1-2")
@@ -261,3 +266,61 @@ def test_a_refused_element_is_taken_after_its_cause_is_mended(make: Make) -> Non
     assert daemon.cli("feeds", "dead", "drop", "f", "--all") == "f: 1 dropped\n"
     done = [row[0] for row in daemon.rows("SELECT what FROM action WHERE what LIKE 'feed-%' ORDER BY id")]
     assert done == ["feed-retry", "feed-drop"]
+
+
+def first_batch(feed: Any, cursor: str | None) -> tuple[list[str], str | None]:
+    """Return the ids of the first batch behind a cursor, and the cursor after it."""
+
+    async def read() -> tuple[list[str], str | None]:
+        async with aclosing(feed.read(cursor)) as batches:
+            async for batch in batches:
+                if batch:
+                    return [item.value["id"] for item in batch], batch[-1].cursor
+        return [], cursor
+
+    return asyncio.run(asyncio.wait_for(read(), 20.0))
+
+
+def test_a_jetstream_that_is_made_anew_is_read_from_its_start_and_named() -> None:
+    server = NatsServer()
+    try:
+        server.start()
+        feed: Any = JetStream(**server.options() | {"synced": False})
+        server.publish(messages(0, 5))
+        ids, cursor = first_batch(feed, None)
+        assert ids == ["m0", "m1", "m2", "m3", "m4"]
+        server.run(lambda stream: stream.delete_stream("events"))
+        server.prepare()
+        server.publish(messages(10, 9))  # the place we were at is there, with another message
+        ids, cursor = first_batch(feed, cursor)
+        assert ids[0] == "m10"
+        server.publish(messages(20, 2))
+        assert first_batch(feed, cursor)[0] == ["m20", "m21"]
+        told = [risk.message for risk in asyncio.run(feed.risks())]
+        assert any("not the one that was read" in one for one in told) and any("syncs every two minutes" in one for one in told)
+        server.run(lambda stream: stream.delete_stream("events"))
+        queue = {"name": "events", "subjects": ["events.>"], "retention": "workqueue", "storage": "memory"}
+        server.run(lambda stream: stream.add_stream(**queue))
+        assert any("is in memory" in risk.message for risk in asyncio.run(feed.risks()))
+        with pytest.raises(BadConfig, match="workqueue") as refused:
+            first_batch(feed, None)
+        assert refused.value.hint
+    finally:
+        server.close()
+
+
+def test_a_redis_stream_that_was_trimmed_past_our_place_says_how_much_was_lost() -> None:
+    server = RedisServer()
+    try:
+        server.start()
+        feed: Any = RedisStream(**server.options(), batch=5)
+        server.publish(messages(0, 20))
+        ids, cursor = first_batch(feed, None)
+        assert ids == ["m0", "m1", "m2", "m3", "m4"] and feed.lag() == 15
+        with server.client() as client:
+            client.xtrim("events", maxlen=10, approximate=False)
+        assert first_batch(feed, cursor)[0] == ["m10", "m11", "m12", "m13", "m14"] and feed.lag() == 5
+        assert [risk.message for risk in asyncio.run(feed.risks())] == [
+            "5 entries of stream 'events' were trimmed before they were read"]
+    finally:
+        server.close()
