@@ -297,4 +297,44 @@ class RabbitServer(Server):
         return {"url": f"amqp://127.0.0.1:{self.port}", "queue": "events", "wait_s": 0.2}
 
 
-SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (RedisServer, NatsServer, Mosquitto, RabbitServer)}
+class Spool(Server):
+    """A folder that files are moved into; it is away while it is stopped."""
+
+    kind, program = "folder", ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._away, self._number = self.folder.with_name(f"{self.folder.name}-away"), 0
+        self.folder.rename(self._away)
+
+    def start(self) -> None:
+        """Let it be there."""
+        self._away.rename(self.folder)
+
+    def stop(self) -> None:
+        """Take it away, if it is there."""
+        if self.folder.exists():
+            self.folder.rename(self._away)
+
+    def close(self) -> None:
+        """Remove it."""
+        for folder in (self.folder, self._away):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def arguments(self) -> Sequence[str]:
+        """There is no program."""
+        return []
+
+    def publish(self, messages: Sequence[Json | bytes]) -> None:
+        """Move a file into it."""
+        self._number += 1
+        new = self.folder / "new"
+        new.write_bytes(b"".join(raw(message) + b"\n" for message in messages))
+        new.rename(self.folder / f"{self._number:06}.jsonl")
+
+    def options(self) -> Json:
+        """Return the feed's options."""
+        return {"path": str(self.folder), "poll_s": 0.2}
+
+
+SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (RedisServer, NatsServer, Mosquitto, RabbitServer, Spool)}

@@ -139,7 +139,7 @@ def check_dead_letters(daemon: Daemon, kind: str) -> None:
     """Check that the poison is kept, listed, tried again, dropped."""
     until(lambda: daemon.status()["feeds"][kind]["dead"] == len(POISON), f"{kind}: the poison is kept")
     _, listed = daemon.ask("GET", f"/v1/feeds/{kind}/dead")
-    assert [one["raw"].encode() for one in listed["dead"]] == [*POISON] and "feed_rejected" in daemon.problems()
+    assert [one["raw"].strip().encode() for one in listed["dead"]] == [*POISON] and "feed_rejected" in daemon.problems()
     numbers = [one["id"] for one in listed["dead"]]
     assert daemon.ask("POST", f"/v1/feeds/{kind}/dead/retry", {"ids": numbers}) == (200, {"taken": 0, "left": numbers})
     assert daemon.ask("POST", f"/v1/feeds/{kind}/dead/drop", {"ids": numbers[:2]}) == (200, {"dropped": 2})
