@@ -219,7 +219,7 @@ def _answering(known: Sequence[registry.Version], live: int, retired: set[int]) 
         return live
     encoder = next(one.encoder for one in known if one.number == live)
     return [one.number for one in known if one.number not in retired and one.encoder == encoder
-            and (one.kind != "candidate" or registry.was_live(one))][-1]
+            and registry.EXPIRED not in one.metrics and (one.kind != "candidate" or registry.was_live(one))][-1]
 
 
 def successor(connection: Connection, domain: int, events: Sequence[int]) -> int:

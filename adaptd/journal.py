@@ -230,7 +230,7 @@ class Journal:
         """
 
         def run(connection: Connection) -> Outcome | None:
-            if setaside.decided(connection, domain, found.source, found.seq):
+            if setaside.decided(connection, domain, found.source, found.since):
                 return None
             live, seq = self._live[domain], self._writer.next_seq()
             rows = setaside.taught(connection, domain, live.intervals, found.source, found.since)
@@ -241,7 +241,7 @@ class Journal:
             live.holds.add(found.source)
             detail = {**found.facts(), "set_aside": waiting}
             act(connection, seq, domain, QUARANTINE, "adaptd", reason, detail=detail)
-            again = self._missing(connection, domain, setaside.overruled(connection, rows, found.source))
+            again = self._missing(connection, domain, setaside.overruled(connection, rows, found.source, found.since))
             learned = [Learned(seq=seq, domain=domain, died=[row.id for row in rows]),
                        *self._learn_late(connection, domain, again, admitted=True)]
             return Outcome([], learned, self._writer.last_seq)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -80,6 +81,10 @@ class Answering(Protocol):
         """Answer with what `make` returns from then on."""
         ...
 
+    def between(self, run: Callable[[], T]) -> Future[T]:
+        """Run something short while nobody is answered."""
+        ...
+
 
 class _Aside:
     """Holds the snapshots of a state that nobody is answered from."""
@@ -90,9 +95,12 @@ class _Aside:
         return self._held
 
     def swap(self, domain: str, make: Callable[[], Snapshot]) -> Future[Snapshot]:
-        done: Future[Snapshot] = Future()
         self._held = make()
-        done.set_result(self._held)
+        return self.between(lambda: self._held)
+
+    def between(self, run: Callable[[], T]) -> Future[T]:
+        done: Future[T] = Future()
+        done.set_result(run())
         return done
 
 
@@ -143,7 +151,7 @@ class Learner:
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.record: Record = _unrecorded
         self._recorded: Future[None] | None = None
-        self._unrecorded = False  # that nothing was evicted lately, which waits for the next barrier
+        self._none_new = False  # that nothing was evicted lately, which waits for the next barrier
         self.failed: BaseException | None = None
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"learner-{domain}", daemon=True)
@@ -329,12 +337,12 @@ class Learner:
             self._recorded = self.record(self.state.seq, new)
             for head in heads:
                 head.bounded.new = []
-        self._unrecorded = not new and any(head.bounded.rules(self.state.seq) is not None for head in heads)
+        self._none_new = not new and any(head.bounded.rules(self.state.seq) is not None for head in heads)
 
     def _complete_record(self) -> None:
         """Wait until whoever reads the store finds every eviction that memory has made, and that there are no others."""
-        if self._unrecorded:
-            self._recorded, self._unrecorded = self.record(self.state.seq, []), False
+        if self._none_new:
+            self._recorded, self._none_new = self.record(self.state.seq, []), False
         if self._recorded is not None:
             self._recorded.result()
 
@@ -378,6 +386,8 @@ class Learner:
         for one in right.values():
             self.state.progressive.add(one)
         if (trial := self.state.trial) is not None and (shadow := trial.shadows.get(name)) is not None:
+            head.other_index(shadow.adapter)  # made anew it takes a second: not between two batches
+            self._inference.between(partial(head.keep_up, shadow)).result()
             before = head.under(shadow, frozen)
             for row, old in _outcomes(rows, opine(asked, before), shadow.fold, before).items():
                 trial.add(right[row], old)

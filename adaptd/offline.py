@@ -177,10 +177,12 @@ def _save(connection: Connection, paths: Paths, domain: str, target: registry.Ve
     current = registry.version(connection, pointer.version)
     number = registry.next_number(connection)
     folder, manifest = _checkpoint(paths.checkpoints / domain, pointer)
+    base = manifest["facts"]["seq"] if manifest else current.seq
+    behind = replay(connection, target.domain, lineage(connection, pointer.branch), base)  # what neither head nor folds know
     files = {name: digest for name, digest in current.files.items() if name.endswith(ADAPTER)}
     try:
         found = registry.read(paths.versions / str(current.number), files)
-        if manifest and not replay(connection, target.domain, lineage(connection, pointer.branch), manifest["facts"]["seq"]):
+        if manifest and not behind:
             found |= registry.read(folder, {name: d for name, d in manifest["files"].items() if name.endswith(HEAD)})
         if found:
             files = registry.publish(paths.versions / str(number), found)
@@ -190,7 +192,7 @@ def _save(connection: Connection, paths: Paths, domain: str, target: registry.Ve
     registry.add(connection, registry.Version(
         number=number, domain=target.domain, kind="saved", parent=current.number, branch=pointer.branch,
         seq=last_seq(connection), encoder=current.encoder, config=current.config, files=files,
-        metrics={"folds": folds} if folds else {}, verdict=None, actor=actor,
+        metrics={"folds": folds} if folds and not behind else {}, verdict=None, actor=actor,
         reason=f"before rollback to {target.number}", created=time.time()))
     return number
 

@@ -1,6 +1,6 @@
 """Probation: after a promotion the old champion shadows the new one on live traffic, and comes back if the new one is worse.
 
-Where: behind learning. The learner asks both about each labelled row before it learns it (`Learner._ask`): the old
+Where: behind learning. The learner asks both about each labelled row before it learns it (`Learner._judge`): the old
 adapter over the same memory and ridge, so that only the adapter differs, and with it what each has learned to trust from its
 own outcomes. Only labelled rows are asked about, in the
 learner's thread, so no answer waits for it. A sequential test (`adaptd.sequential`) looks at the counts after each

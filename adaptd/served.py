@@ -152,14 +152,15 @@ class Served:
         heads = {}
         for name, head in self.learner.state.heads.items():
             counts = {label: n for label, n in zip(head.labels, head.means.counts.tolist(), strict=False) if n}
+            memory, size = head.memory, head.memory.size  # once: the learner goes on meanwhile
             heads[name] = {
                 "rows": sum(counts.values()),
                 "labels": counts,
                 **head.bounded.facts(),
-                "slots": head.memory.size,
-                "holdout": int((head.memory.holdout & head.memory.alive).sum()) + head.bounded.gone.holdout,
+                "slots": size,
+                "holdout": int((memory.holdout[:size] & memory.alive[:size]).sum()) + head.bounded.gone.holdout,
                 "key_dim": head.keys.dim,
-                "bytes": head.memory.size * (2 * head.options.dim + 2 * head.keys.dim) + head.bounded.gone.rows.nbytes,
+                "bytes": size * (2 * head.options.dim + 2 * head.keys.dim) + head.bounded.gone.rows.nbytes,
             }
         return {"domain": self.name, "heads": heads}
 

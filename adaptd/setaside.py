@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from adaptd import tables as t
 from adaptd.rows import Interval, alive
@@ -49,14 +49,15 @@ def let_wait(connection: Connection, rows: Sequence[Any], source: str) -> int:
     return len(seqs)
 
 
-def overruled(connection: Connection, rows: Sequence[Any], source: str) -> list[Any]:
-    """Return the labels by others that a source's rows had corrected, in journal order."""
+def overruled(connection: Connection, rows: Sequence[Any], source: str, since: int) -> list[Any]:
+    """Return the labels that a source's rows had corrected, by others or by itself before, in journal order."""
     found: list[Any] = []
     for some in _some(sorted({row.event for row in rows})):
         query = (
             select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.event.c.content)
             .join(t.event, t.event.c.seq == t.label.c.event)
-            .where(t.label.c.event.in_(some), t.label.c.source != source, t.label.c.held == LEARNED))
+            .where(t.label.c.event.in_(some), t.label.c.held == LEARNED,
+                   or_(t.label.c.source != source, t.label.c.seq < since)))
         found += connection.execute(query).all()
     return sorted(found, key=lambda r: int(r.seq))
 

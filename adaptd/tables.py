@@ -2,7 +2,7 @@
 
 `seq` orders everything and is given by the writer, never by a database sequence. Rows of `learned` are never
 rewritten: a row is alive in a lineage at s when its birth lies in the lineage and no death of it does
-(`adaptd.journal.alive`). So a rollback is a new branch, O(1), and can itself be rolled back.
+(`adaptd.rows.alive`). So a rollback is a new branch, O(1), and can itself be rolled back.
 """
 
 from __future__ import annotations

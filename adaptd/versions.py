@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -402,10 +403,10 @@ class Versions:
         """
         state = self._learner.state
         saved = self._save(self.numbers.take(), "saved", live, words, actor)
-        before = {name: (head.adapter, head.keys, head.fold) for name, head in state.heads.items()}
-        for name, head in state.heads.items():
-            adopt(head, name)
+        before = {name: (head.adapter, head.keys, deepcopy(head.fold)) for name, head in state.heads.items()}
         try:
+            for name, head in state.heads.items():
+                adopt(head, name)
             new = replace(self._save(number, "reinstated", live, words, actor, named), parent=saved.number)
 
             def write(connection: Connection) -> None:
@@ -431,6 +432,7 @@ class Versions:
             if (shadow := trial.shadows.get(name)) is not None:
                 head.adopt(shadow.adapter)
                 head.fold = shadow.fold
+                head.fold.grow(len(head.labels))
 
         def enter(connection: Connection, new: Version) -> None:
             registry.add(connection, replace(new, reason=reason))

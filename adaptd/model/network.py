@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from adaptd.errors import CorruptFile
 from adaptd.model import files
 from adaptd.model.abstain import Limits
 from adaptd.model.attention import Adapter, Bools, Floats, Ints, balance
@@ -32,6 +35,7 @@ from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap, ran
 
 RATE_HALF_LIFE = 1000.0  # learned rows
 COMPACT_FROM = 1000  # slots
+CATCH_UP = 4096  # rows that a checkpoint brings the sums up by
 WAY_BACK = 1000  # learned rows for which the rows are kept that a rollback left: the way forth is as quick
 Bits = npt.NDArray[np.uint8]
 NONE = np.zeros(0, ROW)
@@ -392,16 +396,20 @@ class Head:
         """Return what answers now, to be kept up beside what is to answer from now on."""
         return Shadow(self.adapter, deepcopy(self.fold))
 
-    def under(self, shadow: Shadow, serving: HeadSnapshot) -> HeadSnapshot:
-        """Return what would answer had a shadow stayed: the rows and the ridge are those of what answers now.
+    def keep_up(self, shadow: Shadow) -> None:
+        """Append to a shadow's index the rows that it lacks; between two batches only (the inference thread may search it)."""
+        keys, size = self.other_index(shadow.adapter), self.memory.size
+        keys.add(shadow.adapter.keys(self.memory.vectors[len(keys) : size]))
 
-        Only the learner's thread may ask it: nobody else searches the index of the adapter before this one.
-        """
-        adapter, fold = shadow.adapter, shadow.fold
+    def other_index(self, adapter: Adapter) -> Keys:
+        """Return the index of the adapter before this one, made anew where it is not there."""
         if self._other is None or not adapter.same(self._other[0]):
             self._other = adapter, self.rebuilt(adapter)
-        keys, size = self._other[1], self.memory.size
-        keys.add(adapter.keys(self.memory.vectors[len(keys) : size]))
+        return self._other[1]
+
+    def under(self, shadow: Shadow, serving: HeadSnapshot) -> HeadSnapshot:
+        """Return what would answer had a shadow stayed, which kept up: rows and ridge are those of what answers now."""
+        adapter, fold, keys = shadow.adapter, shadow.fold, self.other_index(shadow.adapter)
         fold.grow(len(serving.labels))
         balanced = serving.log_value - serving.adapter.values(serving.labels).numpy()
         return replace(
@@ -477,7 +485,11 @@ class Head:
         self.fold.grow(len(self.labels))
 
     def checkpoint(self) -> tuple[bytes, bytes]:
-        """Return (statistics, index) as files: derived state that spares the next start its work."""
+        """Return (statistics, index) as files: derived state that spares the next start its work.
+
+        Sums that are far behind the rows (after a rollback) stay out: the next start makes them.
+        """
+        sums = {} if self.sync(CATCH_UP) else self.ridge.state()
         memory = self.memory
         size = memory.size
         tensors = {
@@ -488,7 +500,7 @@ class Head:
             "summed": torch.from_numpy(memory.summed[:size]),
             "means": self.means.sums,
             "means_counts": self.means.counts,
-            **{f"ridge.{name}": tensor for name, tensor in self.ridge.state().items()},
+            **{f"ridge.{name}": tensor for name, tensor in sums.items()},
         }
         return files.dump(tensors, {"labels": list(self._class_of), "features": self._shape()}), self.keys.dump()
 
@@ -496,9 +508,7 @@ class Head:
                 evicted: npt.NDArray[np.void] = NONE) -> None:
         """Fill an empty head with retrievable and evicted rows; statistics and index are used if they are for these rows."""
         if statistics is not None and self._from_checkpoint(rows, evicted, *statistics):
-            self.keys = Keys(self.adapter.rank(self.options.dim), index) if index is not None else self.rebuilt(self.adapter)
-            if len(self.keys) != self.memory.size:
-                self.keys = self.rebuilt(self.adapter)
+            self.keys = self._index(index)
             return
         learned = self.learned
         if len(rows.ids):
@@ -506,6 +516,15 @@ class Head:
         self.bounded.fill(evicted, None)
         self.learned = max(learned, self.learned)
         self.keys = self.rebuilt(self.adapter)
+
+    def _index(self, data: bytes | None) -> Keys:
+        """Return a stored index, or a new one where it is none of these rows, or of another kind."""
+        if data is not None:
+            with suppress(CorruptFile, RuntimeError):  # the latter is FAISS's
+                keys = Keys(self.adapter.rank(self.options.dim), data)
+                if len(keys) == self.memory.size:
+                    return keys
+        return self.rebuilt(self.adapter)
 
     def _from_checkpoint(self, rows: NewRows, evicted: npt.NDArray[np.void], tensors: dict[str, Tensor],
                          facts: dict[str, Any]) -> bool:
@@ -524,10 +543,17 @@ class Head:
         self.means.sums, self.means.counts = tensors["means"], tensors["means_counts"]
         sums = {name.removeprefix("ridge."): tensor for name, tensor in tensors.items() if name.startswith("ridge.")}
         self.ridge.load(sums)
-        if not sums:
+        if not sums or not _equal_counts(sums["counts"], self.means.counts):  # of other rows, or of none
+            sums, self.ridge = {}, Ridge(self.options.features)
             self.memory.summed[:] = False
         self.bounded.fill(evicted, gone if sums else [])
         return True
+
+
+def _equal_counts(one: Tensor, other: Tensor) -> bool:
+    """Compare rows per class; a class without rows may not be there."""
+    classes = max(len(one), len(other))
+    return torch.equal(pad(one, (0, classes - len(one))), pad(other, (0, classes - len(other))))
 
 
 def _ids(born: Sequence[tuple[int, str]]) -> Ints:

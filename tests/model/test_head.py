@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from adaptd.errors import CorruptFile
-from adaptd.model import closed_form, files
+from adaptd.model import closed_form, files, network
 from adaptd.model.attention import Adapter, principal
 from adaptd.model.closed_form import RandomFeatures, Ridge, leave_out, weights
 from adaptd.model.decoder import decode, opine
@@ -215,6 +216,30 @@ def test_a_checkpoint_brings_a_head_back_with_equal_answers() -> None:
     assert back.stale == 0 or back.ridge.gram is None
 
 
+@pytest.mark.parametrize("most", [0, 4096])
+def test_a_checkpoint_soon_after_a_rollback_holds_no_row_that_was_rolled_back(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sums held what memory had lost, and who read it could not know."""
+    monkeypatch.setattr(network, "CATCH_UP", most)
+    head = fresh()
+    x, labels = cloud(4, 400)
+    enter(head, x, labels)
+    version = ready(head).dump()
+    enter(head, x[:300], ["poison"] * 300, first=5000)
+    ready(head)
+    head.load_head(version["head"], "version")
+    born = np.arange(len(labels))
+    head.become(born, born, born[:0], lambda rows: pytest.fail("nothing is absent"))
+    statistics, index = head.checkpoint()
+
+    back = fresh()
+    back.load_head(version["head"], "checkpoint")
+    rows = NewRows(ids=born.tolist(), events=born.tolist(), born=born.tolist(), targets=[back.class_of(one) for one in labels],
+                   sources=["test"] * len(born), contents=[b""] * len(born), holdout=[False] * len(born), vectors=x)
+    back.restore(rows, files.parse(statistics, "statistics"), index)
+    back.sync()
+    assert int(back.ridge.counts.sum()) == len(labels) and back.stale == 0
+
+
 def test_an_adapter_changes_the_space_and_the_way_back_is_exact() -> None:
     head = fresh()
     x, labels = cloud(4, 30)
@@ -348,6 +373,7 @@ def test_a_shadow_answers_as_the_head_would_had_its_adapter_stayed() -> None:
         for head in (changed, stayed):
             head.index()
             serving[id(head)] = head.snapshot()
+        changed.keep_up(shadow)
         for head, now, fold in ((changed, changed.under(shadow, serving[id(changed)]), shadow.fold),
                                 (changed, serving[id(changed)], changed.fold), (stayed, serving[id(stayed)], stayed.fold)):
             said = opine(vectors[start:start + 40], now)
@@ -361,6 +387,7 @@ def test_a_shadow_answers_as_the_head_would_had_its_adapter_stayed() -> None:
     for _ in range(2):
         changed.index()
         stayed.index()
+        changed.keep_up(shadow)
         said, wanted = opine(vectors, changed.under(shadow, changed.snapshot())), opine(vectors, stayed.snapshot())
         assert torch.equal(torch.tensor(said.pooled), torch.tensor(wanted.pooled))
         for head in (changed, stayed):
