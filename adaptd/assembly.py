@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, bounds, db, erase, incumbent, plugins, registry, restore
+from adaptd import __version__, adapt, bounds, db, erase, feeds, incumbent, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.config import DomainSettings, Drift, Settings
 from adaptd.counterfactual import Counterfactual
@@ -27,7 +27,7 @@ from adaptd.forget import Forgetting
 from adaptd.history import last_seq
 from adaptd.host import Room, check_not_lost
 from adaptd.ingest import Door
-from adaptd.interfaces import Domain, Encoder, Feed, Gate
+from adaptd.interfaces import Domain, Encoder, Gate
 from adaptd.journal import Journal
 from adaptd.learn import Incumbent, Learner
 from adaptd.model.closed_form import RandomFeatures
@@ -355,15 +355,12 @@ class Assembly:
     def open_feeds(self) -> None:
         """Build the configured feeds; paths are relative to the folder of the configuration."""
         for name, settings in self.settings.feeds.items():
-            kind: type[Feed] = plugins.pick(self._feed_kinds, settings.kind, f"feeds.{name}.kind")
-            options = {**settings.options}
-            if "path" in options:
-                options["path"] = str(self.paths.config.parent / options["path"])
-            feed = plugins.build(kind, options, f"feeds.{name}.options")
+            feed, fields = feeds.build(self._feed_kinds, name, settings, self.paths.config.parent)
             served = self.domains[settings.domain]
             self.followers[name] = Follower(
                 name,
                 feed,
+                fields,
                 settings.source or name,
                 served.id,
                 served.door,

@@ -163,6 +163,7 @@ class FeedSettings(Section):
     domain: str
     source: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    fields: dict[str, str] = Field(default_factory=dict)
 
 
 class Versions(Section):

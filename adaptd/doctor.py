@@ -6,6 +6,7 @@ damaged checkpoints. It makes nothing sound that is not.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -20,9 +21,10 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-from adaptd import config, db, plugins, registry
+from adaptd import config, db, feeds, plugins, registry
 from adaptd.errors import AdaptdError, BadConfig, CannotStart, CorruptFile, SchemaMismatch, StoreLocked
 from adaptd.host import check_folder
+from adaptd.interfaces import Examined
 from adaptd.paths import Paths
 from adaptd.status import DAMAGED, open_store
 from adaptd.verify import verify
@@ -30,6 +32,7 @@ from adaptd.verify import verify
 SPARE_BYTES = 256 << 20  # for the WAL and a version, beside room for the database once more
 YOUNG_S = 600.0  # beside a daemon what is younger may be on its way into the database
 IMPORT_S = 60.0
+SOURCE_S = 15.0  # in which a feed's source must say how it is set up
 NEXT_START = "nothing is lost: it is made again at the next start; adaptd doctor --repair takes it away"
 NOBODY_S = "a crash left it and nothing needs it: adaptd doctor --repair takes it away"
 LOAD = "import sys; from importlib.metadata import EntryPoint; EntryPoint(*sys.argv[1:]).load()"
@@ -91,13 +94,33 @@ def _configuration(given: str | None) -> Iterator[Finding]:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            settings, _ = config.load(given)
+            settings, paths = config.load(given)
         except BadConfig as error:
             yield Finding(code=error.code, message=error.message, hint=error.hint)
             return
     for one in told:
         yield Finding(code="configuration", message=str(one.message), hint="unset it, or mend its name: adaptd config show")
     yield from _plugins(settings.plugins.allow)
+    yield from _feeds(settings.feeds, paths.config.parent)
+
+
+def _feeds(configured: Mapping[str, config.FeedSettings], folder: Path) -> Iterator[Finding]:
+    """Ask the sources of built-in feeds whether they lose what they acknowledge; others' code is not run here."""
+    kinds = plugins.collect(plugins.load("adaptd", []), "register_feeds")
+    for name, settings in configured.items():
+        if settings.kind not in kinds:
+            continue
+        try:
+            feed, _ = feeds.build(kinds, name, settings, folder)
+            risks = asyncio.run(asyncio.wait_for(feed.risks(), SOURCE_S)) if isinstance(feed, Examined) else []
+        except AdaptdError as error:
+            yield Finding(code=error.code, message=error.message, hint=error.hint)
+        except Exception as error:  # whatever a client library raises when its broker is not there
+            yield Finding(code="feed_unreachable", message=f"feed {name}: {str(error) or type(error).__name__}",
+                          hint="a daemon tries again by itself; look at the broker, the url and the credentials")
+        else:
+            for risk in risks:
+                yield Finding(code="feed_may_lose", message=f"feed {name}: {risk.message}", hint=risk.hint)
 
 
 def _plugins(allow: Sequence[str]) -> Iterator[Finding]:

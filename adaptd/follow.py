@@ -7,26 +7,33 @@ feed waits: back-pressure, not loss.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Engine, insert, select, update
 
+from adaptd import deadletters
 from adaptd import tables as t
 from adaptd.db import Writer
-from adaptd.errors import Busy, StoreFailed
+from adaptd.errors import BadPayload, Busy, StoreFailed
+from adaptd.feeds.elements import Fields, element
 from adaptd.history import act
 from adaptd.host import Room
 from adaptd.ingest import Door
-from adaptd.interfaces import Feed, FeedItem
+from adaptd.interfaces import Examined, Feed, FeedItem
 from adaptd.journal import Journal
 from adaptd.learn import Learner
+from adaptd.records import DeadLetter, Item, Problem, canonical
 
 log = logging.getLogger(__name__)
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+EXAMINE_S = 60.0  # between two looks at whether a source may lose what it acknowledged
+CHUNK = 256  # dead letters that are tried again in one transaction
 
 
 class Follower:
@@ -36,6 +43,7 @@ class Follower:
         self,
         name: str,
         feed: Feed,
+        fields: Fields,
         source: str,
         domain: int,
         door: Door,
@@ -49,6 +57,7 @@ class Follower:
     ) -> None:
         self.name = name
         self._feed = feed
+        self._fields = fields
         self._source = source
         self._domain = domain
         self._door = door
@@ -61,18 +70,24 @@ class Follower:
         self._report = report
         self._go = asyncio.Event()
         self._cursor: str | None = None
+        self._failure: Problem | None = None
+        self._risks: Sequence[Problem] = ()
+        self._examine_at = 0.0
         self.errors = 0
-        self.failing = False
 
     def status(self) -> dict[str, Any]:
         """Return state, offset, lag and errors."""
-        state = "failing" if self.failing else "running" if self._go.is_set() else "paused"
+        state = "failing" if self._failure else "running" if self._go.is_set() else "paused"
         return {
             "state": state,
             "offset": json.loads(self._cursor) if self._cursor else None,
             "lag": self._feed.lag(),
             "errors": self.errors,
         }
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong for as long as it is: the feed fails, or its source may lose what it acknowledged."""
+        return [*([self._failure] if self._failure else []), *self._risks]
 
     async def pause(self, paused: bool, actor: str) -> None:
         """Pause or go on, durably."""
@@ -89,12 +104,14 @@ class Follower:
         await self._open()
         pause = PAUSE_S
         while True:
+            batches = self._feed.read(self._cursor)
             try:
-                async for batch in self._feed.read(self._cursor):
+                async for batch in batches:
                     await self._go.wait()
                     if batch:
                         await self._take(batch)
-                    self.failing, pause = False, PAUSE_S
+                    self._failure, pause = None, PAUSE_S
+                    await self._examine()
                     if not self._go.is_set():
                         break
                 await self._go.wait()
@@ -102,12 +119,37 @@ class Follower:
             except StoreFailed:
                 raise
             except Exception as error:  # whatever a feed raises: it is tried again, later and later
-                self.errors += 1
-                self.failing = True
-                log.warning("feed %s: %s", self.name, error, extra={"action": "feed_failed", "feed": self.name})
-                self._report("feed_failed", f"feed {self.name}: {error}", "it is tried again by itself")
+                self._failed(error)
                 await asyncio.sleep(pause * (0.5 + random.random()))
                 pause = min(2 * pause, LONGEST_PAUSE_S)
+            finally:
+                await _close(batches)
+
+    def _failed(self, error: Exception) -> None:
+        self.errors += 1
+        self._examine_at = 0.0  # the source may come back with other settings
+        words = str(error) or type(error).__name__
+        log.warning("feed %s: %s", self.name, words, extra={"action": "feed_failed", "feed": self.name})
+        since = self._failure.since if self._failure else time.time()
+        hint = getattr(error, "hint", "") or "it is tried again by itself"
+        self._failure = Problem(code="feed_failed", message=f"feed {self.name}: {words}", since=since, hint=hint)
+
+    async def _examine(self) -> None:
+        """Ask now and then whether the source is set up to lose nothing. That this cannot be asked stops nothing."""
+        if time.monotonic() < self._examine_at or not isinstance(self._feed, Examined):
+            return
+        self._examine_at = time.monotonic() + EXAMINE_S
+        try:
+            found = await asyncio.wait_for(self._feed.risks(), EXAMINE_S)
+        except Exception as error:  # a feed may raise anything
+            log.info("feed %s: its source could not be examined: %s", self.name, error)
+            return
+        since = {problem.message: problem.since for problem in self._risks}
+        self._risks = [
+            Problem(code="feed_may_lose", message=message, since=since.get(message, time.time()), hint=risk.hint)
+            for risk in found
+            for message in [f"feed {self.name}: {risk.message}"]
+        ]
 
     async def _open(self) -> None:
         with self._reader.connect() as connection:
@@ -121,17 +163,21 @@ class Follower:
             self._go.set()
 
     async def _take(self, batch: Sequence[FeedItem]) -> None:
-        """Journal one batch: good events, what could not be read, and the cursor after it, together."""
+        """Journal one batch: good events, what was not taken, and the cursor after it, together."""
         while self._learner.lag > self._limit or self._room.low:
             await asyncio.sleep(0.1)
-        readable = [item for item in batch if item.error is None]
-        items, rejected = self._door.items([item.value for item in readable], source=self._source)
-        dead = [(item.error, item.raw) for item in batch if item.error is not None]
-        dead += [(json.dumps(r["error"]), readable[r["index"]].raw) for r in rejected]
+        good, errors = self._admitted(batch)
+        dead = [self._letter(batch[place], reason) for place, reason in errors.items()]
+        letters = [self._letter(batch[place]) for place in good]
         while True:
             try:
                 done = self._journal.append(
-                    self._domain, [item for _, item in items], cursor=(self.name, batch[-1].cursor), dead=dead, bounded=True
+                    self._domain,
+                    [*good.values()],
+                    cursor=(self.name, batch[-1].cursor),
+                    dead=dead,
+                    letters=letters,
+                    bounded=True,
                 )
                 break
             except Busy as busy:
@@ -141,6 +187,59 @@ class Follower:
         refused = sum(receipt.error is not None for receipt in outcome.receipts)
         if dead or refused:
             self.errors += len(dead) + refused
-            self._report(
-                "feed_rejected", f"feed {self.name} gave items that were not taken", "the table `dead` has them, with reasons"
-            )
+            hint = f"adaptd feeds dead list {self.name}"
+            self._report("feed_rejected", f"feed {self.name} gave items that were not taken", hint)
+
+    def _admitted(self, batch: Sequence[FeedItem]) -> tuple[dict[int, Item], dict[int, str]]:
+        """Return what the door takes, by its place, and why it does not take the others."""
+        events: dict[int, Any] = {}
+        errors: dict[int, str] = {}
+        for place, item in enumerate(batch):
+            try:
+                events[place] = self._fields.event(item)
+            except BadPayload as error:
+                errors[place] = canonical(error.body())
+        places = [*events]
+        items, rejected = self._door.items([*events.values()], source=self._source)
+        errors |= {places[one["index"]]: canonical(one["error"]) for one in rejected}
+        return {places[index]: item for index, item in items}, errors
+
+    def _letter(self, item: FeedItem, reason: str = "") -> DeadLetter:
+        about = canonical({"key": item.key, "about": item.about})
+        # without a stable place a second delivery is known by what it is
+        key = hashlib.sha256(item.raw + about.encode()).hexdigest() if self._fields.needs_id else item.key
+        return DeadLetter(raw=item.raw, reason=reason, key=key, about=about)
+
+    async def retry(self, ids: Sequence[int] | None, actor: str) -> dict[str, Any]:
+        """Let dead letters through the door again; what is taken leaves their table in the transaction that journals it."""
+        self._room.check()
+        taken, left, after = 0, [], 0
+        while rows := await asyncio.to_thread(self._some, ids, after):
+            after = rows[-1].id
+            good, errors = self._admitted([_again(row) for row in rows])
+            items = {rows[place].id: item for place, item in good.items()}
+            refused = {rows[place].id: reason for place, reason in errors.items()}
+            _, gone = await asyncio.wrap_future(self._journal.revive(self._domain, items, refused))
+            taken += len(gone)
+            left += [row.id for row in rows if row.id not in gone]
+        detail = {"taken": taken, "left": len(left)}
+        await asyncio.wrap_future(self._writer.submit(
+            lambda c: act(c, self._writer.last_seq, self._domain, "feed-retry", actor, self.name, detail=detail)))
+        await asyncio.wrap_future(self._learner.when(self._writer.last_seq))
+        return {"taken": taken, "left": left}
+
+    def _some(self, ids: Sequence[int] | None, after: int) -> list[Any]:
+        with self._reader.connect() as connection:
+            return deadletters.some(connection, self.name, ids, after=after, limit=CHUNK)
+
+
+def _again(row: Any) -> FeedItem:
+    """Return a dead letter as the item that it was."""
+    known = json.loads(row.about) if row.about else {"key": None, "about": {}}
+    return element(row.raw, "null", key=known["key"], about=known["about"])
+
+
+async def _close(batches: AsyncIterator[Sequence[FeedItem]]) -> None:
+    """Let a feed close its connection; a generator does so when it is closed."""
+    if isinstance(batches, AsyncGenerator):
+        await batches.aclose()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from adaptd.errors import BadPayload
 from adaptd.records import Example, Paired, Prediction, Verdict
@@ -77,25 +77,51 @@ class Domain(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FeedItem:
-    """One raw element of a feed and the cursor after it; `raw` is kept when it cannot be read."""
+    """One raw element of a feed and the cursor after it; `raw`, JSON, is kept when it is not taken."""
 
     value: Any  # parsed JSON, or None when `error` says why not
-    cursor: str
+    cursor: str  # JSON
     raw: bytes
     error: str | None = None
+    key: str | None = None  # its id where it names none: the same at every delivery
+    about: Mapping[str, Any] = field(default_factory=dict)  # what came beside it (topic, headers …): "@topic" in `fields`
 
 
 class Feed(Protocol):
-    """A stream that is followed. The cursor moves in the same transaction as the events."""
+    """A stream that is followed. The cursor moves in the same transaction as the events.
+
+    A class whose `needs_id` is true has no stable offset: its elements must name their ids (`[feeds.X.fields] id`).
+    """
 
     name: ClassVar[str]
 
     def read(self, cursor: str | None) -> AsyncIterator[Sequence[FeedItem]]:
-        """Yield batches from the cursor on, for ever; an empty batch means "nothing new"."""
+        """Yield batches from the cursor on, for ever; an empty batch means "connected, nothing new".
+
+        The next batch is asked for when the last one is committed: what stands behind a `yield` may acknowledge it. When
+        the feed fails it raises; it is read again from the newest cursor, later and later.
+        """
         ...
 
     def lag(self) -> int | None:
         """Bytes or messages not yet read, when known."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Risk:
+    """How a feed's source may lose what it has acknowledged to its producers, and the cure."""
+
+    message: str
+    hint: str
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """A feed that can say whether its source is set up to lose nothing."""
+
+    async def risks(self) -> Sequence[Risk]:
+        """Look at the source, over a connection of its own."""
         ...
 
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
-from adaptd import bounds, relearn, setaside
+from adaptd import bounds, deadletters, relearn, setaside
 from adaptd import tables as t
 from adaptd.chain import Chain
 from adaptd.db import Writer
@@ -28,7 +28,7 @@ from adaptd.drift import Change
 from adaptd.errors import Conflict, Forgotten, NotFound
 from adaptd.history import act
 from adaptd.quarantine import Finding
-from adaptd.records import MISSING, Erased, Feedback, Item, Learned, Receipt, Row, canonical
+from adaptd.records import MISSING, DeadLetter, Erased, Feedback, Item, Learned, Receipt, Row, canonical
 from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
 from adaptd.setaside import LEARNED, QUARANTINE, REFUSED, WAITING
@@ -104,25 +104,51 @@ class Journal:
         items: Sequence[Item],
         *,
         cursor: tuple[str, str] | None = None,
-        dead: Sequence[tuple[str, bytes]] = (),
+        dead: Sequence[DeadLetter] = (),
+        letters: Sequence[DeadLetter] = (),
         bounded: bool = False,
     ) -> Future[Outcome]:
-        """Journal items (and move a feed's cursor, and keep what it could not read) in one transaction."""
-        size = sum(len(canonical(item.payload)) for item in items) + sum(len(raw) for _, raw in dead)
+        """Journal items (and move a feed's cursor, and keep what was not taken) in one transaction.
+
+        `letters`: the feed's items as they came, in the same order; one that is refused here is kept so.
+        """
+        size = sum(len(canonical(item.payload)) for item in items) + sum(len(letter.raw) for letter in dead)
 
         def run(connection: Connection) -> Outcome:
             with self._chain.operation():
                 outcome = self._append(connection, domain, items)
                 if cursor is not None:
+                    name, value = cursor
+                    connection.execute(update(t.feed).where(t.feed.c.name == name).values(cursor=value))
                     refused = [
-                        (canonical(receipt.error), canonical(item.payload).encode())
-                        for item, receipt in zip(items, outcome.receipts, strict=True)
+                        replace(letter, reason=canonical(receipt.error))
+                        for letter, receipt in zip(letters, outcome.receipts, strict=True)
                         if receipt.error is not None and receipt.error["code"] != Forgotten.code  # it would be kept again
                     ]
-                    _keep_cursor(connection, cursor, [*dead, *refused])
+                    deadletters.keep(connection, name, [*dead, *refused])
                 return outcome
 
         return self._writer.submit(run, events=max(1, len(items)), size=size, bounded=bounded, after=self._deliver)
+
+    def revive(self, domain: int, items: Mapping[int, Item], refused: Mapping[int, str]) -> Future[tuple[Outcome, list[int]]]:
+        """Journal dead letters, by their ids, and let go of them in one transaction; return the ids that are gone.
+
+        `refused`: those that the door refused again, and why. What was forgotten is let go of and not journalled.
+        """
+
+        def run(connection: Connection) -> tuple[Outcome, list[int]]:
+            there = deadletters.still_there(connection, [*items])
+            due = {number: item for number, item in items.items() if number in there}
+            with self._chain.operation():
+                outcome = self._append(connection, domain, [*due.values()])
+            errors = {number: receipt.error for number, receipt in zip(due, outcome.receipts, strict=True)}
+            gone = [number for number, error in errors.items() if error is None or error["code"] == Forgotten.code]
+            deadletters.taken(connection, gone)
+            again = {number: canonical(error) for number, error in errors.items() if number not in gone}
+            deadletters.refused_again(connection, {**refused, **again})
+            return outcome, gone
+
+        return self._writer.submit(run, events=max(1, len(items)), after=lambda done: self._deliver(done[0]))
 
     def feedback(self, domain: int, given: Sequence[Feedback], *, bounded: bool = False) -> Future[Outcome]:
         """Journal labels for earlier events in one transaction."""
@@ -597,12 +623,3 @@ def token(key: bytes, source: str | None, name: str | None) -> str:
 
 def _gone(what: str) -> Forgotten:
     return Forgotten(f"{what} was forgotten", field="id", hint="it is not learned again; what is new needs an id of its own")
-
-
-def _keep_cursor(connection: Connection, cursor: tuple[str, str], dead: Sequence[tuple[str, bytes]]) -> None:
-    name, value = cursor
-    connection.execute(update(t.feed).where(t.feed.c.name == name).values(cursor=value))
-    if dead:
-        connection.execute(
-            insert(t.dead), [{"feed": name, "at": time.time(), "reason": reason, "raw": raw} for reason, raw in dead]
-        )

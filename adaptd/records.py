@@ -69,6 +69,16 @@ class Feedback:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """An element of a feed as it came, and why it was not taken."""
+
+    raw: bytes
+    reason: str = ""  # JSON: an error's body
+    key: str | None = None  # a second delivery has the same; None: each counts
+    about: str = "{}"  # JSON: what is needed beside `raw` to read it again
+
+
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """What became of one item or feedback."""
 

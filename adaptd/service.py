@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import prometheus_client as prometheus
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
-from adaptd import backup, chain, describe, incumbent, registry
+from adaptd import backup, chain, deadletters, describe, incumbent, registry
 from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
+from adaptd.history import act
 from adaptd.observe import Counts, Meters, Problems, quarantined
 from adaptd.paths import Paths
 from adaptd.predict import Inference
@@ -296,14 +297,47 @@ class Service:
 
     async def feeds(self) -> Json:
         """Return the feeds' state."""
-        return {"feeds": {name: follower.status() for name, follower in self.followers.items()}}
+        return {"feeds": self._feeds()}
 
     async def feed(self, name: str, *, paused: bool, actor: str) -> Mapping[str, Any]:
         """Pause or resume a feed."""
+        await self._follower(name).pause(paused, actor)
+        return self._feeds()[name]
+
+    def _feeds(self) -> dict[str, Json]:
+        dead = self._read(deadletters.counts)
+        return {name: {**one.status(), "dead": dead.get(name, 0)} for name, one in self.followers.items()}
+
+    async def dead(self, name: str, *, after: int, limit: int) -> Json:
+        """Return what a feed gave and was not taken, also one that is not followed any more."""
+
+        def read() -> Json:
+            with self._reader.connect() as connection:
+                total = deadletters.counts(connection).get(name, 0)
+                return {"feed": name, "total": total, "dead": deadletters.page(connection, name, after=after, limit=limit)}
+
+        return await asyncio.to_thread(read)
+
+    async def retry_dead(self, name: str, *, ids: Sequence[int] | None, actor: str) -> Json:
+        """Let dead letters through the door again."""
+        self._go_on()
+        return await self._follower(name).retry(ids, actor)
+
+    async def drop_dead(self, name: str, *, ids: Sequence[int] | None, actor: str) -> Json:
+        """Let dead letters go."""
+        self._go_on()
+
+        def write(connection: Connection) -> int:
+            dropped = deadletters.drop(connection, name, ids)
+            act(connection, self._writer.last_seq, None, "feed-drop", actor, name, detail={"dropped": dropped})
+            return dropped
+
+        return {"dropped": await asyncio.wrap_future(self._writer.submit(write))}
+
+    def _follower(self, name: str) -> Follower:
         if name not in self.followers:
             raise UnknownDomain(f"there is no feed {name!r}", field="name", hint=f"known: {', '.join(self.followers) or 'none'}")
-        await self.followers[name].pause(paused, actor)
-        return self.followers[name].status()
+        return self.followers[name]
 
     async def backup(self, *, file: str, force: bool, actor: str) -> Json:
         """Write a backup beside everything else; one at a time."""
@@ -334,8 +368,9 @@ class Service:
             "seq": self._writer.last_seq,
             "chain": self._read(chain.head).shown(),
             "listening": list(self.listening),
-            "feeds": {name: follower.status() for name, follower in self.followers.items()},
-            "problems": self.problems.now() + [one for served in self.domains.values() for one in quarantined(served)],
+            "feeds": self._feeds(),
+            "problems": self.problems.now() + [one for served in self.domains.values() for one in quarantined(served)]
+            + [vars(one) for follower in self.followers.values() for one in follower.problems()],
         }
 
     def _domain_status(self, served: Served) -> Json:

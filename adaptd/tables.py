@@ -191,11 +191,15 @@ feed = Table(
     Column("paused", Int, nullable=False),
     **STRICT)
 
-dead = Table(  # what a feed gave and nobody could read, in the same transaction as the offset
+dead = Table(  # what a feed gave and was not taken, in the same transaction as the offset
     "dead", metadata,
-    Column("id", Int, primary_key=True),
+    Column("id", Int, primary_key=True),  # never given twice: an operator's list stays true
     Column("feed", Text, nullable=False),
     Column("at", Real, nullable=False),
     Column("reason", Text, nullable=False),
     Column("raw", LargeBinary, nullable=False),
+    Column("key", Text),  # a second delivery of the same has the same
+    Column("about", Text),  # JSON: what is needed beside `raw` to read it again
+    UniqueConstraint("feed", "key"),
+    sqlite_autoincrement=True,
     **STRICT)

@@ -117,9 +117,21 @@ class Operations(Protocol):
         ...
 
     async def feeds(self) -> Json:
-        """Return {"feeds": {name: {state, offset, lag, errors}}}."""
+        """Return {"feeds": {name: {state, offset, lag, errors, dead}}}."""
         ...
 
     async def feed(self, name: str, *, paused: bool, actor: str) -> Mapping[str, Any]:
         """Pause or resume a feed."""
+        ...
+
+    async def dead(self, name: str, *, after: int, limit: int) -> Json:
+        """Return {"feed", "total", "dead": [{id, at, reason, raw}]}, what a feed gave and was not taken, behind an id."""
+        ...
+
+    async def retry_dead(self, name: str, *, ids: Sequence[int] | None, actor: str) -> Json:
+        """Let dead letters (None: all) through the door again; returns {"taken": n, "left": [ids]}."""
+        ...
+
+    async def drop_dead(self, name: str, *, ids: Sequence[int] | None, actor: str) -> Json:
+        """Let dead letters (None: all) go; returns {"dropped": n}."""
         ...

@@ -171,6 +171,21 @@ async def resume_feed(call: Call) -> Json:
     return dict(await call.operations.feed(call.path["name"], paused=False, actor=call.actor))
 
 
+async def dead(call: Call) -> Json:
+    """Say what a feed gave and was not taken, and why."""
+    return await call.operations.dead(call.path["name"], after=call.query.after, limit=call.query.limit)
+
+
+async def retry_dead(call: Call) -> Json:
+    """Try again what a feed gave and was not taken; what is taken now leaves the list in the same transaction."""
+    return await call.operations.retry_dead(call.path["name"], ids=call.body.chosen(), actor=call.actor)
+
+
+async def drop_dead(call: Call) -> Json:
+    """Let go of what a feed gave and was not taken."""
+    return await call.operations.drop_dead(call.path["name"], ids=call.body.chosen(), actor=call.actor)
+
+
 async def backup(call: Call) -> Json:
     """Write a verified backup of the whole store into a file of this host; over the unix socket only."""
     if call.actor != SOCKET:
@@ -240,6 +255,9 @@ ENDPOINTS = (
              answer=s.Answer),
     Endpoint(method="POST", path="/v1/feeds/{name}/resume", handler=resume_feed, request=s.Nothing, may_be_empty=True,
              answer=s.Answer),
+    Endpoint(method="GET", path="/v1/feeds/{name}/dead", handler=dead, query=s.DeadQuery, answer=s.Dead),
+    Endpoint(method="POST", path="/v1/feeds/{name}/dead/retry", handler=retry_dead, request=s.DeadIds, answer=s.Retried),
+    Endpoint(method="POST", path="/v1/feeds/{name}/dead/drop", handler=drop_dead, request=s.DeadIds, answer=s.Dropped),
     Endpoint(method="POST", path="/v1/backup", handler=backup, request=s.Backup, answer=s.BackedUp),
     Endpoint(method="GET", path=STREAM, handler=stream, answer=SSE),
     Endpoint(method="GET", path="/healthz", handler=healthz, query=None, answer=s.Alive),

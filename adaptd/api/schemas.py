@@ -214,6 +214,31 @@ class HistoryQuery(Query):
     limit: Annotated[int, Field(ge=1, le=10_000)] = 50
 
 
+class DeadQuery(Query):
+    """Which of a feed's dead letters."""
+
+    after: Annotated[int, Field(ge=0, lt=1 << 63, description="behind this id")] = 0
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class DeadIds(Body):
+    """Dead letters, by their ids or all of a feed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [3, 4]}, {"all": True}]})
+    ids: Annotated[list[Annotated[int, Field(ge=1, lt=1 << 63)]], Field(max_length=1000)] = []
+    all: bool = False
+
+    @model_validator(mode="after")
+    def _either(self) -> DeadIds:
+        if bool(self.ids) == self.all:
+            raise Unprocessable("name ids, or all", field="ids", hint='send {"ids": [3, 4]} or {"all": true}')
+        return self
+
+    def chosen(self) -> list[int] | None:
+        """Return the ids; None for all."""
+        return None if self.all else self.ids
+
+
 class ExplainQuery(Query):
     """How far an explanation goes."""
 
@@ -396,6 +421,27 @@ class Feeds(Answer):
     """The feeds by name."""
 
     feeds: dict[str, dict[str, Any]]
+
+
+class Dead(Answer):
+    """What a feed gave and was not taken."""
+
+    feed: str
+    total: int
+    dead: list[dict[str, Any]]
+
+
+class Retried(Answer):
+    """How many dead letters are in the journal now, and the ids of those that are not."""
+
+    taken: int
+    left: list[int]
+
+
+class Dropped(Answer):
+    """How many dead letters were let go of."""
+
+    dropped: int
 
 
 class Alive(Answer):

@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "resume": ("adaptd.cli.stream:resume", "Go on, and learn what waited."),
     "explain": ("adaptd.cli.memory:explain", "Show what answered an event, when, and why it would be answered so now."),
     "memory": ("adaptd.cli.memory:memory", "Look into what is remembered."),
-    "feeds": ("adaptd.cli.feeds:feeds", "Show, pause and resume feeds."),
+    "feeds": ("adaptd.cli.feeds:feeds", "Show, pause and resume feeds, and what they gave that was not taken."),
     "plugins": ("adaptd.cli.plugins:plugins", "Show the installed plugins."),
     "config": ("adaptd.cli.config:config", "Show and check the configuration."),
     "backup": ("adaptd.cli.backup:backup", "Write the whole store into one file, verified."),

@@ -11,6 +11,8 @@ from adaptd.cli import options, show
 from adaptd.cli.group import NounGroup
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from adaptd.config import Settings
 
 
@@ -60,7 +62,7 @@ def check(as_json: bool) -> None:
     from adaptd import config as configuration
 
     settings, paths = configuration.load(options.given())
-    _check_names(settings)
+    _check_names(settings, paths.config.parent)
     if as_json:
         show.data({"valid": True, "path": str(paths.config)})
     else:
@@ -84,12 +86,12 @@ def path(as_json: bool) -> None:
         show.line(str(found.config))
 
 
-def _check_names(settings: Settings) -> None:
+def _check_names(settings: Settings, folder: Path) -> None:
     """Refuse domains, feeds and gates that no allowed plugin gives, and options they do not take."""
-    from adaptd import plugins
+    from adaptd import feeds, plugins
 
     manager = plugins.load("adaptd", settings.plugins.allow)
-    domains, feeds, gates = (plugins.collect(manager, f"register_{what}") for what in ("domains", "feeds", "gates"))
+    domains, kinds, gates = (plugins.collect(manager, f"register_{what}") for what in ("domains", "feeds", "gates"))
     for name, domain in settings.served().items():
         kind = domain.kind or (name if name in domains else "text")
         cls: type[Any] = plugins.pick(domains, kind, f"domains.{name}.kind")
@@ -97,7 +99,7 @@ def _check_names(settings: Settings) -> None:
         gate: type[Any] = plugins.pick(gates, domain.gate.kind, f"domains.{name}.gate.kind")
         plugins.build(gate, domain.gate.options, f"domains.{name}.gate.options")
     for name, feed in settings.feeds.items():
-        plugins.build(plugins.pick(feeds, feed.kind, f"feeds.{name}.kind"), feed.options, f"feeds.{name}.options")
+        feeds.build(kinds, name, feed, folder)
 
 
 def _masked(value: Any, secrets: set[str]) -> Any:

@@ -91,8 +91,8 @@ def _for_people(document: Mapping[str, Any]) -> None:
     if beside:
         show.table(BESIDE, [_beside(name, one) for name, one in beside.items()])
     if document["feeds"]:
-        show.table(("feed", "state", "offset", "lag", "errors"), (
-            (name, f["state"], f["offset"], f["lag"], f["errors"]) for name, f in document["feeds"].items()))
+        show.table(("feed", "state", "offset", "lag", "errors", "dead"), (
+            (name, f["state"], f["offset"], f["lag"], f["errors"], f.get("dead", 0)) for name, f in document["feeds"].items()))
     if document["problems"]:
         show.table(("problem", "what", "since", "cure"), (
             (p["code"], p["message"], show.moment(p["since"]), p["hint"]) for p in document["problems"]))

@@ -16,15 +16,15 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar
 
 from adaptd.errors import BadConfig
+from adaptd.feeds.elements import KEPT, read_object
 from adaptd.interfaces import FeedItem
 
 HEAD = 256  # bytes of the beginning that tell one file from another
 LINE = 8 << 20  # bytes a line may have, as a request over HTTP
 BATCH = 8 << 20  # bytes after which a batch ends
-KEPT = 64 << 10  # bytes of an unreadable line that are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,26 +166,15 @@ def _pieces(file: BinaryIO, position: Position, last: bool) -> Iterator[tuple[Po
 
 def _item(line: bytes, after: Position) -> FeedItem:
     cursor = json.dumps(asdict(after))
-    if len(line) > LINE:
-        return FeedItem(value=None, cursor=cursor, raw=line[:KEPT], error=f"the line is longer than {LINE} bytes")
-    try:
-        value = _parse(line, first=after.offset == len(line))
-    except (ValueError, RecursionError) as error:
-        return FeedItem(value=None, cursor=cursor, raw=line[:KEPT], error=f"not a line of JSON: {error}")
-    if not isinstance(value, dict):
-        return FeedItem(value=None, cursor=cursor, raw=line[:KEPT], error="the line is JSON, but not an object")
     # the same on every reading; the digest tells apart what shares a place after a truncation or a reused inode
-    digest = hashlib.sha256(line).hexdigest()[:12]
-    value.setdefault("id", f"{after.inode}:{after.offset - len(line)}:{digest}")
-    return FeedItem(value=value, cursor=cursor, raw=line)
-
-
-def _parse(line: bytes, *, first: bool) -> Any:
-    return json.loads(line.decode("utf-8-sig" if first else "utf-8"), parse_constant=_refuse)
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
+    key = f"{after.inode}:{after.offset - len(line)}:{hashlib.sha256(line).hexdigest()[:12]}"
+    if len(line) > LINE:
+        return FeedItem(value=None, cursor=cursor, raw=line[:KEPT], key=key, error=f"the line is longer than {LINE} bytes")
+    try:
+        value = read_object(line, "utf-8-sig" if after.offset == len(line) else "utf-8")
+    except ValueError as error:
+        return FeedItem(value=None, cursor=cursor, raw=line[:KEPT], key=key, error=f"the line is {error}")
+    return FeedItem(value=value, cursor=cursor, raw=line, key=key)
 
 
 def _head(descriptor: int, offset: int) -> str:

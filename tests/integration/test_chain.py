@@ -15,6 +15,7 @@ from adaptd import backup, chain, db, offline, registry
 from adaptd import tables as t
 from adaptd.chain import EVENT, LABEL
 from adaptd.paths import Paths
+from adaptd.records import DeadLetter
 from adaptd.status import stopped_status
 from adaptd.verify import noted
 from tests.integration.journalled import EVENTS, execute, forget, found, item, journal, verified
@@ -39,7 +40,9 @@ def test_what_a_journal_wrote_verifies_entry_by_entry(store: Paths) -> None:
 def test_an_operation_that_fails_in_a_group_leaves_no_entry_and_no_gap(store: Paths) -> None:
     with journal(store) as opened:
         gate = opened._writer.submit(lambda c: c.exec_driver_sql("SELECT 1") and None)
-        done = [opened.append(1, [item(200 + n)], cursor=("feed", object() if n == 1 else "1")) for n in range(3)]  # type: ignore[arg-type]
+        letters = [DeadLetter(raw=b"{}")]
+        done = [opened.append(1, [item(200 + n)], cursor=("feed", object() if n == 1 else "1"), letters=letters)  # type: ignore[arg-type]
+                for n in range(3)]
         gate.result(10)
         assert [one.exception(10) is None for one in done] == [True, False, True]
     assert verified(store).body()["entries"] == EVENTS + 5 and not found(store)

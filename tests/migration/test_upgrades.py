@@ -212,3 +212,16 @@ def test_a_newer_store_is_refused_by_name_and_left_alone(old: Path, command: str
     assert done.returncode == 3, done.stderr
     assert "'9999_later'" in done.stderr and "hint: " in done.stderr and "adaptd that wrote it" in done.stderr
     assert contents(old) == before
+
+
+def test_dead_letters_of_older_stores_are_kept_and_their_ids_are_not_given_again(tmp_path: Path) -> None:
+    database = released("0001", tmp_path / "store")
+    with closing(sqlite3.connect(database)) as store, store:
+        store.execute("DELETE FROM dead")
+        store.execute("INSERT INTO dead (id, feed, at, reason, raw) VALUES (7, 'f', 1.0, 'why', x'5b')")
+    upgrade(database)
+    with closing(sqlite3.connect(database)) as store, store:
+        assert store.execute("SELECT * FROM dead").fetchall() == [(7, "f", 1.0, "why", b"[", None, None)]
+        store.execute("DELETE FROM dead")
+        store.execute("INSERT INTO dead (feed, at, reason, raw) VALUES ('f', 1.0, 'why', x'5b')")
+        assert store.execute("SELECT id FROM dead").fetchall() == [(8,)]

@@ -183,6 +183,18 @@ class Double:
         self._note("feed", name, paused=paused, actor=actor)
         return {"state": "paused" if paused else "running"}
 
+    async def dead(self, name: str, *, after: int, limit: int) -> Json:
+        self._note("dead", name, after=after, limit=limit)
+        return {"feed": name, "total": 0, "dead": []}
+
+    async def retry_dead(self, name: str, *, ids: Sequence[int] | None, actor: str) -> Json:
+        self._note("retry_dead", name, ids=ids, actor=actor)
+        return {"taken": 1, "left": []}
+
+    async def drop_dead(self, name: str, *, ids: Sequence[int] | None, actor: str) -> Json:
+        self._note("drop_dead", name, ids=ids, actor=actor)
+        return {"dropped": 1}
+
 
 def application(double: Double) -> Starlette:
     """Return the app; "good" is ann's token."""
@@ -259,6 +271,9 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("GET", "/v1/feeds", None, "feeds", ({},)),
     ("POST", "/v1/feeds/crm/pause", None, "feed", ("crm", {"paused": True, "actor": "socket"})),
     ("POST", "/v1/feeds/crm/resume", {}, "feed", ("crm", {"paused": False, "actor": "socket"})),
+    ("GET", "/v1/feeds/crm/dead?after=3&limit=5", None, "dead", ("crm", {"after": 3, "limit": 5})),
+    ("POST", "/v1/feeds/crm/dead/retry", {"ids": [3]}, "retry_dead", ("crm", {"ids": [3], "actor": "socket"})),
+    ("POST", "/v1/feeds/crm/dead/drop", {"all": True}, "drop_dead", ("crm", {"ids": None, "actor": "socket"})),
 ]
 
 

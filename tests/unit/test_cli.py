@@ -580,6 +580,22 @@ def test_memory_feeds_and_explain_are_passed_on(adaptd: Adaptd, daemon: FakeDaem
     assert adaptd("feeds", "pause", "crm").stdout == "crm: paused\n"
 
 
+def test_dead_letters_are_listed_tried_again_and_dropped(adaptd: Adaptd, daemon: FakeDaemon) -> None:
+    reason = json.dumps({"code": "bad_payload", "message": "no text", "hint": "send one", "field": "text"})
+    daemon.on("/v1/feeds/crm/dead?after=0&limit=100", 200, {"feed": "crm", "total": 7, "dead": [
+        {"id": 3, "at": 1.0, "reason": reason, "raw": '{"txt": 1}'}, {"id": 4, "at": 1.0, "reason": "bare words", "raw": "["}]})
+    daemon.on("/v1/feeds/crm/dead/retry", 200, {"taken": 1, "left": [4]})
+    daemon.on("/v1/feeds/crm/dead/drop", 200, {"dropped": 7})
+    shown = adaptd("feeds", "dead", "list", "crm", env={"COLUMNS": "200"})
+    assert all(words in shown.stdout for words in ("3", "no text", '{"txt": 1}', "bare words")) and "7 in all" in shown.stderr
+    again = adaptd("feeds", "dead", "retry", "crm", "3", "4")
+    assert (again.exit_code, again.stdout, daemon.asked[-1][2]) == (1, "crm: 1 taken, 1 left\n", {"ids": [3, 4]})
+    assert adaptd("feeds", "dead", "drop", "crm", "--all").stdout == "crm: 7 dropped\n" and daemon.asked[-1][2] == {"all": True}
+    for wrong in ((), ("3", "--all")):
+        refused = adaptd("feeds", "dead", "drop", "crm", *wrong)
+        assert refused.exit_code == 2 and "name ids, or give --all" in refused.stderr
+
+
 # -- ingest ---------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,326 @@
+"""One contract for every kind of feed, against its real broker: nothing lost, nothing twice, whatever is killed.
+
+One daemon follows all kinds at once, so that what takes long (its start, a broker's) is done once for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing
+from typing import Any
+
+import pytest
+
+from adaptd.errors import BadConfig
+from adaptd.feeds.nats import JetStream
+from adaptd.feeds.redis import RedisStream
+from tests.acceptance.brokers import SERVERS, NatsServer, RedisServer, Server
+from tests.acceptance.conftest import CONFIG
+from tests.acceptance.daemon import SUBJECTS, Daemon, Json, texts, until
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.service]
+Make = Callable[..., Daemon]
+LABELS = list(SUBJECTS)
+# FEED_MESSAGES=20000 FEED_KILLS=10 FEED_RESTARTS=2 for longer
+MESSAGES, KILLS, RESTARTS = (int(os.environ.get(f"FEED_{name}", given))
+                             for name, given in (("MESSAGES", "2000"), ("KILLS", "3"), ("RESTARTS", "0")))
+BATCH, QUEUE = 20, 40
+POISON: Sequence[bytes] = (b"not json", b'["text"]', b'{"id": "p3", "text": 5, "label": "card"}')
+
+
+@pytest.fixture
+def servers() -> Iterator[Mapping[str, Server]]:
+    """Return a broker of each kind, not started."""
+    with ExitStack() as stack:
+        made = {kind: cls() for kind, cls in SERVERS.items()}
+        for one in made.values():
+            stack.callback(one.close)
+        yield made
+
+
+def configured(servers: Mapping[str, Server], limits: str = "") -> str:
+    return CONFIG + limits + "".join(one.table(kind, batch=BATCH) for kind, one in servers.items())
+
+
+def messages(first: int, count: int, *, labelled: bool = True) -> list[Json]:
+    """Return messages with ids of their own."""
+    found = []
+    for number in range(first, first + count):
+        label = LABELS[number % len(LABELS)]
+        message = {"id": f"m{number}", "text": f"{texts(label)[number % 50]} {number}"}
+        found.append({**message, "label": label} if labelled else message)
+    return found
+
+
+def states(daemon: Daemon) -> dict[str, str]:
+    return {kind: one["state"] for kind, one in daemon.status()["feeds"].items()}
+
+
+def all_are(daemon: Daemon, state: str) -> None:
+    until(lambda: set(states(daemon).values()) == {state}, f"all are {state}: {states(daemon)}")
+
+
+def failing(daemon: Daemon) -> int:
+    return sum(problem["code"] == "feed_failed" for problem in daemon.status()["problems"])
+
+
+def count(daemon: Daemon) -> int:
+    found: int = daemon.rows("SELECT count(*) FROM event")[0][0]
+    return found
+
+
+class Sent:
+    """What was given to each broker, and what must have become of it."""
+
+    def __init__(self, daemon: Daemon, servers: Mapping[str, Server]) -> None:
+        self._daemon = daemon
+        self._servers = servers
+        self.messages: list[Json] = []
+
+    def send(self, number: int, before: Sequence[bytes] = ()) -> None:
+        """Publish the same messages to each broker."""
+        fresh = messages(len(self.messages), number)
+        self.messages += fresh
+        for server in self._servers.values():
+            server.publish([*before, *fresh])
+
+    def check(self) -> None:
+        """Wait for the messages, and check that each is an event once, in the order sent, and each label learned once."""
+        total = len(self.messages) * len(self._servers)
+        until(lambda: count(self._daemon) >= total, f"{count(self._daemon)} of {total} events: {self._daemon.problems()}")
+        wanted = [one["id"] for one in self.messages]
+        for kind in self._servers:
+            found = [key for (key,) in self._daemon.rows("SELECT key FROM event WHERE source = ? ORDER BY seq", kind)]
+            assert found == wanted, f"{kind}: {len(found)} events, {len(set(found))} different, of {len(wanted)}"
+        learned = self._daemon.rows("SELECT event, count(*) FROM learned GROUP BY event")
+        assert len(learned) == total and {times for _, times in learned} == {1}
+
+
+def test_the_contract(servers: Mapping[str, Server], make: Make) -> None:
+    """Start without the brokers, resume, poison, back-pressure, brokers that go and come back."""
+    daemon = make(configured(servers, f"[limits]\nqueue = {QUEUE}\n")).start()  # ready: no broker need be there
+    all_are(daemon, "failing")
+    assert failing(daemon) == len(servers)
+    sent = Sent(daemon, servers)
+    for server in servers.values():
+        server.start()
+    all_are(daemon, "running")
+    assert failing(daemon) == 0
+    sent.send(30)
+    sent.check()
+    assert "feed_may_lose" not in daemon.problems(), daemon.problems()
+    assert daemon.stop() == 0
+    sent.send(30)
+    daemon.start()
+    sent.check()  # resumed: nothing again, nothing left out
+    sent.send(5, before=POISON)
+    sent.check()
+    for kind in servers:
+        check_dead_letters(daemon, kind)
+    check_back_pressure(daemon, sent, len(servers))
+    for server in servers.values():
+        server.stop()
+    all_are(daemon, "failing")
+    for server in servers.values():
+        server.start()
+    sent.send(30)
+    sent.check()
+    all_are(daemon, "running")
+    until(lambda: {one["lag"] for one in daemon.status()["feeds"].values()} == {0}, f"no lag: {daemon.status()['feeds']}")
+    assert "hunter2" not in daemon.said + json.dumps(daemon.status())
+
+
+def check_dead_letters(daemon: Daemon, kind: str) -> None:
+    """Check that the poison is kept, listed, tried again, dropped."""
+    until(lambda: daemon.status()["feeds"][kind]["dead"] == len(POISON), f"{kind}: the poison is kept")
+    _, listed = daemon.ask("GET", f"/v1/feeds/{kind}/dead")
+    assert [one["raw"].strip().encode() for one in listed["dead"]] == [*POISON] and "feed_rejected" in daemon.problems()
+    numbers = [one["id"] for one in listed["dead"]]
+    assert daemon.ask("POST", f"/v1/feeds/{kind}/dead/retry", {"ids": numbers}) == (200, {"taken": 0, "left": numbers})
+    assert daemon.ask("POST", f"/v1/feeds/{kind}/dead/drop", {"ids": numbers[:2]}) == (200, {"dropped": 2})
+    assert daemon.status()["feeds"][kind]["dead"] == 1
+
+
+def check_back_pressure(daemon: Daemon, sent: Sent, kinds: int) -> None:
+    """Check that no more waits to be learned than may, when more comes at once."""
+    sent.send(100)
+    total, most = len(sent.messages) * kinds, 0
+
+    def all_there() -> bool:
+        nonlocal most
+        most = max(most, daemon.domain()["learn_lag"])
+        return count(daemon) >= total
+
+    until(all_there, "all is journalled", every_s=0.01)
+    assert most <= QUEUE + 2 * kinds * BATCH, f"{most} entries waited to be learned"
+    sent.check()
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_daemon_gives_each_message_once(servers: Mapping[str, Server], make: Make) -> None:
+    for server in servers.values():
+        server.start()
+    daemon = make(configured(servers)).start()
+    all_are(daemon, "running")
+    sent = messages(0, MESSAGES, labelled=False)
+    publishers = [threading.Thread(target=publish, args=(one, sent)) for one in servers.values()]
+    for publisher in publishers:
+        publisher.start()
+    amid = kill(daemon, MESSAGES * len(servers), [*servers.values()])
+    for publisher in publishers:
+        publisher.join(60)
+    total = MESSAGES * len(servers)
+    until(lambda: count(daemon) >= total, f"all are journalled: {count(daemon)}, {daemon.problems()}", 120.0)
+    wanted = sorted(one["id"] for one in sent)
+    for kind in servers:
+        found = [key for (key,) in daemon.rows("SELECT key FROM event WHERE source = ? ORDER BY key", kind)]
+        assert found == wanted, f"{kind}: {len(found)} events, {len(set(found))} different"
+    assert daemon.rows("SELECT count(*) FROM dead") == [(0,)]
+    assert amid == KILLS, "a kill came after everything had been read"
+    assert daemon.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+def kill(daemon: Daemon, total: int, servers: Sequence[Server]) -> int:
+    """Kill the daemon while it reads, and start it again; return how many kills came before everything was read.
+
+    After some of the kills the brokers are started again, too.
+    """
+    wait, amid = threading.Event(), 0
+    for life in range(KILLS):
+        limit = total * (life + 1) // (KILLS + 2)
+        until(lambda: count(daemon) >= limit, "some are journalled", every_s=0.005)  # noqa: B023
+        wait.wait(random.uniform(0.0, 0.05))
+        daemon.crash()
+        amid += count(daemon) < total
+        for server in servers if life < RESTARTS else ():
+            server.stop()
+            server.start()
+        daemon.start()
+    return amid
+
+
+def publish(server: Server, sent: Sequence[Json]) -> None:
+    """Give a broker messages, a hundred at a time; what it did not acknowledge is sent again, as a producer must."""
+    pause, at = threading.Event(), 0
+    while at < len(sent):
+        try:
+            server.publish(sent[at:at + 100])
+            at += 100
+        except Exception:  # each client library has its own errors for a broker that is away
+            pause.wait(0.2)
+
+
+def test_a_source_that_loses_what_it_acknowledged_is_named(make: Make) -> None:
+    """In `problems` and by the doctor; and a stream that was lost and begun again is read from its start."""
+    server = RedisServer()
+    try:
+        server.start()
+        daemon = make(configured({"redis": server})).start()
+        sent = Sent(daemon, {"redis": server})
+        sent.send(10)
+        sent.check()
+        assert "feed_may_lose" not in daemon.problems()
+        with server.client() as client:
+            client.config_set("appendfsync", "everysec")
+        found = daemon.cli("doctor", expect=1)
+        assert "appendfsync" in found and "feed_may_lose" in found
+        with server.client() as client:
+            client.delete("events")
+            client.xadd("events", {"json": '{"id": "m0", "text": "another"}'}, id="1-1")
+            client.xadd("events", {"json": '{"id": "new", "text": "fresh"}'}, id="1-2")
+        server.stop()
+        all_are(daemon, "failing")
+        server.start()
+        until(lambda: count(daemon) == 11, "what is new is taken")
+        named = until(lambda: daemon.problems().get("feed_may_lose"), "it is named")
+        assert "ends before the place that was read up to" in named
+        assert daemon.status()["feeds"]["redis"]["dead"] == 1  # m0 came before with another text
+    finally:
+        server.close()
+    assert daemon.stop() == 0
+    found = daemon.cli("doctor", expect=1)
+    assert "feed_unreachable" in found
+
+
+def test_a_refused_element_is_taken_after_its_cause_is_mended(make: Make) -> None:
+    config = CONFIG + '[feeds.f]\nkind = "jsonl"\ndomain = "text"\noptions = { path = "f.jsonl", poll_s = 0.05 }\n'
+    daemon = make(config)
+    lines = '{"said": {"it": "the rain"}, "label": "weather", "id": "a"}\n{"said": {}, "id": "b"}\n'
+    (daemon.folder / "f.jsonl").write_text(lines)
+    daemon.start()
+    until(lambda: daemon.status()["feeds"]["f"]["dead"] == 2, "both are kept")
+    assert daemon.stop() == 0
+    paths = 'fields = { text = "said.it", id = "id", label = "label" }\n'
+    (daemon.folder / "adaptd.toml").write_text(config + paths)
+    daemon.start()
+    assert "the rain" in daemon.cli("feeds", "dead", "list", "f", "--json")
+    assert daemon.cli("feeds", "dead", "retry", "f", "--all", expect=1) == "f: 1 taken, 1 left\n"
+    assert daemon.rows("SELECT key, payload FROM event") == [("a", '{"text":"the rain"}')]
+    assert len(daemon.rows("SELECT event FROM learned")) == 1
+    assert [row[0] for row in daemon.rows("SELECT raw FROM dead")] == [b'{"said": {}, "id": "b"}\n']
+    assert daemon.cli("feeds", "dead", "drop", "f", "--all") == "f: 1 dropped\n"
+    done = [row[0] for row in daemon.rows("SELECT what FROM action WHERE what LIKE 'feed-%' ORDER BY id")]
+    assert done == ["feed-retry", "feed-drop"]
+
+
+def first_batch(feed: Any, cursor: str | None) -> tuple[list[str], str | None]:
+    """Return the ids of the first batch behind a cursor, and the cursor after it."""
+
+    async def read() -> tuple[list[str], str | None]:
+        async with aclosing(feed.read(cursor)) as batches:
+            async for batch in batches:
+                if batch:
+                    return [item.value["id"] for item in batch], batch[-1].cursor
+        return [], cursor
+
+    return asyncio.run(asyncio.wait_for(read(), 20.0))
+
+
+def test_a_jetstream_that_is_made_anew_is_read_from_its_start_and_named() -> None:
+    server = NatsServer()
+    try:
+        server.start()
+        feed: Any = JetStream(**server.options() | {"synced": False})
+        server.publish(messages(0, 5))
+        ids, cursor = first_batch(feed, None)
+        assert ids == ["m0", "m1", "m2", "m3", "m4"]
+        server.run(lambda stream: stream.delete_stream("events"))
+        server.prepare()
+        server.publish(messages(10, 9))  # the place we were at is there, with another message
+        ids, cursor = first_batch(feed, cursor)
+        assert ids[0] == "m10"
+        server.publish(messages(20, 2))
+        assert first_batch(feed, cursor)[0] == ["m20", "m21"]
+        told = [risk.message for risk in asyncio.run(feed.risks())]
+        assert any("not the one that was read" in one for one in told) and any("syncs every two minutes" in one for one in told)
+        server.run(lambda stream: stream.delete_stream("events"))
+        queue = {"name": "events", "subjects": ["events.>"], "retention": "workqueue", "storage": "memory"}
+        server.run(lambda stream: stream.add_stream(**queue))
+        assert any("is in memory" in risk.message for risk in asyncio.run(feed.risks()))
+        with pytest.raises(BadConfig, match="workqueue") as refused:
+            first_batch(feed, None)
+        assert refused.value.hint
+    finally:
+        server.close()
+
+
+def test_a_redis_stream_that_was_trimmed_past_our_place_says_how_much_was_lost() -> None:
+    server = RedisServer()
+    try:
+        server.start()
+        feed: Any = RedisStream(**server.options(), batch=5)
+        server.publish(messages(0, 20))
+        ids, cursor = first_batch(feed, None)
+        assert ids == ["m0", "m1", "m2", "m3", "m4"] and feed.lag() == 15
+        with server.client() as client:
+            client.xtrim("events", maxlen=10, approximate=False)
+        assert first_batch(feed, cursor)[0] == ["m10", "m11", "m12", "m13", "m14"] and feed.lag() == 5
+        assert [risk.message for risk in asyncio.run(feed.risks())] == [
+            "5 entries of stream 'events' were trimmed before they were read"]
+    finally:
+        server.close()
