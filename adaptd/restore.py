@@ -24,6 +24,7 @@ from adaptd import registry
 from adaptd import tables as t
 from adaptd.drift import Drift
 from adaptd.errors import CorruptFile, Refused
+from adaptd.history import last_seq
 from adaptd.learn import State
 from adaptd.metrics import Comparison, Outcomes
 from adaptd.model import files
@@ -90,12 +91,17 @@ def sound(connection: Connection, number: int, versions: Path, report: Report) -
 
 
 def find_base(connection: Connection, live: registry.Live, version: Version, folder: Path, encoder: str, report: Report) -> Base:
-    """Choose the base of a domain's live state."""
+    """Choose the base of a domain's live state; remove checkpoints of what the journal has lost: its seqs are given again."""
+    newest = last_seq(connection)
     for candidate in sorted(folder.glob("[0-9]*"), key=lambda p: -int(p.name)):
         try:
             manifest = json.loads((candidate / "manifest.json").read_text())
             facts = manifest["facts"]
-            if (facts["branch"], facts["encoder"], facts["version"]) == (live.branch, encoder, version.number):
+            if facts["seq"] > newest:
+                report("orphan_checkpoint", f"checkpoint {candidate.name} is of entries that the journal lacks, and was removed",
+                       "the database lost its newest part; restore a backup if it should be there")
+                registry.withdraw(candidate)
+            elif (facts["branch"], facts["encoder"], facts["version"]) == (live.branch, encoder, version.number):
                 # sums and keys can be made again; what the heads folded only by the journal's tail
                 registry.read(candidate, {name: d for name, d in manifest["files"].items() if name.endswith(HEAD)})
                 return Base(version=version, intervals=lineage(connection, live.branch, facts["seq"]), seq=facts["seq"],
