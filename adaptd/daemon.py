@@ -25,6 +25,7 @@ from adaptd.api.app import create_app
 from adaptd.api.server import Server
 from adaptd.assembly import Assembly
 from adaptd.config import Settings
+from adaptd.futures import ended
 from adaptd.host import bind, check_folder, log_to_stderr, read_token
 from adaptd.learn import Learner
 from adaptd.observe import Meters, Problems
@@ -193,12 +194,14 @@ class Daemon:
             self.service.state = "stopping"
         if hasattr(self, "_scheduler"):
             self._scheduler.shutdown(wait=False)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        late = await ended(self._tasks, self.settings.limits.shutdown_s)
         if hasattr(self, "server"):
             await self.server.stop(self.settings.limits.shutdown_s)
         await asyncio.to_thread(self._close)
+        if late:
+            names = ", ".join(sorted(task.get_name() for task in late))
+            log.error("stopped without waiting for: %s", names, extra={"action": "forced"})
+            os._exit(1)  # all is durable; whoever waits for what does not end would wait for ever
         log.info("stopped", extra={"action": "stopped"})
 
     def _close(self) -> None:

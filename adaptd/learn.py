@@ -48,6 +48,7 @@ Incumbent = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # the 
 Given = Mapping[int, Said]  # event -> answer
 
 
+FEW = 4  # labels that are taken to have come together, where that is not known
 SEARCH = 1_000_000_000 / 256  # multiplications a row that testing may spend on retrieval: among many, a sample is tested
 
 
@@ -90,18 +91,24 @@ class Answering(Protocol):
 
 
 class _Aside:
-    """Holds the snapshots of a state that nobody is answered from."""
+    """Holds the snapshots of a state that nobody is answered from; `beside` whom an index may be searched meanwhile."""
 
     _held: Snapshot
+
+    def __init__(self, beside: Answering | None = None) -> None:
+        self._beside = beside
 
     def snapshot(self, domain: str) -> Snapshot:
         return self._held
 
     def swap(self, domain: str, make: Callable[[], Snapshot]) -> Future[Snapshot]:
-        self._held = make()
-        return self.between(lambda: self._held)
+        made = self.between(make)
+        self._held = made.result()
+        return made
 
     def between(self, run: Callable[[], T]) -> Future[T]:
+        if self._beside is not None:
+            return self._beside.between(run)
         done: Future[T] = Future()
         done.set_result(run())
         return done
@@ -456,14 +463,27 @@ class Learner:
         for name, head in state.heads.items():
             head.learned = sum(row.head == name for entry in entries[:first] for row in entry.born)
         aside.publish()
-        for start in range(first, len(entries), self._block):
-            if threading.current_thread() is self._thread:
-                self.beat = time.monotonic()
-            aside._learn(entries[start : start + self._block])
+        self._go_through(aside, entries[first:], self._block)
+
+    def relive(self, entries: Sequence[Learned], seq: int) -> None:
+        """Learn journal entries again in the state itself, up to `seq`, while what was published last goes on answering."""
+        aside = self._beside(self.state, self._inference)
+        aside.solve()
+        self._go_through(aside, entries, FEW)
+        self.state.seq = seq
+
+    def _go_through(self, aside: Learner, entries: Sequence[Learned], together: int) -> None:
+        """Learn entries, `together` of them at once, in blocks after which the ridge is solved."""
+        for start in range(0, len(entries), self._block):
+            block = entries[start : start + self._block]
+            for place in range(0, len(block), together):
+                if threading.current_thread() is self._thread:
+                    self.beat = time.monotonic()
+                aside._learn(block[place : place + together])
             aside.solve()
 
-    def _beside(self, state: State) -> Learner:
-        return Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
+    def _beside(self, state: State, answering: Answering | None = None) -> Learner:
+        return Learner(self.domain, state, _Aside(answering), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
                        quarantine=self._quarantine, incumbent=self._incumbent)
 
     def _sample(self, rows: list[Row], name: str, head: HeadSnapshot) -> list[Row]:

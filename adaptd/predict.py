@@ -25,11 +25,13 @@ from adaptd.futures import fail, settle
 from adaptd.interfaces import Encoder
 from adaptd.model.decoder import Decoded, decode
 from adaptd.model.network import Snapshot
+from adaptd.model.threads import one_thread
 from adaptd.records import Example
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 ROUND = 64  # predictions encoded together
+FEW = 8  # examples up to which decoding is a small piece of work
 CHUNK = 16  # learning's examples encoded between two rounds of predictions
 
 
@@ -178,7 +180,8 @@ class Inference:
         for (domain, evidence), requests in alike.items():
             snapshot = self._snapshots[domain]
             mine = vectors[[row for _, rows in requests for row in rows]]
-            heads = {name: iter(decode(mine, head, evidence=evidence)) for name, head in snapshot.heads.items()}
+            with one_thread(len(mine) <= FEW):
+                heads = {name: iter(decode(mine, head, evidence=evidence)) for name, head in snapshot.heads.items()}
             now = time.monotonic()
             for request, rows in requests:
                 settle(request.done, [

@@ -194,8 +194,7 @@ class Materials:
 
     def _solved_by(self) -> Version:
         """Return the version whose rows the heads were solved over: a moment has them of an earlier one."""
-        moment = self._version.metrics.get("moment", {})
-        base = moment.get("base", self._version.number) if moment.get("behind") else self._version.number
+        base = self._version.metrics.get("moment", {}).get("base", self._version.number)
         return next(one for one in self._known if one.number == base)
 
     def _filled(self, name: str, of: Version, intervals: Sequence[tuple[int, int]], shape: Sequence[Any] = ()) -> Head:

@@ -11,8 +11,7 @@ import importlib.util
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -24,6 +23,7 @@ from torch.nn.functional import normalize
 from adaptd.errors import CannotStart, CorruptFile, MissingExtra
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import Encoder
+from adaptd.model.threads import one_thread
 from adaptd.records import Example
 
 log = logging.getLogger(__name__)
@@ -126,22 +126,12 @@ class Transformers:
         lengths = [len(ids) for ids in tokens["input_ids"]]
         out = torch.empty(len(texts), self.dim, dtype=torch.float16)
         for batch in batches(lengths):
-            with self._threads(len(batch) * max(lengths[i] for i in batch)):
+            with one_thread(self._is_small(len(batch) * max(lengths[i] for i in batch))):
                 out[batch] = self._forward([tokens["input_ids"][i] for i in batch])
         return out, truncated
 
-    @contextmanager
-    def _threads(self, tokens: int) -> Iterator[None]:
-        """Use one thread for a small batch: it is no slower, and the other cores are free to journal and to learn."""
-        usual = torch.get_num_threads()
-        if tokens * self._weights > SMALL or self._device != "cpu" or usual == 1:
-            yield
-            return
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(usual)
+    def _is_small(self, tokens: int) -> bool:
+        return tokens * self._weights <= SMALL and self._device == "cpu"
 
     @torch.inference_mode()
     def _forward(self, ids: list[list[int]]) -> Tensor:

@@ -207,7 +207,7 @@ def test_rollback_without_a_number_discards_what_was_learned_since(store: Store)
     number = store.snapshot({"label.adapter": b"w", "label.head": b"h"})
     store.append(["b", "c"])
     store.engine.dispose()
-    facts = {"branch": 1, "version": number, "seq": 2, "folds": {"seen": 3}}  # a tail follows: its head is not the present one
+    facts = {"branch": 1, "version": number, "seq": 2, "folds": {"seen": 3}}  # a label follows: neither its head nor its folds are the present ones
     registry.publish(store.paths.checkpoints / "text" / "2", {"label.head": b"old"}, facts)
     registry.publish(store.paths.checkpoints / "text" / "4", {"label.head": b"other"}, {**facts, "branch": 9})
     assert offline.rollback(store.paths, "text", None, "poison", "me") == {"version": number, "saved": number + 1}
@@ -218,7 +218,7 @@ def test_rollback_without_a_number_discards_what_was_learned_since(store: Store)
         saved = registry.version(connection, number + 1)
     assert (saved.kind, saved.parent, list(saved.files)) == ("saved", number, ["label.adapter"])
     assert registry.read(store.paths.versions / str(saved.number), saved.files) == {"label.adapter": b"w"}
-    assert saved.metrics == {"folds": {"seen": 3}}
+    assert saved.metrics == {}
     newest = stopped_history(store.paths, "text", 1)["actions"][0]
     assert (newest["what"], newest["actor"], newest["reason"], newest["detail"]) == (
         "rollback", "me", "poison", {"saved": number + 1})
@@ -246,8 +246,9 @@ def test_a_moment_comes_back_also_from_a_branch_that_was_discarded(store: Store)
     assert store.alive() == {"a", "b"}
     with store.engine.connect() as connection:
         found = registry.version(connection, done["version"])
-    assert (found.kind, found.parent, found.metrics["moment"]) == ("moment", number, {"at": between, "base": number, "behind": 1})
-    assert not found.solved and (found.metrics["labels"], found.metrics["memory"]) == (2, 2)
+    assert (found.kind, found.parent, found.metrics["moment"]) == (
+        "moment", number, {"at": between, "base": number, "behind": 1, "begin": 1, "solved": True})
+    assert (found.begin, found.seq, found.solved) == (1, 2, True) and (found.metrics["labels"], found.metrics["memory"]) == (2, 2)
     assert registry.read(store.paths.versions / str(found.number), found.files) == {"label.adapter": b"w", "label.head": b"h"}
     assert stopped_status(store.paths)["domains"]["text"]["held"] == [""]
     store.engine.dispose()
