@@ -207,7 +207,7 @@ def test_rollback_without_a_number_discards_what_was_learned_since(store: Store)
     number = store.snapshot({"label.adapter": b"w", "label.head": b"h"})
     store.append(["b", "c"])
     store.engine.dispose()
-    facts = {"branch": 1, "version": number, "seq": 2, "folds": {"seen": 3}}  # a label follows: neither its head nor its folds are the present ones
+    facts = {"branch": 1, "version": number, "seq": 2, "folds": {"seen": 3}}  # a label follows: none of it is of the present
     registry.publish(store.paths.checkpoints / "text" / "2", {"label.head": b"old"}, facts)
     registry.publish(store.paths.checkpoints / "text" / "4", {"label.head": b"other"}, {**facts, "branch": 9})
     assert offline.rollback(store.paths, "text", None, "poison", "me") == {"version": number, "saved": number + 1}
