@@ -61,7 +61,7 @@ def _words(document: Mapping[str, Any]) -> None:
     rows = [(time.strftime("%Y-%m-%d %H:%M", time.localtime(part["since"])), part["judged"], _share(part["answered"]),
              _share(part["now"]), _share(part["fork"]), part["regret"], _bar(part["regret"], document)) for part in
             document["over_time"]]
-    show.table(("since", "judged", "answered then", "as configured", "fork", "regret", ""), rows)
+    show.table(("since", "judged", "answered", "configured", "fork", "regret", ""), rows)
     show.line(f"{document['judged']} labels judged both: as configured {_share(document['now'])} right, the fork"
               f" {_share(document['fork'])}; of {document['answered_of']} answers that were given"
               f" {_share(document['answered'])} were")

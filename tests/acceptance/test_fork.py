@@ -48,7 +48,7 @@ def test_a_poisoned_store_is_told_what_it_would_be_without_the_culprit(make: Mak
 
     assert (daemon.scores(["a question about bread"]), daemon.domain()["memory"], daemon.domain()["accuracy"]) == before
     words = daemon.cli("fork", "--at", moment, "--without-source", "intern")
-    assert "the fork is better" in words and "answered then" in words
+    assert "the fork is better" in words and "configured" in words
     assert daemon.stop() == 0
     assert forked(daemon, "--at", moment, "--without-source", "intern") == found
 
