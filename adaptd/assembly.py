@@ -38,6 +38,7 @@ from adaptd.probation import Probation
 from adaptd.quarantine import Finding
 from adaptd.records import Said
 from adaptd.refold import Refold, Rules, made
+from adaptd.review import Review
 from adaptd.restore import Report
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
@@ -222,6 +223,8 @@ class Assembly:
             encoder.digest,
             self._report,
         )
+        counterfactual = Counterfactual(number, learner, self.inference, self.reader, self.paths.versions)
+        read = incumbent.reader(door.targets, domain.heads)
         self.domains[name] = self._by_id[number] = Served(
             name=name,
             id=number,
@@ -235,7 +238,10 @@ class Assembly:
             adaptation=adaptation,
             probation=probation,
             forgetting=forgetting,
-            counterfactual=Counterfactual(number, learner, self.inference, self.reader, self.paths.versions),
+            counterfactual=counterfactual,
+            review=Review(
+                name, number, domain, read, learner, self.inference, vectors, counterfactual, self.reader
+            ),
             vectors=vectors,
             reader=self.reader,
             queue=self.settings.limits.queue,
