@@ -38,8 +38,8 @@ from adaptd.probation import Probation
 from adaptd.quarantine import Finding
 from adaptd.records import Said
 from adaptd.refold import Refold, Rules, made
-from adaptd.review import Review
 from adaptd.restore import Report
+from adaptd.review import Review
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
 from adaptd.vectors import Vectors

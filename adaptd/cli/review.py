@@ -221,7 +221,7 @@ def _report(document: Mapping[str, Any]) -> None:
     if not document["teachers"]:
         show.line("no label has come from a review yet: adaptd review")
         return
-    show.table(("teacher", "labels", "answered before", "corrected", "errors prevented later", "caused", "net", "of", "last"), (
+    show.table(("teacher", "labels", "answered", "corrected", "prevented", "caused", "net", "judged", "last"), (
         (one["teacher"], one["labels"], one["answered"], one["corrected"],
          *((one["later"] or {}).get(name) for name in ("prevented", "caused", "net", "events")), show.moment(one["last"]))
         for one in document["teachers"]))
