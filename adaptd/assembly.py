@@ -223,8 +223,6 @@ class Assembly:
             encoder.digest,
             self._report,
         )
-        counterfactual = Counterfactual(number, learner, self.inference, self.reader, self.paths.versions)
-        read = incumbent.reader(door.targets, domain.heads)
         self.domains[name] = self._by_id[number] = Served(
             name=name,
             id=number,
@@ -238,10 +236,8 @@ class Assembly:
             adaptation=adaptation,
             probation=probation,
             forgetting=forgetting,
-            counterfactual=counterfactual,
-            review=Review(
-                name, number, domain, read, learner, self.inference, vectors, counterfactual, self.reader
-            ),
+            counterfactual=Counterfactual(number, learner, self.inference, self.reader, self.paths.versions),
+            review=self._review(number, door, learner, vectors),
             vectors=vectors,
             reader=self.reader,
             queue=self.settings.limits.queue,
@@ -258,6 +254,11 @@ class Assembly:
         learner.call(partial(learner.settle, solved=all(head.is_solved() for head in heads.values()) and not tail
                                                      and version.number == live.version))
         forgetting.finish()
+
+    def _review(self, number: int, door: Door, learner: Learner, vectors: Vectors) -> Review:
+        counterfactual = Counterfactual(number, learner, self.inference, self.reader, self.paths.versions)
+        read = incumbent.reader(door.targets, door.domain.heads)
+        return Review(number, door.domain, read, learner, self.inference, vectors, self.journal, counterfactual, self.reader)
 
     def _gate(self, settings: DomainSettings) -> Gate:
         """Return the gate; a strategy that is wrong is refused here rather than at the first adaptation."""

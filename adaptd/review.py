@@ -12,7 +12,8 @@ import json
 import statistics
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,9 @@ from torch import Tensor
 
 from adaptd import tables as t
 from adaptd.counterfactual import Counterfactual, Past
+from adaptd.errors import Busy
 from adaptd.interfaces import Domain
+from adaptd.journal import Journal
 from adaptd.learn import Learner
 from adaptd.model import asking
 from adaptd.model.asking import POOL, Choice, Doubts, Guesses
@@ -76,18 +79,18 @@ class _Opinion:
 class Review:
     """Chooses what to ask about one domain's events, and reports what the answers were good for."""
 
-    def __init__(self, name: str, number: int, domain: Domain, read: Read, learner: Learner, inference: Inference,
-                 vectors: Vectors, counterfactual: Counterfactual, reader: Engine) -> None:
-        self._name = name
+    def __init__(self, number: int, domain: Domain, read: Read, learner: Learner, inference: Inference, vectors: Vectors,
+                 journal: Journal, counterfactual: Counterfactual, reader: Engine) -> None:
         self._number = number
         self._domain = domain
         self._read = read
         self._learner = learner
         self._inference = inference
         self._vectors = vectors
+        self._journal = journal
         self._counterfactual = counterfactual
         self._reader = reader
-        self._one = threading.Lock()  # a pool's similarities take 100 MB: one list at a time
+        self._one = threading.Lock()
 
     # -- what to ask -------------------------------------------------------------------------------------------
 
@@ -95,7 +98,8 @@ class Review:
         """Return what to ask a person about, the most useful first: n of it, or what fits into so many minutes."""
         pace = self._pace()
         count = n if n is not None else COUNT if minutes is None else min(MOST, max(1, round(60 * minutes / pace)))
-        with self._one:
+        with self._alone():
+            self._journal.committed().result()  # answers are recorded behind the answer
             found = self._pool()
             vectors = self._vectors([r.seq for r in found])
             pool = [r for r in found if r.seq in vectors]  # the others were forgotten meanwhile
@@ -104,9 +108,19 @@ class Review:
         return {"items": [self._item(pool[one.place], one, opinions) for one in choices], "pool": len(pool), "pace_s": pace,
                 "teacher": TEACHER, "version": snapshot.version, "seq": snapshot.seq}
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Do one thing at a time: a pool's similarities take 100 MB, a head beside the serving one as much as that one."""
+        if not self._one.acquire(blocking=False):
+            raise Busy("another review of this domain is under way")
+        try:
+            yield
+        finally:
+            self._one.release()
+
     def _state(self) -> tuple[Snapshot, dict[str, Any]]:
         recent = {name: head.fold.recent.tensor().numpy() for name, head in self._learner.state.heads.items()}
-        return self._inference.snapshot(self._name), recent
+        return self._inference.snapshot(self._learner.domain), recent
 
     def _pool(self) -> Sequence[Any]:
         """Read the newest events that were answered and have no label, not even one that waits or was dropped."""
@@ -162,8 +176,9 @@ class Review:
         rows = self._labels()
         teachers = [self._teacher(source, [r for r in rows if r.source == source])
                     for source in dict.fromkeys(r.source for r in rows)]
-        heads = [self._prevented(self._counterfactual.past(name), name, [one["teacher"] for one in teachers])
-                 for name in self._learner.state.heads] if rows else []
+        with self._alone():
+            heads = [self._prevented(self._counterfactual.past(name), name, [one["teacher"] for one in teachers])
+                     for name in self._learner.state.heads] if rows else []
         total: Counter[str] = Counter()
         by: dict[str, Counter[str]] = {}
         for found in heads:

@@ -14,11 +14,12 @@ from typing import Any
 import click
 
 from adaptd.cli import options, show
-from adaptd.errors import AdaptdError, NotRunning
+from adaptd.errors import AdaptdError, Busy, NotRunning
 
 MINUTES = 10.0
 BATCH = 10  # answers after which is asked anew: what was learned from them changes what is worth asking
 MOST = 500  # items that one request gives
+PATIENCE_S = 60.0
 TEXT_CHARACTERS = 2000  # of an event that are shown
 HELP = ("Enter: the guess is right; a number or a name: that label (=NAME for one that is a number, s or q); s: skip; q: quit; "
         "Ctrl-C at any time, nothing is lost")
@@ -48,13 +49,25 @@ def review(domain: str | None, minutes: float | None, count: int | None, source:
         raise click.UsageError("--report asks nothing: leave --minutes, -n and --source out")
     name = options.chosen(domain)
     if report:
-        document = options.client().call("GET", options.route(name, "review/report"), timeout_s=300.0)
+        document = _asked(options.route(name, "review/report"))
         show.data(document) if as_json else _report(document)
     elif as_json:
         measure = f"n={count}" if count is not None else f"minutes={MINUTES if minutes is None else minutes:g}"
-        show.data(options.client().call("GET", options.route(name, f"review?{measure}"), timeout_s=300.0))
+        show.data(_asked(options.route(name, f"review?{measure}")))
     else:
         _Session(name, f"review:{source or _user()}", count, None if count is not None else 60 * (minutes or MINUTES)).run()
+
+
+def _asked(path: str) -> dict[str, Any]:
+    """Ask the daemon, again where it is at another person's list."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return options.client().call("GET", path, timeout_s=300.0)
+        except Busy as error:
+            if time.monotonic() > until:
+                raise
+            time.sleep(error.retry_after_s)
 
 
 def _user() -> str:
@@ -105,7 +118,7 @@ class _Session:
         """Return what to ask next, chosen by the model as it is now; what was skipped does not come again."""
         some = BATCH if self.count is None else min(BATCH, self.count - self.answered)
         path = options.route(self.domain, f"review?n={min(MOST, some + len(self.skipped))}")
-        items = options.client().call("GET", path, timeout_s=300.0)["items"]
+        items = _asked(path)["items"]
         return [item for item in items if item["event"] not in self.skipped][:some]
 
     def _ask_all(self, items: Sequence[Mapping[str, Any]], began: float) -> bool:
@@ -221,12 +234,12 @@ def _report(document: Mapping[str, Any]) -> None:
     if not document["teachers"]:
         show.line("no label has come from a review yet: adaptd review")
         return
-    show.table(("teacher", "labels", "answered", "corrected", "prevented", "caused", "net", "judged", "last"), (
+    show.table(("teacher", "labels", "answered", "corrected", "prevented", "caused", "net", "judged"), (
         (one["teacher"], one["labels"], one["answered"], one["corrected"],
-         *((one["later"] or {}).get(name) for name in ("prevented", "caused", "net", "events")), show.moment(one["last"]))
+         *((one["later"] or {}).get(name) for name in ("prevented", "caused", "net", "events")))
         for one in document["teachers"]))
     later = document["later"]
     show.line("nobody else has labelled events that were answered since the first review, so what it prevented cannot be told"
               if later is None else
               f"of the newest {later['events']} answers that others judged since, {later['right']} are right with the reviewed "
-              f"labels; {later['prevented']} are right only with them, {later['caused']} only without (an estimate: docs/review.md)")
+              f"labels; {later['prevented']} are right only with them, {later['caused']} only without")

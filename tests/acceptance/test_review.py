@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -177,6 +178,18 @@ def test_the_end_of_the_input_and_an_empty_pool_end_it(shared: Daemon, domain: s
     answered(shared, domain, *texts("card")[:3])
     done = sit(shared, domain, "\ncard\ny\n", "--minutes", "5")
     assert done.returncode == 0 and "there is no guess yet" in done.stderr and done.stdout.startswith("1 label by")
+
+
+def test_two_people_at_once_are_both_asked(shared: Daemon, domain: str) -> None:
+    shared.teach(lesson(KNOWN, 5), domain)
+    answered(shared, domain, *(text for topic in TOPICS for text in texts(topic)[5:45]))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: shared.ask("GET", f"/v1/{domain}/review"), range(8)))
+    assert {status for status, _ in found} <= {200, 429} and any(status == 200 for status, _ in found)
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda name: sit(shared, domain, "\n", "-n", "1", "--source", name), ("ana", "bo", "cy")))
+    assert [one.returncode for one in done] == [0, 0, 0], done
+    assert sum(one.stdout.startswith("1 label by") for one in done) >= 1
 
 
 @pytest.mark.parametrize("words, code", [(["--minutes", "0"], 2), (["-n", "0"], 2), (["-n", "2", "--minutes", "3"], 2),
