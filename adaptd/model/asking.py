@@ -28,6 +28,7 @@ from adaptd.model.abstain import OTHER, Doubles
 from adaptd.model.attention import Floats, Ints
 from adaptd.model.decoder import opine, tempered
 from adaptd.model.network import HeadSnapshot
+from adaptd.model.threads import one_thread
 
 POOL = 5000  # examples among which is chosen: the newest
 # The chance that two texts are of one class, by the cosine of their centred vectors: a logistic curve. Read off CLINC150's
@@ -70,11 +71,12 @@ def together(cosine: Tensor) -> Tensor:
 
 def alike(vectors: Tensor) -> Floats:
     """Return ``k`` [n, n] of vectors [n, dim], in blocks of rows; n is at most `POOL`, so it takes 100 MB at most."""
-    centre = vectors.float().sum(0) / (len(vectors) + SHRUNK)
-    units = normalize(vectors.float() - centre, dim=1)
-    made = np.empty((len(units), len(units)), np.float32)
-    for start in range(0, len(units), ROWS):
-        made[start : start + ROWS] = together(units[start : start + ROWS] @ units.T).numpy()
+    made = np.empty((len(vectors), len(vectors)), np.float32)
+    with one_thread():  # answers go on meanwhile
+        centre = vectors.float().sum(0) / (len(vectors) + SHRUNK)
+        units = normalize(vectors.float() - centre, dim=1)
+        for start in range(0, len(units), ROWS):
+            made[start : start + ROWS] = together(units[start : start + ROWS] @ units.T).numpy()
     return made
 
 
