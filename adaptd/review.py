@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sqlalchemy import Engine, and_, exists, or_, select
+from sqlalchemy import Engine, exists, func, or_, select
 from torch import Tensor
 
 from adaptd import tables as t
@@ -148,7 +148,7 @@ class Review:
 
     def _item(self, event: Any, choice: Choice, opinions: Mapping[str, _Opinion]) -> Json:
         place, payload = choice.place, json.loads(event.payload)
-        least = max(opinions.values(), key=lambda one: float(one.doubts.wrong[place]))
+        least = max(opinions.values(), key=lambda one: (one.guesses is None, float(one.doubts.wrong[place])))
         several = len(opinions) > 1
         labels = {name: one.label(place) for name, one in opinions.items()}
         scores = {name: one.scores(place) for name, one in opinions.items()}
@@ -232,25 +232,28 @@ class Review:
         """Return the newest events that were answered behind the first review and labelled by others, with their label."""
         if not mine:
             return {}
-        first = min(row.born for row in mine.values())
-        born: dict[int, int] = {}
-        truth: dict[int, str] = {}
-        for row in rows:
-            if row.event not in mine and not is_review(row.source):
-                born.setdefault(row.event, row.born)
-                truth[row.event] = row.target
-        later = sorted((event for event in born if born[event] > first), key=lambda event: -born[event])
+        truth = {row.event: row.target for row in rows if row.event not in mine}
+        labelled = self._labelled()
+        first = min(labelled[event] for event in mine)
+        later = sorted((event for event in truth if labelled[event] > first), key=lambda event: -labelled[event])
         found: list[int] = []
         with self._reader.connect() as connection:
             for start in range(0, len(later), JUDGED):
                 some = later[start : start + JUDGED]
                 query = select(t.prediction.c.event, t.prediction.c.learned).where(
-                    and_(t.prediction.c.event.in_(some), t.prediction.c.learned >= first))
-                answered = {r.event for r in connection.execute(query) if r.learned < born[r.event]}
+                    t.prediction.c.event.in_(some), t.prediction.c.learned >= first)
+                answered = {r.event for r in connection.execute(query) if r.learned < labelled[r.event]}
                 found += [event for event in some if event in answered]
                 if len(found) >= JUDGED:
                     break
         return {event: truth[event] for event in found[:JUDGED]}
+
+    def _labelled(self) -> dict[int, int]:
+        """Return the seq of each event's first label in the journal; a row's birth is later where a replay learned it again."""
+        query = (select(t.label.c.event, func.min(t.label.c.seq).label("seq")).join(t.event, t.event.c.seq == t.label.c.event)
+                 .where(t.event.c.domain == self._number).group_by(t.label.c.event))
+        with self._reader.connect() as connection:
+            return {r.event: r.seq for r in connection.execute(query)}
 
     def _right(self, head: Head, vectors: Tensor, labels: Sequence[str]) -> Any:
         """Say which of vectors a head answers rightly [n]."""

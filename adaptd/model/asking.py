@@ -112,14 +112,17 @@ def doubts(confidence: Floats, fit: Floats, recent: Doubles) -> Doubts:
     """Return how likely answers [n] are wrong; `recent` [m, 4]: what was said lately of labelled events (`Recent`).
 
     An example's p-value is the share of labelled ones of known classes that fit no better (conformal; Vovk et al., 2005);
-    novel is what has one below 5 %: of such, confidence was never shown to hold.
+    novel is what has one below 5 %: of such, confidence was never shown to hold. Nor was any while outcomes are few: it
+    counts as if four more had been seen, two of them right (Agresti and Coull, 1998). A head that knows a single label is
+    certain of everything.
     """
+    shown = np.float32((len(recent) + 2) / (len(recent) + 4))
     fits = np.sort(recent[(recent[:, 2] > 0) & (recent[:, 3] < OTHER), 3])
     if len(fits) < FEW:
-        return Doubts(wrong=1 - confidence, novelty=np.zeros_like(confidence))
+        return Doubts(wrong=1 - shown * confidence, novelty=np.zeros_like(confidence))
     p = (1 + np.searchsorted(fits, fit, side="right")) / (1 + len(fits))
     novelty = np.maximum(0.0, 1 - p / RARE).astype(np.float32)
-    return Doubts(wrong=1 - confidence * (1 - novelty), novelty=novelty)
+    return Doubts(wrong=1 - shown * confidence * (1 - novelty), novelty=novelty)
 
 
 @dataclass(frozen=True, kw_only=True)

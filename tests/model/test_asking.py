@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -77,10 +78,17 @@ def test_what_fits_less_than_what_was_labelled_lately_is_novel_and_its_confidenc
     recent = np.column_stack([np.full(100, 0.9), np.ones(100), np.ones(100), np.linspace(0.5, 1.5, 100)])
     found = asking.doubts(np.array([0.9, 0.9], np.float32), np.array([1.0, 0.1], np.float32), recent)
     assert found.novelty[0] == 0 and found.novelty[1] > 0.7
-    assert found.wrong[0] == np.float32(0.1) or abs(found.wrong[0] - 0.1) < 1e-6
-    assert found.wrong[1] > 0.7
-    few = asking.doubts(np.array([0.9], np.float32), np.array([0.1], np.float32), recent[:10])
-    assert few.novelty[0] == 0 and abs(few.wrong[0] - 0.1) < 1e-6
+    assert found.wrong[0] == pytest.approx(1 - 0.9 * 102 / 104) and found.wrong[1] > 0.7
+
+
+def test_confidence_counts_as_far_as_outcomes_have_shown_it() -> None:
+    recent = np.column_stack([np.full(10, 1.0), np.ones(10), np.ones(10), np.ones(10)])
+    sure, fit = np.ones(3, np.float32), np.zeros(3, np.float32)
+    few = asking.doubts(sure, fit, recent)
+    assert few.novelty.tolist() == [0, 0, 0] and few.wrong == pytest.approx(1 / 7)
+    assert asking.doubts(sure, fit, recent[:0]).wrong == pytest.approx(0.5)
+    vectors, _ = clusters([5, 5])
+    assert len(asking.choose(vectors, asking.doubts(np.ones(10, np.float32), np.ones(10, np.float32), recent).wrong, 10)) == 10
 
 
 def test_a_heads_guesses_are_its_answers_whatever_the_chunks() -> None:
