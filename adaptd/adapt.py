@@ -78,7 +78,7 @@ class Adaptation:
         self._learner = learner
         self._versions = versions
         self._gate = gate
-        self._settings = settings
+        self.settings = settings
         self._jobs = jobs
         self._plugins = plugins
         self._report = report
@@ -96,14 +96,14 @@ class Adaptation:
     @property
     def every(self) -> str | None:
         """The schedule, when there is one and adaptation is enabled."""
-        return self._settings.every if self._settings.enabled else None
+        return self.settings.every if self.settings.enabled else None
 
     # -- triggers ---------------------------------------------------------------------------------------------
 
     def count(self, rows: int) -> None:
         """Count learned labels; start when there are enough."""
         self._since += rows
-        if self._settings.enabled and self._settings.every_labels and self._since >= self._settings.every_labels:
+        if self.settings.enabled and self.settings.every_labels and self._since >= self.settings.every_labels:
             self.trigger(f"{self._since} new labels")
 
     def trigger(self, reason: str) -> None:
@@ -192,7 +192,7 @@ class Adaptation:
             away.read_into(tensors["vectors"])
         judged: dict[str, tuple[Verdict, dict[str, Any], bytes]] = {}
         for name, (tensors, facts, adapter, _) in jobs.items():
-            if int((tensors["holdout"] == 0).sum()) >= self._settings.min_labels and len(set(tensors["targets"].tolist())) > 1:
+            if int((tensors["holdout"] == 0).sum()) >= self.settings.min_labels and len(set(tensors["targets"].tolist())) > 1:
                 judged[name] = self._head(name, folder / name, tensors, facts, adapter)
         if not judged:
             have = max((len(tensors["targets"]) for tensors, *_ in jobs.values()), default=0)
@@ -200,7 +200,7 @@ class Adaptation:
                 version=self._learner.state.version,
                 verdict=Verdict(
                     decision="undecided",
-                    reasons=[f"{have} learned labels; an adaptation wants {self._settings.min_labels} of at least two classes"],
+                    reasons=[f"{have} learned labels; an adaptation wants {self.settings.min_labels} of at least two classes"],
                 ),
             )
         trained = {  # what a forget asks about it, and what makes it again
@@ -218,7 +218,7 @@ class Adaptation:
 
     @property
     def _recipe(self) -> training.Recipe:
-        settings = self._settings
+        settings = self.settings
         return training.Recipe(strategy=settings.strategy, options=settings.options, seed=settings.seed,
                                device=settings.device, threads=settings.threads)
 
@@ -246,10 +246,10 @@ class Adaptation:
     ) -> tuple[Verdict, dict[str, Any], bytes]:
         """Train, evaluate and judge one head."""
         training.write(folder, self._recipe, tensors, facts["labels"], adapter, plugins=self._plugins,
-                       time_limit_s=self._settings.time_limit_s)
-        self._child_run("adaptd.trainer", folder, "training", self._settings.time_limit_s + 30.0)
+                       time_limit_s=self.settings.time_limit_s)
+        self._child_run("adaptd.trainer", folder, "training", self.settings.time_limit_s + 30.0)
         (folder / "in" / "rows.safetensors").write_bytes(files.dump(tensors, facts))
-        self._child_run("adaptd.evaluate", folder, "evaluating", self._settings.time_limit_s)
+        self._child_run("adaptd.evaluate", folder, "evaluating", self.settings.time_limit_s)
         candidate = (folder / "out" / "adapter.safetensors").read_bytes()
         scores, _ = files.parse((folder / "out" / "scores.safetensors").read_bytes(), "scores")
         verdict, metrics = self._judge(name, tensors, facts, scores)
@@ -295,7 +295,7 @@ class Adaptation:
         metrics = {**metrics, "trained": trained}
         contents = {f"{name}.adapter": data for name, (_, _, data) in judged.items()}
         body = {"decision": verdict.decision, "reasons": reasons, "evidence": verdict.evidence}
-        number = self._versions.enter_candidate(contents, body, metrics, f"{self._settings.strategy}: {reason}", actor)
+        number = self._versions.enter_candidate(contents, body, metrics, f"{self.settings.strategy}: {reason}", actor)
         if verdict.decision == "promote":
             try:
                 if self.held:

@@ -25,12 +25,14 @@ from adaptd.api.app import create_app
 from adaptd.api.server import Server
 from adaptd.assembly import Assembly
 from adaptd.config import Settings
+from adaptd.errors import AdaptdError
 from adaptd.futures import ended
 from adaptd.host import bind, check_folder, log_to_stderr, read_token
 from adaptd.learn import Learner
 from adaptd.observe import Meters, Problems
 from adaptd.paths import Paths
 from adaptd.records import Example, canonical
+from adaptd.reload import HINT, reload
 from adaptd.service import Service
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal)
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_reload)
         try:
             await self.startup()
             await self.main_loop()
@@ -174,6 +177,20 @@ class Daemon:
             os._exit(1)  # the journal is durable; the rest is made again at the next start
         log.info("stopping (a second signal forces)", extra={"action": "stopping"})
         self._stop.set()
+
+    def _on_reload(self) -> None:
+        """Read the configuration again, once the daemon serves; the signal must not end it before that either."""
+        if not self._tasks or self._closing:
+            log.warning("not reloaded: the daemon is starting or stopping", extra={"action": "reload"})
+            return
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            self.settings = reload(self.settings, self.paths, self.parts)
+        except AdaptdError as error:
+            self._report("bad_config", f"not reloaded: {error}", HINT)
+        except OSError as error:
+            self._report("bad_config", f"not reloaded: {self.paths.config}: {error.strerror}", HINT)
+        systemd.notify("READY=1")
 
     def _fatal(self, error: BaseException) -> None:
         """A part that must not fail has failed: stop without writing anything more; the next start recovers."""

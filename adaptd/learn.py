@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -124,6 +124,19 @@ def learn_beside(state: State, entries: Sequence[Learned], vectors: Vectors, rec
         aside.apply(some, vectors(sorted({row.event for entry in some for row in entry.born})))
 
 
+def test_beside(state: State, blocks: Iterable[Sequence[Learned]], vectors: Vectors) -> Iterator[Mapping[int, bool]]:
+    """Teach journal entries to a state that answers nobody; yield by block which rows it would have answered right before."""
+    tested: dict[int, bool] = {}
+    aside = Learner("", state, _Aside(), vectors, lambda born: {}, block=FEW, solve_after_s=0.0,
+                    quarantine=Quarantine(enabled=False))
+    aside.on_tested = tested.update
+    aside.solve()
+    for block in blocks:
+        aside.go_through(block, FEW)
+        yield dict(tested)
+        tested.clear()
+
+
 def _unrecorded(seq: int, evicted: Sequence[tuple[int, int]]) -> Future[None]:
     """Stand for a store, beside one."""
     done: Future[None] = Future()
@@ -157,6 +170,7 @@ class Learner:
         self._deferred: deque[_Call | None] = deque()  # and what waits for it: no version holds half of it
         self.forgotten: AbstractSet[int] = frozenset()  # events: what is queued of them is not learned any more
         self.on_learned: Callable[[int], None] = lambda rows: None
+        self.on_tested: Callable[[Mapping[int, bool]], None] = lambda tested: None
         self.on_finding: Callable[[Finding], int | None] = lambda found: None  # the seq at which it was set aside
         self.on_change: Callable[[Change], None] = lambda found: None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
@@ -393,6 +407,7 @@ class Learner:
                 if row.id in suspect and (known := frozen.index_of(row.target)) is not None:
                     self._suspect(row, dissent(said, place, row, known, frozen, head.taught))
         self._compare(first, given, tested)
+        self.on_tested(tested)
 
     def _judge(self, name: str, rows: Sequence[Row | None], asked: Tensor, said: Opinions,
                frozen: HeadSnapshot) -> dict[int, bool]:
@@ -473,14 +488,16 @@ class Learner:
         self.state.seq = seq
 
     def _go_through(self, aside: Learner, entries: Sequence[Learned], together: int) -> None:
-        """Learn entries, `together` of them at once, in blocks after which the ridge is solved."""
         for start in range(0, len(entries), self._block):
-            block = entries[start : start + self._block]
-            for place in range(0, len(block), together):
-                if threading.current_thread() is self._thread:
-                    self.beat = time.monotonic()
-                aside._learn(block[place : place + together])
-            aside.solve()
+            if threading.current_thread() is self._thread:
+                self.beat = time.monotonic()
+            aside.go_through(entries[start : start + self._block], together)
+
+    def go_through(self, block: Sequence[Learned], together: int) -> None:
+        """Learn a block of entries, `together` of them at once, and solve: beside what is served, in the caller's thread."""
+        for start in range(0, len(block), together):
+            self._learn(block[start : start + together])
+        self.solve()
 
     def _beside(self, state: State, answering: Answering | None = None) -> Learner:
         return Learner(self.domain, state, _Aside(answering), self._vectors, self._answers, block=self._block, solve_after_s=0.0,

@@ -109,7 +109,7 @@ def enter(connection: Connection, moment: Moment, folder: Path, number: int, act
     registry.check_not_retired(live)
     adapters = {name: digest for name, digest in live.files.items() if name.endswith(ADAPTER)}
     contents = registry.read(folder / str(live.number), adapters)
-    base, heads = next(_bases(connection, moment, folder))
+    base, heads = base_of(connection, moment, folder)
     contents |= heads
     intervals = lineage(connection, moment.branch, moment.seq)
     tail = replay(connection, live.domain, intervals, base.seq)
@@ -120,6 +120,11 @@ def enter(connection: Connection, moment: Moment, folder: Path, number: int, act
     return Version(number=number, domain=live.domain, kind="moment", parent=live.number, branch=moment.branch, seq=moment.seq,
                    encoder=live.encoder, config=live.config, files=registry.publish(folder / str(number), contents),
                    metrics=metrics, verdict=None, actor=actor, reason=f"as of {written(moment.at)}", created=time.time())
+
+
+def base_of(connection: Connection, moment: Moment, folder: Path) -> tuple[Version, dict[str, bytes]]:
+    """Return the nearest version on a moment's line up to it that has sound heads, and these; at last the empty first one."""
+    return next(_bases(connection, moment, folder))
 
 
 def _bases(connection: Connection, moment: Moment, folder: Path) -> Iterator[tuple[Version, dict[str, bytes]]]:

@@ -41,7 +41,7 @@ class Probation:
         self._versions = versions
         self._adaptation = adaptation
         self._writer = writer
-        self._settings = settings
+        self.settings = settings
         self._report = report
         self._demoting = False
         versions.on_promoted = self._begin
@@ -51,8 +51,8 @@ class Probation:
         trial = self._learner.state.trial
         if trial is None:
             return None
-        return {**trial.evidence(), "demoted_at": 1 / self._settings.alpha, "labels": self._settings.labels,
-                "since": trial.began, "until": trial.began + self._settings.days * DAY_S}
+        return {**trial.evidence(), "demoted_at": 1 / self.settings.alpha, "labels": self.settings.labels,
+                "since": trial.began, "until": trial.began + self.settings.days * DAY_S}
 
     def look(self) -> None:
         """Look whether the window has come to its end; also without a label, by the clock."""
@@ -63,18 +63,18 @@ class Probation:
 
     def _begin(self, version: int, champion: int, shadows: Mapping[str, Shadow]) -> None:
         new = Trial(version=version, champion=champion, began=time.time(), shadows=shadows)
-        self._learner.state.trial = new if self._settings.labels else None
+        self._learner.state.trial = new if self.settings.labels else None
 
     def judge(self) -> None:
         """Demote, or end the window, when it is time; after each block."""
         trial = self._learner.state.trial
         if trial is None or self._demoting:
             return
-        if trial.e_value >= 1 / self._settings.alpha:
+        if trial.e_value >= 1 / self.settings.alpha:
             self._demoting = True  # elsewhere: it waits for this thread
-            given = trial, f"{_figures(trial)}; {1 / self._settings.alpha:g} was enough", trial.evidence()
+            given = trial, f"{_figures(trial)}; {1 / self.settings.alpha:g} was enough", trial.evidence()
             threading.Thread(target=self._demote, args=given, name=f"demote-{self._name}", daemon=True).start()
-        elif trial.n >= self._settings.labels or time.time() >= trial.began + self._settings.days * DAY_S:
+        elif trial.n >= self.settings.labels or time.time() >= trial.began + self.settings.days * DAY_S:
             self._pass(trial)
 
     def _pass(self, trial: Trial) -> None:

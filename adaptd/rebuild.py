@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, func, select
 from torch import Tensor
 
 from adaptd import offline, registry, restore, training
@@ -35,33 +35,12 @@ from adaptd.moments import ADAPTER, HEAD
 from adaptd.paths import Paths
 from adaptd.registry import Version
 from adaptd.rows import labels, lineage, standing
+from adaptd.stored import stored
 
 ROUNDING = 1e-4  # of the ridge's largest weight
 EQUAL, ROUNDED, DIFFERS = "equal", "equal up to rounding", "differs"
 UNTRAINED = hashlib.sha256(files.dump_adapter(Adapter())).hexdigest()
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """The vectors of an encoder that the store has; nothing is encoded here."""
-
-    engine: Engine
-    encoder_id: int
-    dim: int
-
-    def __call__(self, events: Sequence[int]) -> dict[int, Tensor]:
-        """Read the vectors of events; refuse what is missing."""
-        found: dict[int, Tensor] = {}
-        query = select(t.vector.c.event, t.vector.c.data).where(t.vector.c.encoder == self.encoder_id, t.vector.c.part == 0)
-        with self.engine.connect() as connection:
-            for start in range(0, len(events), 500):
-                for r in connection.execute(query.where(t.vector.c.event.in_(events[start:start + 500]))):
-                    found[r.event] = torch.frombuffer(bytearray(r.data), dtype=torch.float16)
-        if missing := set(events) - set(found):
-            raise Conflict(f"{len(missing)} events of this version have no vectors of its encoder in the store",
-                           hint="a daemon with that encoder makes them: adaptd run")
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,10 +166,10 @@ class Materials:
 
     def _solving(self, head: str, name: str, digest: str) -> Solving:
         """Fill a head with the rows that the version was solved over."""
-        stored, facts = files.parse(registry.read(self._folder / str(self._version.number), {name: digest})[name], name)
+        tensors, facts = files.parse(registry.read(self._folder / str(self._version.number), {name: digest})[name], name)
         of = self._solved_by()
         filled = self._filled(head, of, lineage(self._connection, of.branch, of.seq), facts["features"])
-        return Solving(head=filled, stored=stored, facts=facts)
+        return Solving(head=filled, stored=tensors, facts=facts)
 
     def _solved_by(self) -> Version:
         """Return the version whose rows the heads were solved over: a moment has them of an earlier one."""
@@ -199,26 +178,17 @@ class Materials:
 
     def _filled(self, name: str, of: Version, intervals: Sequence[tuple[int, int]], shape: Sequence[Any] = ()) -> Head:
         """Return a head with the rows that were alive in a lineage, those that were evicted beside the others."""
-        stored = self._stored(of.encoder)
-        _, features, seed, _ = shape or (stored.dim, 1, 0, "")  # training needs no random features
-        head = Head(HeadOptions(dim=stored.dim, features=features, neighbours=1, seed=seed),
-                    RandomFeatures(stored.dim, features, seed))
+        vectors = stored(self._connection, of.encoder, self._version.number)
+        _, features, seed, _ = shape or (vectors.dim, 1, 0, "")  # training needs no random features
+        head = Head(HeadOptions(dim=vectors.dim, features=features, neighbours=1, seed=seed),
+                    RandomFeatures(vectors.dim, features, seed))
         head.set_labels(list(labels(self._connection, of.domain, intervals, name)))
-        head.bounded.read_from(stored)
+        head.bounded.read_from(vectors)
         stand = standing(self._connection, of.domain, intervals, name)
-        rows = restore.alive_rows(self._connection, of.domain, intervals, name, head, stored, stand)
+        rows = restore.alive_rows(self._connection, of.domain, intervals, name, head, vectors, stand)
         head.restore(rows, None, None, restore.evicted_columns(self._connection, of.domain, intervals, name, head))
         head.learned = len(stand.born)
         return head
-
-    def _stored(self, digest: str) -> Stored:
-        query = select(t.encoder.c.id, func.length(t.vector.c.data).label("bytes")).join(
-            t.vector, t.vector.c.encoder == t.encoder.c.id).where(t.encoder.c.digest == digest).limit(1)
-        row = self._connection.execute(query).one_or_none()
-        if row is None:
-            raise Conflict(f"the store has no vectors of the encoder that version {self._version.number} was made with",
-                           hint="a daemon with that encoder makes them: adaptd run")
-        return Stored(engine=self._connection.engine, encoder_id=row.id, dim=row.bytes // torch.float16.itemsize)
 
 
 # -- made again, and compared ---------------------------------------------------------------------------------

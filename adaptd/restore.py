@@ -38,7 +38,6 @@ from adaptd.quarantine import Suspicion
 from adaptd.registry import Version
 from adaptd.rows import Interval, Standing, alive, evicted, labels, lineage, retaught, standing
 from adaptd.sequential import Trial
-from adaptd.vectors import Vectors
 
 log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
@@ -119,7 +118,7 @@ def find_base(connection: Connection, live: registry.Live, version: Version, fol
 
 
 def load_state(connection: Connection, domain: int, base: Base, version_files: Mapping[str, bytes],
-               heads: dict[str, Head], vectors: Vectors, report: Report) -> State:
+               heads: dict[str, Head], vectors: Encoded, report: Report) -> State:
     """Build the state at a base. The ridge may be behind it; the learner solves it."""
     state = State(version=base.version.number, seq=base.seq, heads=heads)
     stored = _checkpoint_files(base, report)
