@@ -39,6 +39,7 @@ from adaptd.quarantine import Finding
 from adaptd.records import Said
 from adaptd.refold import Refold, Rules, made
 from adaptd.restore import Report
+from adaptd.review import Review
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
 from adaptd.vectors import Vectors
@@ -236,6 +237,7 @@ class Assembly:
             probation=probation,
             forgetting=forgetting,
             counterfactual=Counterfactual(number, learner, self.inference, self.reader, self.paths.versions),
+            review=self._review(number, door, learner, vectors),
             vectors=vectors,
             reader=self.reader,
             queue=self.settings.limits.queue,
@@ -252,6 +254,11 @@ class Assembly:
         learner.call(partial(learner.settle, solved=all(head.is_solved() for head in heads.values()) and not tail
                                                      and version.number == live.version))
         forgetting.finish()
+
+    def _review(self, number: int, door: Door, learner: Learner, vectors: Vectors) -> Review:
+        counterfactual = Counterfactual(number, learner, self.inference, self.reader, self.paths.versions)
+        read = incumbent.reader(door.targets, door.domain.heads)
+        return Review(number, door.domain, read, learner, self.inference, vectors, self.journal, counterfactual, self.reader)
 
     def _gate(self, settings: DomainSettings) -> Gate:
         """Return the gate; a strategy that is wrong is refused here rather than at the first adaptation."""

@@ -82,11 +82,11 @@ class Counterfactual:
     def _search(self, name: str, vector: Tensor, label: str | None) -> Json:
         if label is None:
             return {"answer": None, "records": [], "sources": [], "words": "there is no answer that could be flipped"}
-        return _Search(self, self._past(name), name, vector, label).result()
+        return _Search(self, self.past(name), name, vector, label).result()
 
     # -- what a search asks ------------------------------------------------------------------------------------
 
-    def _past(self, name: str) -> Past:
+    def past(self, name: str) -> Past:
         """Freeze a head, and read what it learned."""
         def freeze() -> tuple[Head, int, registry.Live]:
             with self._reader.connect() as connection:

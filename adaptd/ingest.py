@@ -27,7 +27,7 @@ T = TypeVar("T")
 Rejected = dict[str, Any]  # {"index": i, "error": {…}}
 
 ENVELOPE = ("id", "label", "answer", "time", "source", "subject")  # every other field is the payload
-FEEDBACK = ("event", "source", "id", "label")
+FEEDBACK = ("event", "source", "id", "label", "teacher")
 DEPTH = 32
 INT64 = range(-(1 << 63), 1 << 63)
 KEY_CHARACTERS, SOURCE_CHARACTERS = 256, 128
@@ -94,11 +94,11 @@ class Door:
             raise BadPayload(wrong, field="event", hint=shape)
         if label is MISSING:
             raise BadPayload("feedback needs a label", field="label", hint=shape)
-        targets = self.targets(label)
+        targets, teacher = self.targets(label), _name(fields, "teacher", SOURCE_CHARACTERS) or source
         if event is not None:
-            return Feedback(event=event, label=label, targets=targets, teacher=source)
+            return Feedback(event=event, label=label, targets=targets, teacher=teacher)
         of = _name(fields, "source", SOURCE_CHARACTERS) or source
-        return Feedback(source=of, key=key, label=label, targets=targets, teacher=source)
+        return Feedback(source=of, key=key, label=label, targets=targets, teacher=teacher)
 
     def _target(self, name: Any, target: Any, field: str) -> str:
         head = self.domain.heads.get(name)

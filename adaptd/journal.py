@@ -178,6 +178,10 @@ class Journal:
 
         return self._writer.submit(run)
 
+    def committed(self) -> Future[None]:
+        """Return a future that is done when all that was given to the writer by now is committed."""
+        return self._writer.submit(lambda connection: None)
+
     def evicted(self, domain: int, through: int, rows: Sequence[tuple[int, int]]) -> Future[None]:
         """Record what memory evicted, (row, seq): all of it up to `through`."""
         return self._writer.submit(lambda connection: bounds.record(connection, domain, through, rows))

@@ -27,6 +27,7 @@ from adaptd.model.decoder import Decoded
 from adaptd.predict import Answered, Inference
 from adaptd.probation import Probation
 from adaptd.records import MISSING, Evidence, HeadAnswer, Prediction, Receipt, canonical
+from adaptd.review import Review
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
 
@@ -52,6 +53,7 @@ class Served:
     probation: Probation
     forgetting: Forgetting
     counterfactual: Counterfactual
+    review: Review
     vectors: Vectors
     reader: Engine
     queue: int  # labels that may wait to be learned

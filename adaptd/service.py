@@ -295,6 +295,14 @@ class Service:
         """Explain an event's answers."""
         return await asyncio.to_thread(self._served(domain).explain, event, counterfactual)
 
+    async def review(self, domain: str, *, n: int | None, minutes: float | None) -> Json:
+        """Return what to ask a person about."""
+        return await asyncio.to_thread(self._served(domain).review.items, n, minutes)
+
+    async def review_report(self, domain: str) -> Json:
+        """Return what review's labels were good for."""
+        return await asyncio.to_thread(self._served(domain).review.report)
+
     async def feeds(self) -> Json:
         """Return the feeds' state."""
         return {"feeds": self._feeds()}

@@ -112,6 +112,14 @@ class Operations(Protocol):
         """Return what answered an event, which remembered examples weigh in now, and which of them flip the answer."""
         ...
 
+    async def review(self, domain: str, *, n: int | None, minutes: float | None) -> Json:
+        """Return {"items": […]}: the unlabelled events whose labels are expected to prevent most errors."""
+        ...
+
+    async def review_report(self, domain: str) -> Json:
+        """Return what review's labels were and what they did to later answers."""
+        ...
+
     async def backup(self, *, file: str, force: bool, actor: str) -> Json:
         """Write a verified backup of the store into a file; return what it holds."""
         ...

@@ -146,6 +146,16 @@ async def explain(call: Call) -> Json:
     return await call.operations.explain(call.domain, call.path["event"], counterfactual=call.query.counterfactual)
 
 
+async def review(call: Call) -> Json:
+    """Choose the unlabelled events whose labels are expected to prevent most errors; the answers come as feedback."""
+    return await call.operations.review(call.domain, n=call.query.n, minutes=call.query.minutes)
+
+
+async def review_report(call: Call) -> Json:
+    """Say how many labels review brought, how many answers they corrected, and how many errors they prevented since."""
+    return await call.operations.review_report(call.domain)
+
+
 async def status(call: Call) -> Json:
     """Say what is live, how good it is, what goes on and what is wrong."""
     return call.operations.status()
@@ -248,6 +258,8 @@ ENDPOINTS = (
     Endpoint(method="GET", path=f"{DOMAIN}/memory", handler=memory, answer=s.Answer),
     Endpoint(method="POST", path=f"{DOMAIN}/memory/search", handler=search, request=s.Search, answer=s.Found),
     Endpoint(method="GET", path=f"{DOMAIN}/explain/{{event}}", handler=explain, query=s.ExplainQuery, answer=s.Explained),
+    Endpoint(method="GET", path=f"{DOMAIN}/review", handler=review, query=s.ReviewQuery, answer=s.ToReview),
+    Endpoint(method="GET", path=f"{DOMAIN}/review/report", handler=review_report, answer=s.ReviewReport),
     Endpoint(method="GET", path="/v1/status", handler=status, answer=s.Status),
     Endpoint(method="GET", path="/v1/history", handler=history, query=s.HistoryQuery, answer=s.History),
     Endpoint(method="GET", path="/v1/feeds", handler=feeds, answer=s.Feeds),

@@ -22,7 +22,7 @@ Since = Annotated[int | float, WRITTEN, Field(description="a seq (an integer), I
                                                           "(with a decimal point)")]
 Sources = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=1000)]
 Events = Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=1000)]
-SEARCH_LIMIT = 1000
+SEARCH_LIMIT, REVIEW_LIMIT = 1000, 500
 
 
 class Body(BaseModel):
@@ -74,13 +74,17 @@ class Event(Answer):
 
 
 class Feedback(Body):
-    """A label for an earlier event, which is named by the daemon's id or by (source, id)."""
+    """A label for an earlier event, which is named by the daemon's id or by (source, id).
+
+    `teacher` is who gives it, where that is not the client: `review` or `review:NAME` for what was asked for by review.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"event": "…", "label": "lost_card"}]})
     event: str | None = None
     source: str | None = None
     id: str | int | None = None
     label: Any
+    teacher: str | None = Field(None, description="who gives the label; without it whoever sends it")
 
 
 class Adapt(Body):
@@ -245,6 +249,19 @@ class ExplainQuery(Query):
     counterfactual: bool = Field(False, description="also which records flip the answer if they are forgotten; takes seconds")
 
 
+class ReviewQuery(Query):
+    """How much to ask a person: a number, or as much as fits into minutes."""
+
+    n: Annotated[int, Field(ge=1, le=REVIEW_LIMIT, description="items; 20 without it")] | None = None
+    minutes: Annotated[float, Field(gt=0, le=480, allow_inf_nan=False, description="of the person's time")] | None = None
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> ReviewQuery:
+        if self.n is not None and self.minutes is not None:
+            raise Unprocessable("n and minutes both given", field="minutes", hint="give one of them")
+        return self
+
+
 class ErrorDetail(Answer):
     """What is wrong, and the cure."""
 
@@ -306,6 +323,39 @@ class Explained(Answer):
     labels: list[dict[str, Any]]
     now: dict[str, Any]
     counterfactual: dict[str, dict[str, Any]] | None = Field(None, description="per head; when it was asked for")
+
+
+class ReviewItem(Answer):
+    """An event to label: the guess, why it is asked about, and how many errors its label is expected to prevent."""
+
+    event: str
+    payload: dict[str, Any]
+    text: str | None
+    label: Any = Field(description="the guess, whatever limit would withhold it; null where no label is known")
+    confidence: float
+    scores: dict[str, Any]
+    expected: float = Field(description="errors in the pool that its label is expected to prevent, beside those before it")
+    like: int = Field(description="others in the pool that are like it")
+    reason: str
+
+
+class ToReview(Answer):
+    """What to ask a person about, the most useful first."""
+
+    items: list[ReviewItem]
+    pool: int = Field(description="events that were answered and have no label, the newest 5,000 at most")
+    pace_s: float = Field(description="what a label has taken lately")
+    teacher: str = Field(description="send it back with the labels, by itself or followed by a colon and a name")
+    version: int
+    seq: int
+
+
+class ReviewReport(Answer):
+    """What review's labels were, per teacher, and what they did to later answers."""
+
+    teachers: list[dict[str, Any]]
+    labels: int
+    later: dict[str, int] | None = Field(description="null where nothing can be said: nobody else labelled later events")
 
 
 class Adapted(Answer):

@@ -72,6 +72,13 @@ out_of_scope: the limit after the stream, on the test split and on queries that 
 CLINC150's test queries outside banking and credit cards for the other sets. AUROC tells in scope from out of scope;
 `max softmax` does the same by confidence instead of fit (Hendrycks and Gimpel, 2017).
 """,
+    "review": """\
+## Review
+
+In-process, through the daemon's own learner and its choice of what to ask: the training split waits without labels, the 5,000
+newest of it in the pool; a fifth of the labels is asked for in rounds, chosen by `review` or at random. accuracy: on the test
+split, after the last round; share of all: against what all labels give. No row is held out, nothing is adapted.
+""",
     "speed": """\
 ## Speed and size
 

@@ -6,23 +6,23 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from adaptd.bench import sets
 from adaptd.bench.streams import Drift
 from adaptd.bench.vectors import Encoded
 
-Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed", "gate"]
-PARTS: tuple[Part, ...] = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed", "gate")
+Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "review", "speed", "gate"]
+PARTS: tuple[Part, ...] = get_args(Part)
 SETS: dict[Part, tuple[str, ...]] = {
     "class-incremental": ("clinc150", "banking77"), "strategies": ("clinc150", "banking77"),
     "new-classes": ("clinc150", "banking77"),
     "prequential": ("commit_stream", "clinc150"), "memory": ("clinc150", "commit_stream"),
-    "abstain": ("clinc150", "banking77"), "speed": ("clinc150",),
+    "abstain": ("clinc150", "banking77"), "review": ("clinc150", "banking77"), "speed": ("clinc150",),
     "gate": ("power", "lost-class", "month")}
 ADAPT: dict[Part, tuple[bool, ...]] = {
     "class-incremental": (False, True), "strategies": (True,), "new-classes": (False,), "prequential": (True,),
-    "memory": (False,), "abstain": (False,), "speed": (False,), "gate": (False,)}
+    "memory": (False,), "abstain": (False,), "review": (False,), "speed": (False,), "gate": (False,)}
 UNSEEDED: tuple[Part, ...] = ("speed", "gate")
 QUICK_EXPERIENCES, QUICK_ROWS, QUICK_TESTS, QUICK_EVENTS = 3, 30, 5, 600
 

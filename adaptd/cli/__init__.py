@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "predict": ("adaptd.cli.stream:predict", "Answer texts."),
     "ingest": ("adaptd.cli.ingest:ingest", "Read JSONL files into the journal."),
     "feedback": ("adaptd.cli.stream:feedback", "Give a label to an earlier event."),
+    "review": ("adaptd.cli.review:review", "Label the events whose labels are expected to prevent most errors."),
     "hold": ("adaptd.cli.stream:hold", "Stop learning or adaptation; answers go on."),
     "resume": ("adaptd.cli.stream:resume", "Go on, and learn what waited."),
     "explain": ("adaptd.cli.memory:explain", "Show what answered an event, when, and why it would be answered so now."),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from adaptd.bench.plan import Run
     from adaptd.bench.streams import Drift
 
-PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "speed", "gate")
+PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "review", "speed", "gate")
 DRIFTS = ("swap", "rename", "merge", "split", "gradual", "recurring", "none")
 PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes")
 
@@ -45,8 +45,8 @@ def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | Non
           as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
-    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, speed, gate or all. FILE is your own .csv or
-    .jsonl with text, label and perhaps time: it is answered and learned event by event, in the order of time.
+    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, review, speed, gate or all. FILE is your own
+    .csv or .jsonl with text, label and perhaps time: it is answered and learned event by event, in the order of time.
 
     \b
     Example:

@@ -170,6 +170,14 @@ class Double:
         self._note("explain", domain, event, counterfactual=counterfactual)
         return {"event": event, "received": 1.0, "live_then": 1, "answers": [], "labels": [], "now": {}}
 
+    async def review(self, domain: str, *, n: int | None, minutes: float | None) -> Json:
+        self._note("review", domain, n=n, minutes=minutes)
+        return {"items": [], "pool": 0, "pace_s": 6.0, "teacher": "review", "version": 1, "seq": 0}
+
+    async def review_report(self, domain: str) -> Json:
+        self._note("review_report", domain)
+        return {"teachers": [], "labels": 0, "later": None}
+
     async def backup(self, *, file: str, force: bool, actor: str) -> Json:
         self._note("backup", file=file, force=force, actor=actor)
         return {"file": file, "bytes": 1, "schema": "0001", "seq": 0, "domains": {}, "chain": None, "counts": {},
@@ -264,6 +272,10 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/memory/search", {"text": "a", "k": 3}, "search", ("text", {"text": "a", "k": 3})),
     ("GET", "/v1/text/explain/e1", None, "explain", ("text", "e1", {"counterfactual": False})),
     ("GET", "/v1/text/explain/e1?counterfactual=true", None, "explain", ("text", "e1", {"counterfactual": True})),
+    ("GET", "/v1/text/review?n=5", None, "review", ("text", {"n": 5, "minutes": None})),
+    ("GET", "/v1/text/review?minutes=2.5", None, "review", ("text", {"n": None, "minutes": 2.5})),
+    ("GET", "/v1/text/review", None, "review", ("text", {"n": None, "minutes": None})),
+    ("GET", "/v1/text/review/report", None, "review_report", ("text", {})),
     ("GET", "/v1/status", None, "status", ({},)),
     ("GET", "/v1/history?domain=text&limit=5", None, "history", ("text", {"limit": 5})),
     ("GET", "/v1/history", None, "history", (None, {"limit": 50})),
@@ -740,3 +752,14 @@ def test_a_path_that_is_too_long_is_named() -> None:
     with pytest.raises(CannotStart) as caught:
         bind_unix(Path("/tmp") / ("x" * 120))
     assert "shorter" in caught.value.hint
+
+
+@pytest.mark.parametrize(("query", "at", "message"), [
+    ("n=0", "n", "greater"), ("n=501", "n", "less"), ("n=x", "n", "integer"), ("minutes=-1", "minutes", "greater"),
+    ("minutes=0", "minutes", "greater"), ("minutes=nan", "minutes", "finite"), ("minutes=500", "minutes", "less"),
+    ("n=5&minutes=5", "minutes", "both"), ("m=5", "m", "unknown field")])
+def test_a_review_of_no_size_is_answered_with_field_and_cure(query: str, at: str, message: str) -> None:
+    double = Double()
+    found = error(ask(double, "GET", f"/v1/text/review?{query}"), 422, "unprocessable")
+    assert message in found["message"] and found["field"] == at and found["hint"]
+    assert double.asked == []

@@ -596,6 +596,75 @@ def test_dead_letters_are_listed_tried_again_and_dropped(adaptd: Adaptd, daemon:
         assert refused.exit_code == 2 and "name ids, or give --all" in refused.stderr
 
 
+# -- review ---------------------------------------------------------------------------------------------------
+
+
+def to_ask(event: str, label: Any, scores: Any) -> dict[str, Any]:
+    return {"event": event, "text": f"text of {event}", "payload": {}, "label": label, "scores": scores, "confidence": 0.5,
+            "reason": "uncertain between a and b", "expected": 1.0, "like": 0}
+
+
+def reviewing(daemon: FakeDaemon, *items: dict[str, Any], answer: Answer = (202, {"held": 0})) -> list[Any]:
+    """Let the daemon give items until each is answered; return what feedback it gets."""
+    got: list[Any] = []
+
+    def feedback(body: Any) -> Answer:
+        got.append(body)
+        return answer
+
+    def more(count: int) -> Answer:
+        return 200, {"items": [one for one in items if one["event"] not in {body["event"] for body in got}][:count]}
+
+    daemon.on("/v1/text/memory", 200, {"heads": {"label": {"labels": {"a": 3, "b": 2}}}})
+    daemon.answers.update({f"/v1/text/review?n={n}": lambda body, n=n: more(n) for n in range(1, 20)})  # type: ignore[misc]
+    daemon.answers["/v1/text/feedback"] = feedback
+    return got
+
+
+def test_an_answer_is_sent_before_the_next_question(adaptd: Adaptd, daemon: FakeDaemon) -> None:
+    got = reviewing(daemon, *(to_ask(f"e{i}", "a", {"a": 0.6, "b": 0.4}) for i in range(4)))
+    done = adaptd("review", "--source", "ana", input="\n2\nb\nq\n")
+    assert done.exit_code == 0 and [one["label"] for one in got] == ["a", "b", "b"]
+    assert {one["teacher"] for one in got} == {"review:ana"} and "text of e3" in done.stderr
+    assert done.stdout.startswith("3 labels by review:ana, 2 of them not as guessed")
+
+
+def test_a_label_of_several_heads_is_an_object(adaptd: Adaptd, daemon: FakeDaemon) -> None:
+    guess = {"topic": "a", "mood": "b"}
+    got = reviewing(daemon, *(to_ask(f"e{i}", guess, {"topic": {}, "mood": {}}) for i in range(2)),
+                    to_ask("e2", {"topic": None, "mood": "b"}, {"topic": {}, "mood": {}}))
+    done = adaptd("review", input='\nhot\n{"mood": "a"}\n\nq\n')
+    assert [one["label"] for one in got] == [guess, {"mood": "a"}]
+    assert "is an object" in done.stderr and "there is no guess yet" in done.stderr
+
+
+def test_what_is_refused_is_told_and_not_asked_again(adaptd: Adaptd, daemon: FakeDaemon) -> None:
+    refused = {"error": {"code": "forgotten", "message": "this event was forgotten", "hint": "h"}}
+    reviewing(daemon, to_ask("e0", "a", {"a": 1.0}), answer=(422, refused))
+    done = adaptd("review", "-n", "1", input="\n")
+    assert done.exit_code == 0 and "not taken: this event was forgotten" in done.stderr
+    assert done.stdout.startswith("0 labels by") and "1 skipped" in done.stdout
+    reviewing(daemon, to_ask("e0", "a", {"a": 1.0}), answer=(202, {"held": 1}))
+    assert "1 wait, as learning is on hold" in adaptd("review", "-n", "1", input="\n").stdout
+
+
+def test_a_list_that_another_person_is_given_is_waited_for(adaptd: Adaptd, daemon: FakeDaemon) -> None:
+    busy = {"error": {"code": "busy", "message": "another review is under way", "hint": ""}}
+    answers: list[Answer] = [(200, {"items": [], "pool": 0}), (429, busy, {"Retry-After": "0"})]
+    daemon.answers["/v1/text/review?n=3"] = lambda body: answers.pop()
+    assert json.loads(adaptd("review", "-n", "3", "--json").stdout) == {"items": [], "pool": 0}
+
+
+def test_the_report_says_what_cannot_be_told(adaptd: Adaptd, daemon: FakeDaemon) -> None:
+    daemon.on("/v1/text/review/report", 200, {"teachers": [], "labels": 0, "later": None})
+    assert "no label has come from a review yet" in adaptd("review", "--report").stdout
+    later = {"events": 9, "right": 8, "prevented": 3, "caused": 1, "net": 2}
+    ana = {"teacher": "review:ana", "labels": 4, "answered": 4, "corrected": 2, "later": later}
+    daemon.on("/v1/text/review/report", 200, {"teachers": [ana], "labels": 4, "later": later})
+    shown = adaptd("review", "--report").stdout
+    assert "review:ana" in shown and "newest 9 answers" in shown and "3 are right only with them, 1 only without" in shown
+
+
 # -- ingest ---------------------------------------------------------------------------------------------------
 
 

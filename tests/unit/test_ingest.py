@@ -185,7 +185,15 @@ def test_feedback_names_its_event_in_either_way() -> None:
     assert good[0][1].targets == {"label": "a"}
 
 
+def test_feedback_may_name_its_teacher() -> None:
+    """Where that is not who sends it: the source of an event without one stays the sender's."""
+    raw = [{"event": "e1", "label": "a", "teacher": "review:ana"}, {"id": "8", "label": "a", "teacher": "review:ana"}]
+    good, rejected = door().feedback(raw, source="http")
+    assert not rejected and {one.teacher for _, one in good} == {"review:ana"} and good[1][1].source == "http"
+
+
 @pytest.mark.parametrize(("element", "field"), [
+    ({"event": "e", "label": "a", "teacher": ""}, "teacher"), ({"event": "e", "label": "a", "teacher": 5}, "teacher"),
     ([], None), ({}, "event"), ({"label": "a"}, "event"), ({"event": "e"}, "label"),
     ({"event": "e", "label": None}, "label"), ({"source": "s", "label": "a"}, "event"),
     ({"event": "e", "id": "i", "label": "a"}, "event"), ({"event": 5, "label": "a"}, "event"),
