@@ -285,7 +285,7 @@ class Learner:
             self._deferred.append(call)
             return True
         if self._behind and (call is None or self._dirty_since is not None):
-            self._catch_up(wholly=call is not None or end)
+            self._catch_up(wholly=call is not None)
         if self._dirty_since is not None and not self._behind and (call is not None or end or self._due()):
             self.solve()
         if call is not None:
