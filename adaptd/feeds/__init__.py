@@ -14,6 +14,7 @@ from adaptd.errors import BadConfig
 from adaptd.feeds.elements import Fields
 from adaptd.feeds.folder import Folder
 from adaptd.feeds.jsonl import Jsonl
+from adaptd.feeds.kafka import Kafka
 from adaptd.feeds.mqtt import Mqtt
 from adaptd.feeds.nats import JetStream
 from adaptd.feeds.rabbitmq import RabbitMq
@@ -27,7 +28,7 @@ FILES = ("path", "ca_file", "cert_file", "key_file", "credentials_file")  # opti
 @hookimpl
 def register_feeds() -> Iterable[type[Feed]]:
     """Offer the built-in feeds."""
-    return [Jsonl, Folder, RedisStream, JetStream, Mqtt, RabbitMq]
+    return [Jsonl, Folder, RedisStream, JetStream, Mqtt, RabbitMq, Kafka]
 
 
 def build(kinds: Mapping[str, type], name: str, settings: FeedSettings, folder: Path) -> tuple[Feed, Fields]:

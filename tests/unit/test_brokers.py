@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "feeds.md"
 KINDS: dict[str, Any] = collect(load("adaptd", []), "register_feeds")
 BROKERS = {name: kind for name, kind in KINDS.items() if issubclass(kind, Broker)}
 NEEDED = {"redis": {"stream": "s"}, "nats": {"stream": "s"}, "mqtt": {"topics": ["t"], "client_id": "c"},
-          "rabbitmq": {"queue": "q"}}
+          "rabbitmq": {"queue": "q"}, "kafka": {"topics": ["t"]}}
 
 
 def made(name: str, folder: Path = Path("/store"), **options: Any) -> Any:
