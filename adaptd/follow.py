@@ -207,7 +207,8 @@ class Follower:
     def _letter(self, item: FeedItem, reason: str = "") -> DeadLetter:
         about = canonical({"key": item.key, "about": item.about})
         # without a stable place a second delivery is known by what it is
-        key = hashlib.sha256(item.raw + about.encode()).hexdigest() if self._fields.needs_id else item.key
+        by_content = self._fields.needs_id or (self._fields.needs_key and item.key is None)
+        key = hashlib.sha256(item.raw + about.encode()).hexdigest() if by_content else item.key
         return DeadLetter(raw=item.raw, reason=reason, key=key, about=about)
 
     async def retry(self, ids: Sequence[int] | None, actor: str) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class FeedItem:
 class Feed(Protocol):
     """A stream that is followed. The cursor moves in the same transaction as the events.
 
-    A class whose `needs_id` is true has no stable offset: its elements must name their ids (`[feeds.X.fields] id`).
+    A class whose `needs_id` is true has no stable offset: its elements must name their ids (`[feeds.X.fields] id`). Where
+    `needs_key` is true that holds for elements that come without a key.
     """
 
     name: ClassVar[str]

@@ -11,9 +11,11 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -395,6 +397,97 @@ class Tansu(Server):
         return {"url": f"kafka://127.0.0.1:{self.port}", "topics": ["events"], "replicated": True, "wait_s": 0.2}
 
 
+class EventServer(Server):
+    """An HTTP server that sends events and gives again what came after `Last-Event-ID`; it drops connections amid an event."""
+
+    kind, program = "sse", ""
+    per_connection = 150  # events, of which the last is cut
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+        self.asked: list[str | None] = []  # the ids that it was asked after
+        self.news = threading.Condition()
+        self._http: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        """Listen."""
+        self._http = ThreadingHTTPServer(("127.0.0.1", self.port), _Events)
+        self._http.daemon_threads = True
+        self._http.events = self  # type: ignore[attr-defined]
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        """End it, and every connection."""
+        if self._http is not None:
+            http, self._http = self._http, None
+            with self.news:
+                self.news.notify_all()
+            http.shutdown()
+            http.server_close()
+
+    def close(self) -> None:
+        """End it."""
+        self.stop()
+        super().close()
+
+    def stands(self, http: Any) -> bool:
+        """Say whether connections of this listener go on."""
+        return self._http is http
+
+    def arguments(self) -> Sequence[str]:
+        """There is no program."""
+        return []
+
+    def publish(self, messages: Sequence[Json | bytes]) -> None:
+        """Send events to whoever listens, and to whoever asks for them later."""
+        with self.news:
+            self.sent += [raw(message) for message in messages]
+            self.news.notify_all()
+
+    def options(self) -> Json:
+        """Return the feed's options."""
+        return {"url": f"http://127.0.0.1:{self.port}/events?of=all", "wait_s": 0.2, **LOGIN}
+
+
+class _Events(BaseHTTPRequestHandler):
+    """Ids begin with 1; a message's data stands in two lines, and lines end in all three ways."""
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        server: EventServer = self.server.events  # type: ignore[attr-defined]
+        server.asked.append(self.headers.get("last-event-id"))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.end_headers()
+        try:
+            self.wfile.write(b"\xef\xbb\xbfretry: 20\n: hello\n\n")
+            self._send(server, int(self.headers.get("last-event-id") or 0))
+        except OSError:
+            pass  # who asked is gone
+
+    def _send(self, server: EventServer, at: int) -> None:
+        last = at + server.per_connection
+        while at < last:
+            with server.news:
+                server.news.wait_for(lambda: at < len(server.sent) or not server.stands(self.server), 5.0)  # noqa: B023
+                if not server.stands(self.server):
+                    return
+                fresh = server.sent[at:last]
+            for one in fresh or [None]:
+                if one is None:
+                    self.wfile.write(b": nothing\n\n")
+                    continue
+                at += 1
+                end = (b"\n", b"\r\n", b"\r")[at % 3]
+                first, comma, second = one.partition(b", ") if b'"id": "m' in one else (one, b"", b"")
+                data = b"data: " + first + (b"," + end + b"data:" + second if comma else b"")
+                whole = end.join([b"id: %d" % at, b"event: said", data, b"", b""])
+                self.wfile.write(whole if at < last else whole[:len(whole) - 4])
+
+
 class Spool(Server):
     """A folder that files are moved into; it is away while it is stopped."""
 
@@ -435,4 +528,5 @@ class Spool(Server):
         return {"path": str(self.folder), "poll_s": 0.2}
 
 
-SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (RedisServer, NatsServer, Mosquitto, RabbitServer, Tansu, Spool)}
+SERVERS: Mapping[str, type[Server]] = {
+    one.kind: one for one in (RedisServer, NatsServer, Mosquitto, RabbitServer, Tansu, EventServer, Spool)}

@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "feeds.md"
 KINDS: dict[str, Any] = collect(load("adaptd", []), "register_feeds")
 BROKERS = {name: kind for name, kind in KINDS.items() if issubclass(kind, Broker)}
 NEEDED = {"redis": {"stream": "s"}, "nats": {"stream": "s"}, "mqtt": {"topics": ["t"], "client_id": "c"},
-          "rabbitmq": {"queue": "q"}, "kafka": {"topics": ["t"]}}
+          "rabbitmq": {"queue": "q"}, "kafka": {"topics": ["t"]}, "sse": {}}
 
 
 def made(name: str, folder: Path = Path("/store"), **options: Any) -> Any:
@@ -33,7 +33,7 @@ def made(name: str, folder: Path = Path("/store"), **options: Any) -> Any:
 @pytest.mark.parametrize("name", BROKERS)
 def test_wrong_options_are_named_with_the_cure(name: str) -> None:
     made(name)
-    for wrong in ({"url": "http://host"}, {"url": "host"}, {"batch": 0}, {"wait_s": 0}, {"cert_file": "c.pem"}):
+    for wrong in ({"url": "gopher://host"}, {"url": "host"}, {"batch": 0}, {"wait_s": 0}, {"cert_file": "c.pem"}):
         with pytest.raises(BadConfig) as refused:
             made(name, **wrong)
         assert refused.value.hint
