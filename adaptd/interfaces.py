@@ -126,6 +126,19 @@ class Examined(Protocol):
         ...
 
 
+@runtime_checkable
+class Delivered(Protocol):
+    """A feed that is sent its elements, over HTTP: `POST /v1/feeds/{name}/hook`, to which no token lets in."""
+
+    def signed(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise BadSignature unless who sends may; the names of headers are in small letters."""
+        ...
+
+    async def deliver(self, headers: Mapping[str, str], body: bytes) -> str | None:
+        """Take the body in; return its id, where it has one, when it is committed."""
+        ...
+
+
 class Encoder(Protocol):
     """Frozen: examples in, one vector of pooled layers each out."""
 

@@ -20,6 +20,7 @@ from adaptd.feeds.nats import JetStream
 from adaptd.feeds.rabbitmq import RabbitMq
 from adaptd.feeds.redis import RedisStream
 from adaptd.feeds.sse import ServerSentEvents
+from adaptd.feeds.webhook import Webhook
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import Feed
 
@@ -29,7 +30,7 @@ FILES = ("path", "ca_file", "cert_file", "key_file", "credentials_file")  # opti
 @hookimpl
 def register_feeds() -> Iterable[type[Feed]]:
     """Offer the built-in feeds."""
-    return [Jsonl, Folder, RedisStream, JetStream, Mqtt, RabbitMq, Kafka, ServerSentEvents]
+    return [Jsonl, Folder, RedisStream, JetStream, Mqtt, RabbitMq, Kafka, ServerSentEvents, Webhook]
 
 
 def build(kinds: Mapping[str, type], name: str, settings: FeedSettings, folder: Path) -> tuple[Feed, Fields]:

@@ -53,7 +53,7 @@ def test_the_built_ins_come_through_the_hooks() -> None:
     manager = plugins.load("adaptd", [])
     assert plugins.collect(manager, "register_domains")["text"] is Text
     assert set(plugins.collect(manager, "register_feeds")) == {"jsonl", "folder", "redis", "nats", "mqtt", "rabbitmq", "kafka",
-                                                              "sse"}
+                                                              "sse", "webhook"}
     assert set(plugins.collect(manager, "register_gates")) == {"not-worse"}
 
 
