@@ -32,6 +32,7 @@ MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 LOST = "give the topic a retention that covers the longest pause; send again what is missing: what came is recognised"
 COPIES = ("keep 3 copies, min.insync.replicas 2, producers with acks=all; or replicated = true in this feed's options, "
           "where the storage below the broker keeps the copies")
+NO_ID = "A" * 22  # of a topic of an older broker
 Place = tuple[str, int]  # a topic and a partition
 
 
@@ -109,11 +110,11 @@ class Kafka(Broker):
         }
         return {key: value for key, value in given.items() if value is not None}
 
-    def identities(self) -> dict[str, Any]:
-        """Return what the broker says of each topic (its id, its copies) where it does; {} where it cannot be asked."""
+    def described(self, admin: Any) -> dict[str, Any]:
+        """Return what the broker says of each topic (its id, its copies); nothing of those that it cannot be asked about."""
         from confluent_kafka import KafkaException, TopicCollection
 
-        admin, found = self._admin(), {}
+        found = {}
         for topic, answer in admin.describe_topics(TopicCollection(self.topics), request_timeout=ASK_S).items():
             try:
                 found[topic] = answer.result(2 * ASK_S)
@@ -121,7 +122,7 @@ class Kafka(Broker):
                 log.info("topic %r could not be described: %s", topic, error)
         return found
 
-    def _admin(self) -> Any:
+    def admin(self) -> Any:
         """Return what asks the broker; it must be held, since with it goes what it was asked."""
         from confluent_kafka.admin import AdminClient
 
@@ -131,7 +132,8 @@ class Kafka(Broker):
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import ConfigResource  # type: ignore[attr-defined]  # it is, without saying so
 
-        admin, described, found = self._admin(), self.identities(), []
+        admin, found = self.admin(), []
+        described = self.described(admin)
         resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in self.topics]
         for resource, answer in admin.describe_configs(resources, request_timeout=ASK_S).items():
             topic = resource.name
@@ -157,6 +159,7 @@ class _Session:
         self._assigned: set[Place] = set()
         self._ends: dict[Place, int] = {}
         self._consumer: Any = None
+        self._admin: Any = None  # while topics can be asked about
         self._look_at = 0.0
         self._down: str | None = None  # all brokers are away, or do not let us in
         self._why: str | None = None
@@ -172,7 +175,7 @@ class _Session:
             "queued.min.messages": self._feed.batch, "queued.max.messages.kbytes": BUFFER_KIB,
             "on_commit": _committed,
         }
-        self._consumer = Consumer(settings, logger=log)
+        self._consumer, self._admin = Consumer(settings, logger=log), self._feed.admin()
         self._look()
 
     def close(self) -> None:
@@ -217,8 +220,13 @@ class _Session:
     def _look(self) -> None:
         """See which partitions there are, and whether the topics are those that were read; take what is new."""
         there = self._partitions()
-        for topic, one in self._feed.identities().items():
+        described = {} if self._admin is None else self._feed.described(self._admin)
+        if not described:
+            self._admin = None  # asking again and again would hold up the reading
+        for topic, one in described.items():
             known, now = self._known.setdefault(topic, {}).get("id"), str(one.topic_id)
+            if now == NO_ID:
+                continue
             if known not in (None, now):
                 self._feed.note(f"topic {topic!r} is not the one that was read")
                 self._forget(topic)

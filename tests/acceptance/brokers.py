@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib.util
 import json
 import os
@@ -402,6 +403,7 @@ class EventServer(Server):
 
     kind, program = "sse", ""
     per_connection = 150  # events, of which the last is cut
+    login: str | None = None  # who is let in; none: everybody
 
     def __init__(self) -> None:
         super().__init__()
@@ -459,6 +461,10 @@ class _Events(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server: EventServer = self.server.events  # type: ignore[attr-defined]
         server.asked.append(self.headers.get("last-event-id"))
+        given = self.headers.get("authorization", "").removeprefix("Basic ")
+        if server.login is not None and base64.b64decode(given).decode() != server.login:
+            self.send_error(401)
+            return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.end_headers()
