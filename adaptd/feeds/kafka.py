@@ -56,7 +56,7 @@ class Kafka(Broker):
     def __post_init__(self) -> None:
         """Refuse what cannot be connected to."""
         super().__post_init__()
-        if not self.topics or any(not topic or topic.startswith("^") for topic in self.topics):
+        if not isinstance(self.topics, list) or not self.topics or any(one == "" or one.startswith("^") for one in self.topics):
             raise BadConfig("topics: names of topics, without patterns", field="topics", hint='topics = ["tickets"]')
         if self.mechanism not in MECHANISMS:
             raise BadConfig(f"mechanism: {self.mechanism!r} is not known", field="mechanism",
@@ -87,8 +87,7 @@ class Kafka(Broker):
 
     async def risks(self) -> Sequence[Risk]:
         """Say whether the topics' settings let go of what was acknowledged, as far as the broker tells."""
-        found = [Risk(message=lost, hint=LOST) for lost in self._lost]
-        return found if self.replicated else [*found, *await asyncio.to_thread(self._settings)]
+        return [*await asyncio.to_thread(self._settings), *(Risk(message=lost, hint=LOST) for lost in self._lost)]
 
     def note(self, loss: str) -> None:
         """Remember that records went before they were read."""
@@ -133,6 +132,15 @@ class Kafka(Broker):
         from confluent_kafka.admin import ConfigResource  # type: ignore[attr-defined]  # it is, without saying so
 
         admin, found = self.admin(), []
+        for topic in self.topics:
+            try:
+                about = admin.list_topics(topic, timeout=ASK_S).topics[topic]
+            except KafkaException as error:
+                raise ConnectionError(f"{self.address[0]} does not answer: {_words(error)}") from None
+            if about.error is not None:
+                raise LookupError(f"there is no topic {topic!r}: {about.error.str()}")
+        if self.replicated:
+            return []
         described = self.described(admin)
         resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in self.topics]
         for resource, answer in admin.describe_configs(resources, request_timeout=ASK_S).items():
@@ -142,7 +150,7 @@ class Kafka(Broker):
                 copies = min((len(one.replicas) for one in described[topic].partitions), default=0)
             except (KafkaException, TimeoutError, KeyError) as error:
                 hint = f"let the user DESCRIBE and DESCRIBE_CONFIGS the topic, or see to it yourself: {COPIES}"
-                found.append(Risk(message=f"the durability of topic {topic!r} could not be checked: {error}", hint=hint))
+                found.append(Risk(message=f"the durability of topic {topic!r} could not be checked: {_words(error)}", hint=hint))
                 continue
             found += [Risk(message=f"topic {topic!r}: {words}", hint=COPIES) for words in _weak(copies, settings)]
         return found
@@ -255,9 +263,9 @@ class _Session:
                 except KafkaException as error:
                     self._consumer.poll(0)  # tells `_met` what went wrong
                     if self._down is not None or time.monotonic() > end:
-                        raise ConnectionError(self._down or f"nothing answers at {self._feed.address[0]}: {error}") from None
+                        raise ConnectionError(self._down or f"{self._feed.address[0]} does not answer: {_words(error)}") from None
             if about.error is not None or not about.partitions:
-                raise LookupError(f"there is no topic {topic!r}: {about.error}")
+                raise LookupError(f"there is no topic {topic!r}: {about.error.str() if about.error else 'no partitions'}")
             found |= {(topic, partition) for partition in about.partitions}
         return found
 
@@ -330,6 +338,11 @@ async def _in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
 def _committed(error: Any, places: Any) -> None:
     if error is not None:
         log.info("the group's place could not be set: %s", error)
+
+
+def _words(error: Exception) -> str:
+    """Return an error of the library without its codes."""
+    return str(error.args[0].str()) if error.args and hasattr(error.args[0], "str") else str(error) or type(error).__name__
 
 
 def _text(value: Any) -> str:

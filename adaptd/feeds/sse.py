@@ -45,8 +45,8 @@ class ServerSentEvents(Broker):
     def __post_init__(self) -> None:
         """Refuse what cannot be asked."""
         super().__post_init__()
-        if self.silent_s <= 0:
-            raise ValueError("silent_s must be positive")
+        if self.silent_s <= 0 or not isinstance(self.events, list):
+            raise ValueError('silent_s must be positive, and events a list: ["message"]')
         for name, value in self.headers.items():
             if name.lower() in OURS or not (isinstance(value, str) and name.isascii() and value.isprintable()):
                 raise BadConfig(f"headers: {name!a} is set by adaptd, or its value is no line of text", field="headers",

@@ -65,6 +65,8 @@ class Webhook:
                             hint=f'"{GITHUB}" (X-Hub-Signature-256) or "{STANDARD}" (Standard Webhooks)')
         if not 1 <= self.batch <= 10_000 or self.wait_s <= 0:
             raise ValueError("batch must be from 1 to 10000, and wait_s positive")
+        if not isinstance(self.events, list):
+            raise ValueError('events must be a list: ["issues"]')
         if self.events and self.signature != GITHUB:
             raise ValueError('events belongs to signature = "github"')
         secrets = [self.secret] if self.old_secret is None else [self.secret, self.old_secret]

@@ -352,7 +352,7 @@ def test_a_topic_is_read_on_at_the_place_of_each_partition_and_one_made_anew_is_
         assert sorted(found) == sorted(f"m{number}" for number in range(100, 160)) and not {*again} & {*keys, *more}
         assert [risk.message for risk in asyncio.run(feed.risks())] == ["topic 'events' is not the one that was read"]
         feed.replicated = False
-        assert "one copy" in asyncio.run(feed.risks())[1].message
+        assert "one copy" in asyncio.run(feed.risks())[0].message
         feed.topics = ["nothing"]
         with pytest.raises(LookupError, match="there is no topic 'nothing'"):
             records(feed, None, 1)

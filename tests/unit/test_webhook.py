@@ -80,7 +80,7 @@ def test_the_old_secret_lets_in_while_it_is_there() -> None:
 @pytest.mark.parametrize("options", [
     {"signature": "md5"}, {"secret": ""}, {"secret": "short"}, {"old_secret": ""},
     {"signature": "standard", "secret": "whsec_ä!"}, {"signature": "standard", "secret": "whsec_c2hvcnQ="},
-    {"batch": 0}, {"wait_s": 0}, {"signature": "standard", "secret": STANDARD, "events": ["push"]}])
+    {"batch": 0}, {"wait_s": 0}, {"events": "issues"}, {"signature": "standard", "secret": STANDARD, "events": ["push"]}])
 def test_options_that_would_let_anybody_in_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises((BadConfig, ValueError)):
         Webhook(**{"secret": GITHUB, "signature": "github", **options})
