@@ -82,6 +82,7 @@ class Kafka(Broker):
                 if items and self.group is not None:
                     await _in(thread, session.commit)
         finally:
+            session.over = True
             await _in(thread, session.close)  # behind what still runs there
             thread.shutdown(wait=False)
 
@@ -168,6 +169,7 @@ class _Session:
         self._ends: dict[Place, int] = {}
         self._consumer: Any = None
         self._admin: Any = None  # while topics can be asked about
+        self.over = False  # set from outside: what waits gives up
         self._look_at = 0.0
         self._down: str | None = None  # all brokers are away, or do not let us in
         self._why: str | None = None
@@ -262,7 +264,7 @@ class _Session:
                     break
                 except KafkaException as error:
                     self._consumer.poll(0)  # tells `_met` what went wrong
-                    if self._down is not None or time.monotonic() > end:
+                    if self._down is not None or self.over or time.monotonic() > end:
                         raise ConnectionError(self._down or f"{self._feed.address[0]} does not answer: {_words(error)}") from None
             if about.error is not None or not about.partitions:
                 raise LookupError(f"there is no topic {topic!r}: {about.error.str() if about.error else 'no partitions'}")

@@ -58,6 +58,8 @@ class ServerSentEvents(Broker):
 
     async def read(self, cursor: str | None) -> AsyncIterator[Sequence[FeedItem]]:
         """Yield the events after the cursor; an empty batch means nothing new."""
+        from httpx import TransportError
+
         last_id = json.loads(cursor)["id"] if cursor else ""
         while True:
             await asyncio.sleep(self._not_before - time.monotonic())
@@ -72,6 +74,9 @@ class ServerSentEvents(Broker):
                             self._waiting = len(sent) - at
                             yield [_item(one) for one in sent[at:at + self.batch]]
                         self._waiting = 0
+            except TransportError as error:
+                words = str(error) or type(error).__name__
+                raise ConnectionError(f"{self.address[0]}:{self.address[1]} does not answer: {words}") from None
             finally:
                 self._waiting, self._not_before = 0, time.monotonic() + max(self._retry_s, AGAIN_S)
             last_id = parser.last_id

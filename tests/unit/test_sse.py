@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -128,6 +129,15 @@ def test_the_last_id_the_wait_and_the_headers_are_sent(server: Any, monkeypatch:
     assert again - began >= 0.3, "the server asked for a pause"
     assert "Last-Event-ID" not in first and second["Last-Event-ID"].encode("latin-1").decode() == "ä1"
     assert first["Authorization"] == "Bearer hunter2"
+
+
+def test_a_server_that_says_nothing_and_none_at_all_are_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        for words in ("ReadTimeout", "failed"):
+            with pytest.raises(ConnectionError, match=f"127.0.0.1:{port} does not answer: .*{words}"):
+                read(type("Where", (), {"server_address": ("", port)}), 1, silent_s=0.1)
+            silent.close()
 
 
 @pytest.mark.parametrize("answer, words", [
