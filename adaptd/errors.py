@@ -142,6 +142,13 @@ class DiskLow(Busy):
     status = 503
 
 
+class Paused(Busy):
+    """The feed is paused."""
+
+    code = "paused"
+    status = 503
+
+
 class NotReady(AdaptdError):
     """The daemon is not ready to answer."""
 
@@ -162,6 +169,12 @@ class Unauthorized(AdaptdError):
 
     code = "unauthorized"
     status = 401
+
+
+class BadSignature(Unauthorized):
+    """The signature is missing, or is not that of the body and our secret."""
+
+    code = "bad_signature"
 
 
 class CorruptFile(AdaptdError):

@@ -12,7 +12,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Engine, insert, select, update
@@ -20,18 +20,19 @@ from sqlalchemy import Engine, insert, select, update
 from adaptd import deadletters
 from adaptd import tables as t
 from adaptd.db import Writer
-from adaptd.errors import BadPayload, Busy, StoreFailed
+from adaptd.errors import BadPayload, Busy, NotFound, Paused, StoreFailed
 from adaptd.feeds.elements import Fields, element
 from adaptd.history import act
 from adaptd.host import Room
 from adaptd.ingest import Door
-from adaptd.interfaces import Examined, Feed, FeedItem
+from adaptd.interfaces import Delivered, Examined, Feed, FeedItem
 from adaptd.journal import Journal
 from adaptd.learn import Learner
 from adaptd.records import DeadLetter, Item, Problem, canonical
 
 log = logging.getLogger(__name__)
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+PAUSED_S = 60.0  # after which a sender may try a paused feed again
 EXAMINE_S = 60.0  # between two looks at whether a source may lose what it acknowledged
 CHUNK = 256  # dead letters that are tried again in one transaction
 
@@ -98,6 +99,26 @@ class Follower:
 
         await asyncio.wrap_future(self._writer.submit(write))
         self._go.clear() if paused else self._go.set()
+
+    async def deliver(self, headers: Mapping[str, str], body: bytes) -> str | None:
+        """Take in what was sent to this feed; return its id when it is committed, or kept among what was not taken.
+
+        Raises
+        ------
+        NotFound
+            This feed is not one that is sent to.
+        BadSignature
+            Who sends may not.
+        Busy
+            It is paused, the disk is nearly full, or too much waits; to be sent again later.
+        """
+        if not isinstance(self._feed, Delivered):
+            raise NotFound(f"nothing can be sent to feed {self.name!r}", hint='kind = "webhook" takes deliveries')
+        self._feed.signed(headers, body)
+        self._room.check()
+        if not self._go.is_set():
+            raise Paused(f"feed {self.name} is paused", retry_after_s=PAUSED_S)
+        return await self._feed.deliver(headers, body)
 
     async def run(self) -> None:
         """Follow for ever; only a cancelled task or a failed store ends it."""
@@ -207,7 +228,8 @@ class Follower:
     def _letter(self, item: FeedItem, reason: str = "") -> DeadLetter:
         about = canonical({"key": item.key, "about": item.about})
         # without a stable place a second delivery is known by what it is
-        key = hashlib.sha256(item.raw + about.encode()).hexdigest() if self._fields.needs_id else item.key
+        by_content = self._fields.needs_id or (self._fields.needs_key and item.key is None)
+        key = hashlib.sha256(item.raw + about.encode()).hexdigest() if by_content else item.key
         return DeadLetter(raw=item.raw, reason=reason, key=key, about=about)
 
     async def retry(self, ids: Sequence[int] | None, actor: str) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class FeedItem:
 class Feed(Protocol):
     """A stream that is followed. The cursor moves in the same transaction as the events.
 
-    A class whose `needs_id` is true has no stable offset: its elements must name their ids (`[feeds.X.fields] id`).
+    A class whose `needs_id` is true has no stable offset: its elements must name their ids (`[feeds.X.fields] id`). Where
+    `needs_key` is true that holds for elements that come without a key.
     """
 
     name: ClassVar[str]
@@ -122,6 +123,19 @@ class Examined(Protocol):
 
     async def risks(self) -> Sequence[Risk]:
         """Look at the source, over a connection of its own."""
+        ...
+
+
+@runtime_checkable
+class Delivered(Protocol):
+    """A feed that is sent its elements, over HTTP: `POST /v1/feeds/{name}/hook`, to which no token lets in."""
+
+    def signed(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise BadSignature unless who sends may; the names of headers are in small letters."""
+        ...
+
+    async def deliver(self, headers: Mapping[str, str], body: bytes) -> str | None:
+        """Take the body in; return its id, where it has one, when it is committed."""
         ...
 
 

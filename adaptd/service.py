@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, select
 from adaptd import backup, chain, deadletters, describe, incumbent, registry
 from adaptd import tables as t
 from adaptd.db import Writer
-from adaptd.errors import Conflict, NotReady, StoreFailed, UnknownDomain
+from adaptd.errors import Conflict, NotFound, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
 from adaptd.history import act
 from adaptd.observe import Counts, Meters, Problems, quarantined
@@ -311,6 +311,13 @@ class Service:
         """Pause or resume a feed."""
         await self._follower(name).pause(paused, actor)
         return self._feeds()[name]
+
+    async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
+        """Take in what was sent to a feed."""
+        self._go_on()
+        if name not in self.followers:
+            raise NotFound("there is no such feed")  # who asks is nobody yet, and is told no names
+        return {"id": await self.followers[name].deliver(headers, body)}
 
     def _feeds(self) -> dict[str, Json]:
         dead = self._read(deadletters.counts)

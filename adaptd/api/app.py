@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from adaptd.api.bodies import check, read_batch, read_object
+from adaptd.api.bodies import check, read_batch, read_bytes, read_object
 from adaptd.api.endpoint import Call, Endpoint
 from adaptd.api.errors import Internal, failure, reply, status_failure
 from adaptd.api.guard import Guard, TokenCheck
@@ -47,8 +47,8 @@ def _route(endpoint: Endpoint, operations: Operations, limits: Limits,
     async def answer(request: Request) -> Response:
         try:
             call = Call(operations=operations, limits=limits, path=request.path_params, query=_query(request, endpoint),
-                        body=await _body(request, endpoint, limits), actor=request.scope["adaptd.actor"],
-                        closing=closing)
+                        body=await _body(request, endpoint, limits), headers=request.headers,
+                        actor=request.scope["adaptd.actor"], closing=closing)
             done = await endpoint.handler(call)
             return done if isinstance(done, Response) else reply(done, endpoint.success)
         except AdaptdError as error:
@@ -68,6 +68,8 @@ def _query(request: Request, endpoint: Endpoint) -> object:
 
 
 async def _body(request: Request, endpoint: Endpoint, limits: Limits) -> object:
+    if endpoint.raw:
+        return await read_bytes(request, limits.bytes)
     if endpoint.request is None:
         return None
     if endpoint.batch:

@@ -45,7 +45,7 @@ class Batch:
 async def read_object(request: Request, model: type[M], limits: Limits, *, may_be_empty: bool) -> M:
     """Return the body as the route's model."""
     _media_type(request, (JSON,))
-    data = await _bytes(request, limits.bytes)
+    data = await read_bytes(request, limits.bytes)
     if not data.strip():
         if may_be_empty:
             return model()
@@ -60,7 +60,7 @@ async def read_object(request: Request, model: type[M], limits: Limits, *, may_b
 async def read_batch(request: Request, model: type[BaseModel], limits: Limits) -> Batch:
     """Return the elements of a JSON list, of a single object, or of lines of objects."""
     kind = _media_type(request, (JSON, NDJSON))
-    data = await _bytes(request, limits.bytes)
+    data = await read_bytes(request, limits.bytes)
     if not data.strip():
         raise BadRequest("the body is empty", hint=_shape(model))
     batch = _lines(data, limits) if kind == NDJSON else _list(data)
@@ -126,7 +126,7 @@ def _media_type(request: Request, accepted: tuple[str, ...]) -> str:
     return kind
 
 
-async def _bytes(request: Request, limit: int) -> bytes:
+async def read_bytes(request: Request, limit: int) -> bytes:
     """Return the body; stop at the first byte over the limit."""
     too_large = TooLarge(f"the body has more than {limit} bytes", hint="send several requests, or raise limits.bytes")
     if (declared := request.headers.get("content-length", "0")).isdecimal() and int(declared[:20]) > limit:

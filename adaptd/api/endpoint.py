@@ -23,7 +23,8 @@ class Call:
     limits: Limits
     path: Mapping[str, str]
     query: Any  # the route's query model
-    body: Any  # the route's request model, or a `Batch`
+    body: Any  # the route's request model, a `Batch`, or bytes
+    headers: Mapping[str, str]
     actor: str
     closing: asyncio.Event  # set when the server stops: open streams end
 
@@ -44,6 +45,8 @@ class Endpoint:
     request: type[BaseModel] | None = None
     query: type[Query] | None = NoQuery  # None: not looked at
     batch: bool = False  # `request` is one element of a list, or of lines
+    raw: bool = False  # the body as it is
+    headers: tuple[str, ...] = ()  # that are looked at beside the usual ones
     may_be_empty: bool = False  # no body stands for the defaults
     success: int = 200
 

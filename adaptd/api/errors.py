@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from adaptd.errors import AdaptdError, Busy, NotReady, StoreFailed, StoreUnreadable, Unauthorized
+from adaptd.errors import AdaptdError, BadSignature, Busy, NotReady, StoreFailed, StoreUnreadable, Unauthorized
 
 RETRY_AFTER_S: Mapping[type[AdaptdError], float] = {NotReady: 1.0, StoreFailed: 5.0, StoreUnreadable: 5.0}
 
@@ -65,6 +65,8 @@ def status_failure(status: int, headers: Mapping[str, str] | None, path: str) ->
 def _headers(error: AdaptdError) -> dict[str, str]:
     if isinstance(error, Busy):
         return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, BadSignature):
+        return {"www-authenticate": "HMAC-SHA256"}
     if isinstance(error, Unauthorized):
         return {"www-authenticate": "Bearer"}
     if isinstance(error, TooSlow):

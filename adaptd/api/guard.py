@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
@@ -10,11 +11,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adaptd.api.errors import failure
-from adaptd.api.openapi import OPEN
+from adaptd.api.openapi import OPEN, SIGNED
 from adaptd.errors import AdaptdError, BadRequest, Unauthorized
 
 log = logging.getLogger(__name__)
 TOKEN_NAMES = ("token", "access_token", "authorization", "bearer")
+SIGNED_PATH = re.compile(re.sub("{[a-z]+}", "[^/]+", SIGNED))
 SOCKET = "socket"  # the actor who came over the unix socket
 TokenCheck = Callable[[str], str | None]
 
@@ -48,7 +50,7 @@ class Guard:
         if any(name.lower() in TOKEN_NAMES for name, _ in query):
             raise BadRequest("a token does not belong into the query string, where logs keep it",
                              hint="send the header Authorization: Bearer …")
-        if scope["path"] in OPEN:
+        if scope["path"] in OPEN or SIGNED_PATH.fullmatch(scope["path"]):
             return "anonymous"
         given = Headers(scope=scope).getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")

@@ -15,6 +15,7 @@ from adaptd.api.schemas import Error
 
 REF = "#/components/schemas/{model}"
 OPEN = ("/healthz", "/readyz")  # without a token
+SIGNED = "/v1/feeds/{name}/hook"  # without a token, too: its body is signed
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
@@ -42,7 +43,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
                                  "parameters": _parameters(endpoint), "responses": answers}
     if endpoint.request is not None:
         operation["requestBody"] = {"required": not endpoint.may_be_empty, "content": _request(endpoint)}
-    return {**operation, "security": []} if endpoint.path in OPEN else operation
+    elif endpoint.raw:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+    return {**operation, "security": []} if endpoint.path in (*OPEN, SIGNED) else operation
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
@@ -52,7 +55,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         schema = endpoint.query.model_json_schema()
         found += [{"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": one}
                   for name, one in schema.get("properties", {}).items()]
-    return found
+    return found + [{"name": name, "in": "header", "required": False, "schema": {"type": "string"}} for name in endpoint.headers]
 
 
 def _request(endpoint: Endpoint) -> dict[str, Any]:

@@ -132,6 +132,10 @@ class Operations(Protocol):
         """Pause or resume a feed."""
         ...
 
+    async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
+        """Take in what was sent to a feed, when it is signed; return {"id"} when it is committed."""
+        ...
+
     async def dead(self, name: str, *, after: int, limit: int) -> Json:
         """Return {"feed", "total", "dead": [{id, at, reason, raw}]}, what a feed gave and was not taken, behind an id."""
         ...

@@ -181,6 +181,11 @@ async def resume_feed(call: Call) -> Json:
     return dict(await call.operations.feed(call.path["name"], paused=False, actor=call.actor))
 
 
+async def hook(call: Call) -> Json:
+    """Take in what is sent to a feed of kind webhook; signed, and answered when it is committed."""
+    return await call.operations.hook(call.path["name"], headers=call.headers, body=call.body)
+
+
 async def dead(call: Call) -> Json:
     """Say what a feed gave and was not taken, and why."""
     return await call.operations.dead(call.path["name"], after=call.query.after, limit=call.query.limit)
@@ -267,6 +272,8 @@ ENDPOINTS = (
              answer=s.Answer),
     Endpoint(method="POST", path="/v1/feeds/{name}/resume", handler=resume_feed, request=s.Nothing, may_be_empty=True,
              answer=s.Answer),
+    Endpoint(method="POST", path=openapi.SIGNED, handler=hook, raw=True, query=None, answer=s.Delivered, success=202,
+             headers=("X-Hub-Signature-256", "X-GitHub-Delivery", "webhook-id", "webhook-timestamp", "webhook-signature")),
     Endpoint(method="GET", path="/v1/feeds/{name}/dead", handler=dead, query=s.DeadQuery, answer=s.Dead),
     Endpoint(method="POST", path="/v1/feeds/{name}/dead/retry", handler=retry_dead, request=s.DeadIds, answer=s.Retried),
     Endpoint(method="POST", path="/v1/feeds/{name}/dead/drop", handler=drop_dead, request=s.DeadIds, answer=s.Dropped),

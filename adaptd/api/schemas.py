@@ -473,6 +473,12 @@ class Feeds(Answer):
     feeds: dict[str, dict[str, Any]]
 
 
+class Delivered(Answer):
+    """The id of a delivery that is committed, or kept among what was not taken."""
+
+    id: str | None
+
+
 class Dead(Answer):
     """What a feed gave and was not taken."""
 

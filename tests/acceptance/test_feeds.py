@@ -12,14 +12,16 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from adaptd.errors import BadConfig
+from adaptd.feeds import kafka
+from adaptd.feeds.kafka import Kafka
 from adaptd.feeds.nats import JetStream
 from adaptd.feeds.redis import RedisStream
-from tests.acceptance.brokers import SERVERS, NatsServer, RedisServer, Server
+from tests.acceptance.brokers import SERVERS, NatsServer, RedisServer, Server, Tansu
 from tests.acceptance.conftest import CONFIG
 from tests.acceptance.daemon import SUBJECTS, Daemon, Json, texts, until
 
@@ -163,6 +165,7 @@ def check_back_pressure(daemon: Daemon, sent: Sent, kinds: int) -> None:
 
 @pytest.mark.slow
 def test_kill_9_of_the_daemon_gives_each_message_once(servers: Mapping[str, Server], make: Make) -> None:
+    cast(Tansu, servers["kafka"]).partitions = 3  # elsewhere one, in which everything stays in order
     for server in servers.values():
         server.start()
     daemon = make(configured(servers)).start()
@@ -324,3 +327,78 @@ def test_a_redis_stream_that_was_trimmed_past_our_place_says_how_much_was_lost()
             "5 entries of stream 'events' were trimmed before they were read"]
     finally:
         server.close()
+
+
+def test_a_topic_is_read_on_at_the_place_of_each_partition_and_one_made_anew_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka, "LOOK_S", 0.5)
+    server = Tansu()
+    server.partitions = 2
+    try:
+        server.start()
+        feed: Any = Kafka(**server.options(), batch=7, group="shown")
+        server.publish([*messages(0, 20), None, b"\xff"])
+        found, cursor, keys = records(feed, None, 10, at_once=True)
+        assert 10 <= len(found) < 22 and len({*keys}) == len(keys)
+        rest, cursor, more = records(feed, cursor, 22 - len(found))
+        assert sorted(found + rest) == sorted([*(f"m{number}" for number in range(20)), "a tombstone", "not JSON"])
+        assert not {*keys} & {*more} and feed.lag() == 0
+        assert server.shown("shown") == 22
+        # made anew while it is read, with one more partition and more records than our places
+        server.remove()
+        server.partitions = 3
+        server.prepare()
+        server.publish(messages(100, 60))
+        found, _, again = records(feed, cursor, 60)
+        assert sorted(found) == sorted(f"m{number}" for number in range(100, 160)) and not {*again} & {*keys, *more}
+        assert [risk.message for risk in asyncio.run(feed.risks())] == ["topic 'events' is not the one that was read"]
+        feed.replicated = False
+        assert "one copy" in asyncio.run(feed.risks())[0].message
+        feed.topics = ["nothing"]
+        with pytest.raises(LookupError, match="there is no topic 'nothing'"):
+            records(feed, None, 1)
+    finally:
+        server.close()
+
+
+def records(feed: Kafka, cursor: str | None, number: int, *, at_once: bool = False) -> tuple[list[str], str | None, list[Any]]:
+    """Read so many records, and until nothing comes (`at_once`: no more); return their ids or what is wrong, the cursor, keys."""
+
+    async def read() -> list[Any]:
+        found: list[Any] = []
+        async with aclosing(feed.read(cursor)) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                assert len(batch) <= feed.batch
+                found += batch
+                if len(found) >= number and (at_once or not batch):
+                    break
+        return found
+
+    found = asyncio.run(asyncio.wait_for(read(), 30.0))
+    what = [one.value["id"] if one.value else one.error.removeprefix("the message is ").split(":")[0] for one in found]
+    return what, found[-1].cursor, [one.key for one in found]
+
+
+def test_records_that_went_before_they_were_read_are_counted_and_named() -> None:
+    """With librdkafka's own mock of a cluster: Tansu neither lets records go nor says that an offset is not there."""
+    from confluent_kafka import Producer
+
+    cluster = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    broker = next(iter(cluster.list_topics(timeout=10).brokers.values()))
+    feed: Any = Kafka(url=f"kafka://{broker.host}:{broker.port}", topics=["events"], replicated=True, wait_s=0.2)
+
+    def publish(first: int, count: int, padding: int = 0) -> None:
+        for one in messages(first, count):
+            cluster.produce("events", json.dumps({**one, "padding": "x" * padding}), partition=0)
+        assert cluster.flush(30) == 0
+
+    publish(0, 10)
+    found, cursor, _ = records(feed, None, 10)
+    assert found == [f"m{number}" for number in range(10)]
+    publish(10, 100, padding=500_000)  # the mock keeps 5 MiB of a partition
+    found, cursor, _ = records(feed, cursor, 1)
+    assert 0 < len(found) < 100 and found[-1] == "m109"
+    (told,) = [risk.message for risk in asyncio.run(feed.risks())]
+    assert told == f"{100 - len(found)} messages of topic 'events', partition 0 went before they were read"
+    beyond = json.dumps({"events": {"id": None, "next": {"0": 10_000}}})
+    assert records(feed, beyond, 1)[0] == found
+    assert "ends before the place that was read up to (10000)" in asyncio.run(feed.risks())[1].message

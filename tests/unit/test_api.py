@@ -187,6 +187,10 @@ class Double:
         self._note("feeds")
         return {"feeds": {}}
 
+    async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
+        self._note("hook", name, signature=headers.get("x-hub-signature-256"), body=body)
+        return {"id": None}
+
     async def feed(self, name: str, *, paused: bool, actor: str) -> Mapping[str, Any]:
         self._note("feed", name, paused=paused, actor=actor)
         return {"state": "paused" if paused else "running"}
@@ -610,6 +614,19 @@ def test_a_token_in_the_query_is_refused(path: str, caplog: pytest.LogCaptureFix
     """And not logged by us."""
     error(ask(Double(), "GET", path, tcp=True, headers={"authorization": "Bearer good"}), 400, "bad_request")
     assert "good" not in caplog.text
+
+
+def test_what_is_sent_to_a_feed_needs_no_token_and_comes_as_it_is() -> None:
+    """Its signature is looked at behind it; nothing else beside it is open."""
+    double = Double()
+    answer = ask(double, "POST", "/v1/feeds/crm/hook", tcp=True, content=b"\xff{", headers={"X-Hub-Signature-256": "s"})
+    assert (answer.status_code, answer.json()) == (202, {"id": None})
+    assert double.asked == [("hook", ("crm", {"signature": "s", "body": b"\xff{"}))]
+    error(ask(double, "POST", "/v1/feeds/crm/hook", tcp=True, content=b"x" * 10_000_000), 413, "too_large")
+    for path in ("/v1/feeds/crm/hook/", "/v1/feeds/hook", "/v1/feeds/a/b/hook", "/v1/feeds//hook", "/v1/feeds/crm/hookx"):
+        error(ask(double, "POST", path, tcp=True), 401, "unauthorized")
+    operation = ask(double, "GET", "/openapi.json").json()["paths"]["/v1/feeds/{name}/hook"]["post"]
+    assert operation["security"] == [] and "webhook-signature" in [one["name"] for one in operation["parameters"]]
 
 
 def test_health_is_open_on_tcp() -> None:

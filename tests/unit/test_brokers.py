@@ -13,6 +13,7 @@ import pytest
 from adaptd import feeds
 from adaptd.config import FeedSettings
 from adaptd.errors import BadConfig, BadPayload, MissingExtra
+from adaptd.feeds import kafka
 from adaptd.feeds.broker import Broker
 from adaptd.feeds.elements import Fields, element
 from adaptd.plugins import collect, load
@@ -21,7 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "feeds.md"
 KINDS: dict[str, Any] = collect(load("adaptd", []), "register_feeds")
 BROKERS = {name: kind for name, kind in KINDS.items() if issubclass(kind, Broker)}
 NEEDED = {"redis": {"stream": "s"}, "nats": {"stream": "s"}, "mqtt": {"topics": ["t"], "client_id": "c"},
-          "rabbitmq": {"queue": "q"}}
+          "rabbitmq": {"queue": "q"}, "kafka": {"topics": ["t"]}, "sse": {}}
 
 
 def made(name: str, folder: Path = Path("/store"), **options: Any) -> Any:
@@ -33,13 +34,38 @@ def made(name: str, folder: Path = Path("/store"), **options: Any) -> Any:
 @pytest.mark.parametrize("name", BROKERS)
 def test_wrong_options_are_named_with_the_cure(name: str) -> None:
     made(name)
-    for wrong in ({"url": "http://host"}, {"url": "host"}, {"batch": 0}, {"wait_s": 0}, {"cert_file": "c.pem"}):
+    for wrong in ({"url": "gopher://host"}, {"url": "host"}, {"batch": 0}, {"wait_s": 0}, {"cert_file": "c.pem"}):
         with pytest.raises(BadConfig) as refused:
             made(name, **wrong)
         assert refused.value.hint
     with pytest.raises(BadConfig) as refused:
         made(name, url=f"{BROKERS[name].schemes[0]}://ann:hunter2@host")
     assert "hunter2" not in refused.value.message + refused.value.hint and "$env" in refused.value.hint
+
+
+@pytest.mark.parametrize("options", [{"topics": []}, {"topics": "t"}, {"topics": ["^t.*"]}, {"mechanism": "GSSAPI"},
+                                     {"username": "ann"}])
+def test_wrong_options_of_kafka_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadConfig) as refused:
+        made("kafka", **options)
+    assert refused.value.field
+
+
+def test_settings_of_kafka_go_to_its_library() -> None:
+    given = {"url": "kafkas://[::1]", "servers": ["b", "c:1"], "username": "ann", "password": "p", "ca_file": "ca.pem"}
+    settings = made("kafka", **given).config()
+    assert settings["bootstrap.servers"] == "[::1]:9093,b:9093,c:1" and settings["security.protocol"] == "SASL_SSL"
+    assert (settings["sasl.username"], settings["sasl.password"], settings["ssl.ca.location"]) == ("ann", "p", "/store/ca.pem")
+    assert made("kafka").config()["security.protocol"] == "PLAINTEXT"
+
+
+@pytest.mark.parametrize("settings, copies, words", [
+    ({}, 1, ["one copy"]), ({"min.insync.replicas": "1"}, 3, ["min.insync.replicas"]), ({"min.insync.replicas": "2"}, 3, []),
+    ({"min.insync.replicas": "2", "unclean.leader.election.enable": "true"}, 3, ["unclean"])])
+def test_settings_of_a_topic_that_lose_what_was_acknowledged_are_named(settings: dict[str, str], copies: int,
+                                                                       words: list[str]) -> None:
+    found = kafka._weak(copies, settings)
+    assert len(found) == len(words) and all(word in one for word, one in zip(words, found, strict=True))
 
 
 @pytest.mark.parametrize("name", BROKERS)

@@ -52,7 +52,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 def test_the_built_ins_come_through_the_hooks() -> None:
     manager = plugins.load("adaptd", [])
     assert plugins.collect(manager, "register_domains")["text"] is Text
-    assert set(plugins.collect(manager, "register_feeds")) == {"jsonl", "folder", "redis", "nats", "mqtt", "rabbitmq"}
+    assert set(plugins.collect(manager, "register_feeds")) == {"jsonl", "folder", "redis", "nats", "mqtt", "rabbitmq", "kafka",
+                                                              "sse", "webhook"}
     assert set(plugins.collect(manager, "register_gates")) == {"not-worse"}
 
 
