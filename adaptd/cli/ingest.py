@@ -18,8 +18,9 @@ from typing import Any, BinaryIO, NoReturn
 import click
 
 from adaptd.cli import options, show
-from adaptd.client import Client, rebuilt
+from adaptd.client import Client
 from adaptd.errors import AdaptdError, Busy, TooLarge
+from adaptd.wire import rebuilt
 
 BATCH_ITEMS, BATCH_BYTES = 500, 4 << 20
 LINE_BYTES = 8 << 20  # the default limit of a request

@@ -23,8 +23,9 @@ from click.testing import CliRunner, Result
 from adaptd import config, errors, offline, plugins
 from adaptd.cli import COMMANDS, main
 from adaptd.cli.show import plain
-from adaptd.client import Client, rebuilt
+from adaptd.client import Client
 from adaptd.newstore import TEMPLATE
+from adaptd.wire import rebuilt
 
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 Adaptd = Callable[..., Result]
