@@ -94,6 +94,12 @@ class BadPayload(AdaptdError):
     status = 422
 
 
+class BadFile(AdaptdError):
+    """The file is not what it was taken for."""
+
+    code = "bad_file"
+
+
 class BadRequest(AdaptdError):
     """The request could not be read."""
 
