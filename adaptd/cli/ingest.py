@@ -209,10 +209,7 @@ def _good(row: imports.Row) -> tuple[Any, str]:
     """Return a row's event, and its content in one spelling."""
     if row.error is not None:
         raise ValueError(row.error)
-    try:
-        return row.event, json.dumps(row.event, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError):
-        raise ValueError("there is something in it that JSON cannot hold (leave that column out)") from None
+    return row.event, json.dumps(row.event, sort_keys=True, default=repr)
 
 
 def _jsonl(file: str) -> Iterator[tuple[str, int, Callable[[], Any]]]:
@@ -233,12 +230,15 @@ def _taken(event: Any, fields: Mapping[str, str], name: str, where: str) -> dict
 
 
 def _body(event: dict[str, Any], source: str, identity: Callable[[], str]) -> bytes:
-    """Return an event with id and source, as JSON."""
+    """Return an event with id and source, as JSON; ValueError says what is wrong."""
     if event.get("source") is None:
         event["source"] = source
     if event.get("id") is None:
         event["id"] = identity()
-    return json.dumps(event).encode()
+    try:
+        return json.dumps(event).encode()
+    except TypeError as error:
+        raise ValueError(f"{error} (leave that column out: --map)") from None
 
 
 def _identity(name: str, where: str, content: str) -> str:

@@ -30,11 +30,17 @@ def rows(file: Path, kind: str, fields: Mapping[str, str]) -> Iterator[Row]:
 def _csv(file: Path, delimiter: str, fields: Mapping[str, str]) -> Iterator[Row]:
     csv.field_size_limit(CELL)
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        first = stream.readline()
+        if delimiter == "," and "," not in first and ";" in first:
+            delimiter = ";"  # as spreadsheets write it where the comma is the decimal sign
+        stream.seek(0)
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
         except csv.Error as error:
             raise BadFile(f"{file}: the header cannot be read: {error}", hint="is it a CSV file? name another --format") from None
+        if not all(map(_is_utf8, header)):
+            raise BadFile(f"{file}: not UTF-8", hint="convert the file, or name another --format")
         _check(file, header, fields)
         while True:
             at = reader.line_num + 1  # a cell may have several lines: the row's first
@@ -43,7 +49,7 @@ def _csv(file: Path, delimiter: str, fields: Mapping[str, str]) -> Iterator[Row]
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Row(str(at), error=f"not CSV: {error} (mend the quotes)")
+                yield Row(str(at), error=f"not CSV: {error} (mend the quotes, or split the cell)")
                 continue
             if cells:
                 yield _cells(str(at), header, cells)
@@ -54,9 +60,14 @@ def _cells(where: str, header: Sequence[str], cells: Sequence[str]) -> Row:
         return Row(where, error=f"{len(cells)} cells, but the header has {len(header)} (quote what contains the separator)")
     event: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
     for name, cell in event.items():
-        if not cell.isascii() and any("\udc80" <= one <= "\udcff" for one in cell):
+        if not _is_utf8(cell):
             return Row(where, error=f"{name!r} is not UTF-8 (convert the file)")
     return Row(where, event) if event else Row(where, error="the row is empty (delete it)")
+
+
+def _is_utf8(text: str) -> bool:
+    """Say whether what was read as UTF-8 was it: each byte that was not stands as a lone surrogate."""
+    return text.isascii() or not any("\udc80" <= one <= "\udcff" for one in text)
 
 
 def _check(file: Path, header: Sequence[str], fields: Mapping[str, str]) -> None:
@@ -82,11 +93,21 @@ def _parquet(file: Path, fields: Mapping[str, str]) -> Iterator[Row]:
             _check(file, table.schema_arrow.names, fields)
             number = 0
             for batch in table.iter_batches(batch_size=BATCH):
-                for values in batch.to_pylist():
+                for values in pyarrow.RecordBatch.from_arrays(list(map(_in_microseconds, batch)), batch.schema.names).to_pylist():
                     number += 1
                     yield _values(str(number), values)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise BadFile(f"{file}: {str(error).splitlines()[0]}", hint="is it a whole Parquet file? name another --format") from None
+
+
+def _in_microseconds(column: Any) -> Any:
+    """Return a column without nanoseconds, which Python's times have not."""
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_timestamp(kind) and kind.unit == "ns":
+        return column.cast(pyarrow.timestamp("us", kind.tz), safe=False)
+    return column
 
 
 def _values(where: str, values: Mapping[str, Any]) -> Row:

@@ -69,12 +69,28 @@ def test_bad_rows_of_a_table_are_named_and_the_others_taken(shared: Daemon, doma
         assert f"{file}:{where}: " in said and what in said, said
 
 
+def test_other_spellings_of_tables_are_read(shared: Daemon, domain: str, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes("\ufefftext;label\r\nGrüße, alle;hallo\r\n".encode())
+    assert ingest(shared, domain, str(table))[0]["accepted"] == 1
+    frame = pandas().DataFrame({"text": ["one", "two"], "raw": [b"x", None], "time": ["2026-03-01T10:00:00.123456789Z"] * 2})
+    frame["time"] = pandas().to_datetime(frame["time"])
+    frame["label"] = pandas().Categorical(["a", "b"])
+    frame.to_parquet(tmp_path / "t.parquet")
+    counts, said = ingest(shared, domain, str(tmp_path / "t.parquet"), code=1)
+    assert (counts["accepted"], counts["rejected"]) == (1, 1) and "leave that column out: --map" in said
+    words = (str(tmp_path / "t.parquet"), "--map", "text=text,label=label,time=time,id=@row")
+    assert ingest(shared, domain, *words)[0]["accepted"] == 2
+
+
 def test_what_is_no_table_is_said_with_the_cure(shared: Daemon, domain: str, tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("body,queue\nhello,a\n")
     assert "its columns: body, queue" in ingest(shared, domain, str(table), "--map", "text=txt", code=1)[1]
     table.write_text("text,text\nhello,a\n")
     assert "the column 'text' is there twice" in ingest(shared, domain, str(table), code=1)[1]
+    table.write_text("text,label\nhello,a\n", encoding="utf-16")
+    assert "not UTF-8" in ingest(shared, domain, str(table), code=1)[1]
     table.write_text("")
     assert "there is no header" in ingest(shared, domain, str(table), code=1)[1]
     assert "write FIELD=COLUMN" in ingest(shared, domain, str(table), "--map", "text", code=2)[1]
@@ -85,6 +101,11 @@ def test_what_is_no_table_is_said_with_the_cure(shared: Daemon, domain: str, tmp
     fake = tmp_path / "t.parquet"
     fake.write_bytes(b"PAR1 not really")
     assert "is it a whole Parquet file?" in ingest(shared, domain, str(fake), code=1)[1]
+    pandas().DataFrame({"text": ["word"] * 50}).to_parquet(fake)
+    rotten = bytearray(fake.read_bytes())
+    rotten[8:40] = b"\xff" * 32
+    fake.write_bytes(bytes(rotten))
+    assert f"{fake}: " in ingest(shared, domain, str(fake), code=1)[1]
 
 
 def test_without_pyarrow_the_extra_is_named(shared: Daemon, domain: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -618,7 +619,8 @@ def test_ingest_sends_batches_with_source_and_stable_ids(adaptd: Adaptd, daemon:
     assert (len(first), len(second)) == (500, 101)
     assert again == [first, second]
     assert first[0] == {"text": "t0", "label": "a", "source": "dump", "id": first[0]["id"]}
-    assert len({event["id"] for event in first}) == 500 and len(first[0]["id"]) == 24
+    assert len({event["id"] for event in first}) == 500
+    assert first[0]["id"] == hashlib.sha256(b"a.jsonl\x001\x00" + file.read_bytes().splitlines()[0]).hexdigest()[:24]  # for good
     assert second[-1] == {"text": "own", "id": 7, "source": "crm"}
 
 
