@@ -57,6 +57,18 @@ class NotRunning(AdaptdError):
     exit_code = 3
 
 
+class Disconnected(AdaptdError):
+    """The daemon closed the connection before it answered."""
+
+    code = "disconnected"
+
+
+class NoAnswer(AdaptdError):
+    """The daemon did not answer in time."""
+
+    code = "no_answer"
+
+
 class StoreLocked(CannotStart):
     """Another process holds this store."""
 
@@ -80,6 +92,12 @@ class BadPayload(AdaptdError):
 
     code = "bad_payload"
     status = 422
+
+
+class BadFile(AdaptdError):
+    """The file is not what it was taken for."""
+
+    code = "bad_file"
 
 
 class BadRequest(AdaptdError):

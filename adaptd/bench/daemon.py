@@ -6,9 +6,7 @@ environment variables and stands in the result.
 
 from __future__ import annotations
 
-import http.client
 import itertools
-import json
 import os
 import resource
 import shutil
@@ -24,8 +22,8 @@ from typing import Any, Self
 import numpy as np
 
 from adaptd.bench.streams import Bools
-from adaptd.client import UnixConnection, rebuilt
-from adaptd.errors import AdaptdError, Busy, CannotStart
+from adaptd.client import Client
+from adaptd.errors import AdaptdError, CannotStart
 from adaptd.newstore import create
 
 Json = dict[str, Any]
@@ -34,43 +32,9 @@ START_S, STOP_S, CALL_S, ADAPT_S = 180.0, 90.0, 600.0, 3600.0
 ADAPTATION_OFF = {"ADAPTD_DOMAINS__TEXT__ADAPT__ENABLED": "false"}
 
 
-class Connection:
-    """One client. A connection that the daemon closed while idle is opened again."""
-
-    def __init__(self, socket: Path) -> None:
-        self._http = UnixConnection(socket, CALL_S)
-
-    def call(self, method: str, path: str, body: Any = None) -> Json:
-        """Send one request, again when the daemon says that it is busy; return the answer, raise the daemon's error."""
-        data = None if body is None else json.dumps(body).encode()
-        while True:
-            status, document, retry_after = self._exchange(method, path, data)
-            if status < 400:
-                return document
-            error = rebuilt(status, document, retry_after)
-            if not isinstance(error, Busy):
-                raise error
-            time.sleep(error.retry_after_s)  # as the daemon asked
-
-    def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, Json, str | None]:
-        headers = {"Content-Type": "application/json"} if data is not None else {}
-        try:
-            self._http.request(method, path, data, headers)
-            response = self._http.getresponse()
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-            self._http.close()
-            self._http.request(method, path, data, headers)
-            response = self._http.getresponse()
-        text = response.read()
-        return response.status, json.loads(text) if text else {}, response.getheader("Retry-After")
-
-    def predict(self, texts: Sequence[str]) -> Json:
-        """Ask for answers, all in one request."""
-        return self.call("POST", "/v1/text/predict", {"inputs": [{"text": text} for text in texts]})
-
-    def close(self) -> None:
-        """Close it."""
-        self._http.close()
+def answered(client: Client, texts: Sequence[str]) -> Json:
+    """Ask for answers, all in one request, of texts without ids."""
+    return client.call("POST", "/v1/text/predict", {"inputs": [{"text": text} for text in texts]})
 
 
 class Daemon:
@@ -116,8 +80,7 @@ class Daemon:
     def _ready(self) -> bool:
         try:
             return bool(self.main.call("GET", "/readyz").get("ready"))
-        except Exception:  # not there yet, in whatever way: the caller waits, and knows when to give up
-            self.main.close()
+        except AdaptdError:  # not there yet: the caller waits, and knows when to give up
             return False
 
     def _last_words(self) -> str:
@@ -144,9 +107,9 @@ class Daemon:
         self._process.wait()
         self._start()
 
-    def connect(self) -> Connection:
-        """Return a connection of its own, for one thread."""
-        return Connection(self.store / "adaptd.sock")
+    def connect(self) -> Client:
+        """Return a client for one thread, whose connection is kept until it is closed."""
+        return Client(self.store / "adaptd.sock", timeout_s=CALL_S, patience_s=CALL_S).__enter__()
 
     # -- the protocol's verbs ----------------------------------------------------------------------------------
 
@@ -162,7 +125,7 @@ class Daemon:
         """Return (event, label) of each text."""
         found: list[tuple[str, str | None]] = []
         for start in range(0, len(texts), INPUTS):
-            found += [(p["event"], p["label"]) for p in self.main.predict(texts[start:start + INPUTS])["predictions"]]
+            found += [(p["event"], p["label"]) for p in answered(self.main, texts[start:start + INPUTS])["predictions"]]
         return found
 
     def right(self, texts: Sequence[str], labels: Sequence[str]) -> Bools:

@@ -1,15 +1,15 @@
-"""The data: labelled texts from the sets beside the project, or from a user's own CSV or JSONL file."""
+"""The data: labelled texts from the sets beside the project, or from a user's own file."""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adaptd import imports
 from adaptd.errors import AdaptdError, NotFound
 
 BESIDE = Path("..") / "shared" / "data"  # seen from the project's root
@@ -140,18 +140,17 @@ def read_file(file: Path) -> DataSet:
     BadData
         Its kind is not known, or a column is missing.
     """
-    kind = file.suffix.lower()
-    if kind not in (".csv", ".tsv", ".jsonl", ".ndjson"):
-        raise BadData(f"{file}: {kind or 'no suffix'}",
-                      hint="give a .csv, .tsv or .jsonl with text, label and perhaps time")
-    with open(file, encoding="utf-8-sig", newline="") as stream:
-        table = list(_json_lines(stream, file) if "json" in kind or kind == ".ndjson" else _csv(stream, kind))
+    kind = imports.format_of(str(file))
+    if kind == imports.JSONL and file.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
+        raise BadData(f"{file}: {file.suffix or 'no suffix'}",
+                      hint="give a .csv, .tsv, .parquet or .jsonl with text, label and perhaps time, or a file of docs/import.md")
+    table = list(_json_lines(file) if kind == imports.JSONL else _imported(file, kind))
     if not table:
         raise BadData(f"{file} has no rows")
     for column in ("text", "label"):
-        if table[0].get(column) is None:
+        if all(row.get(column) is None for row in table):
             raise BadData(f"{file} has no {column!r}", field=column, hint=f"it has: {', '.join(map(str, table[0]))}")
-    clock = next((name for name in TIMES if table[0].get(name) is not None), None)
+    clock = next((name for name in TIMES if any(row.get(name) is not None for row in table)), None)
     kept = [row for row in table if row.get("text") and row.get("label") not in (None, "")]
     if clock is not None:
         kept.sort(key=lambda row: _moment(row.get(clock)))
@@ -159,20 +158,24 @@ def read_file(file: Path) -> DataSet:
     return DataSet(name=file.stem, splits={"all": rows}, timed=True)
 
 
-def _csv(stream: Iterable[str], kind: str) -> Iterator[dict[str, Any]]:
-    yield from csv.DictReader(stream, delimiter="\t" if kind == ".tsv" else ",")
+def _imported(file: Path, kind: str) -> Iterator[dict[str, Any]]:
+    for row in imports.rows(file, kind, {}):
+        if row.error is not None:
+            raise BadData(f"{file}:{row.where}: {row.error}")
+        yield row.event
 
 
-def _json_lines(stream: Iterable[str], file: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(stream, 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise BadData(f"{file}:{number}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise BadData(f"{file}:{number}: not a JSON object", hint='one {"text": …, "label": …} a line')
-            yield row
+def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
+    with open(file, encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise BadData(f"{file}:{number}: not JSON: {error}") from None
+                if not isinstance(row, dict):
+                    raise BadData(f"{file}:{number}: not a JSON object", hint='one {"text": …, "label": …} a line')
+                yield row
 
 
 def _moment(value: Any) -> tuple[float, str]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from adaptd.bench import footprint, learning_cost, restart
-from adaptd.bench.daemon import Daemon
+from adaptd.bench.daemon import Daemon, answered
 from adaptd.bench.plan import Run, Tools
 from adaptd.bench.sets import Rows
 from adaptd.model.encoder import Transformers
@@ -156,7 +156,7 @@ def _crowd(daemon: Daemon, texts: Sequence[str], clients: int, inputs: int) -> N
         connection = daemon.connect()
         try:
             for start in range(0, len(mine), inputs):
-                connection.predict(mine[start:start + inputs])
+                answered(connection, mine[start:start + inputs])
         except Exception as error:  # raised again by the caller
             errors.append(error)
         finally:
@@ -213,7 +213,7 @@ def _asking(daemon: Daemon, test: Rows) -> Iterator[list[BaseException]]:
         connection = daemon.connect()
         while not stop.is_set():
             try:
-                connection.predict(test.texts[:1])
+                answered(connection, test.texts[:1])
             except Exception as error:  # counted: it is the result
                 failed.append(error)
         connection.close()

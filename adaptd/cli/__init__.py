@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "adapt": ("adaptd.cli.versions:adapt", "Train a candidate and let the gate judge it."),
     "forget": ("adaptd.cli.forget:forget", "Remove records and their influence, for good."),
     "predict": ("adaptd.cli.stream:predict", "Answer texts."),
-    "ingest": ("adaptd.cli.ingest:ingest", "Read JSONL files into the journal."),
+    "ingest": ("adaptd.cli.ingest:ingest", "Read files into the journal."),
     "feedback": ("adaptd.cli.stream:feedback", "Give a label to an earlier event."),
     "review": ("adaptd.cli.review:review", "Label the events whose labels are expected to prevent most errors."),
     "hold": ("adaptd.cli.stream:hold", "Stop learning or adaptation; answers go on."),

@@ -45,8 +45,9 @@ def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | Non
           as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
-    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, review, speed, gate or all. FILE is your own
-    .csv or .jsonl with text, label and perhaps time: it is answered and learned event by event, in the order of time.
+    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, review, speed, gate or all. FILE is your
+    own .csv, .parquet or .jsonl with text, label and perhaps time, or another that `adaptd ingest` reads: it is answered and
+    learned event by event, in the order of time.
 
     \b
     Example:

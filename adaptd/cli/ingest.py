@@ -1,7 +1,8 @@
-"""`adaptd ingest`: JSONL files over the socket, in batches; what is there already is recognised."""
+"""`adaptd ingest`: files over the socket, in batches; what is there already is recognised."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -17,12 +18,15 @@ from typing import Any, BinaryIO, NoReturn
 
 import click
 
+from adaptd import imports
 from adaptd.cli import options, show
-from adaptd.client import Client, rebuilt
-from adaptd.errors import AdaptdError, Busy, TooLarge
+from adaptd.client import Client
+from adaptd.errors import AdaptdError, BadPayload, Busy, TooLarge
+from adaptd.wire import rebuilt
 
 BATCH_ITEMS, BATCH_BYTES = 500, 4 << 20
 LINE_BYTES = 8 << 20  # the default limit of a request
+TEXTS = ("csv", "tsv")  # tables whose cells are texts
 COUNTED = ("accepted", "duplicates", "held")
 TIMEOUT_S = 600.0  # a batch is learned when it returns
 
@@ -31,7 +35,7 @@ TIMEOUT_S = 600.0  # a batch is learned when it returns
 class Line:
     """One event on its way, and where it came from."""
 
-    where: str  # file:line
+    where: str  # file:line, or what else names a row
     body: bytes  # the JSON object
 
 
@@ -76,24 +80,32 @@ class Sender:
 @options.config_option
 @options.domain_option
 @click.option("--source", metavar="S", default="ingest", show_default=True, help="The source of lines that name none.")
+@click.option("--format", "kind", type=click.Choice(imports.FORMATS), help="What the files are.  [default: by their names]")
+@click.option("--map", "fields", metavar="FIELD=COLUMN,...", multiple=True, callback=lambda *given: _mapped(given[2]),
+              help="Where an event's fields stand: text=body,label=queue,id=nr,time=sent,source=channel. Only these are taken.")
 @click.argument("files", metavar="FILE...|-", nargs=-1, required=True,
-                type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=str))
+                type=click.Path(exists=True, allow_dash=True, path_type=str))
 @options.json_option
-def ingest(domain: str | None, source: str, files: tuple[str, ...], as_json: bool) -> int:
-    """Read JSONL files into the journal.
+def ingest(domain: str | None, source: str, kind: str | None, fields: Mapping[str, str], files: tuple[str, ...],
+           as_json: bool) -> int:
+    """Read files into the journal.
 
-    Each line is an event as POST /v1/{domain}/events takes it: {"text": …, "label": …}. A line without "id" gets one
-    made of the file's name, the line's number and its content, so that the same file can be read again. `-` is
-    standard input. Exit code 1 when a line was rejected.
+    JSONL, CSV, TSV, Parquet, exports of Label Studio, NLU data of Rasa, or a folder that adaptive-classifier saved. A line or row
+    is an event as POST /v1/{domain}/events takes it: {"text": …, "label": …}. One without "id" gets one made of the file's
+    name, its place and its content, so that the same file can be read again. `-` is standard input, JSONL. Exit code 1
+    when a line or row was rejected.
 
     \b
     Example:
       adaptd ingest tickets.jsonl --source crm
+      adaptd ingest tickets.csv --map text=body,label=queue,id=number
     """
+    asked = [(file, kind or imports.format_of(file)) for file in files]
+    _check(asked, fields)
     sender = Sender(options.client(), options.route(options.chosen(domain), "events"))
     try:
         with _progress(files) as advance:
-            for batch in _batches(files, source, sender.reject, advance):
+            for batch in _batches(_read(asked, fields, source, advance), sender.reject):
                 sender.send(batch)
     except AdaptdError:
         show.say(f"stopped after {_summary(sender.counts)}; run the same command again: nothing counts twice")
@@ -114,28 +126,123 @@ def _words(error: Mapping[str, Any]) -> str:
     return f"{error.get('message', 'rejected')}{hint}"
 
 
-def _batches(files: Sequence[str], source: str, reject: Callable[[str, str], None],
-             advance: Callable[[int], None]) -> Iterator[list[Line]]:
-    """Read files in order; a batch is bounded in items and in bytes."""
+def _mapped(given: Sequence[str]) -> dict[str, str]:
+    """Read --map."""
+    pairs = [pair.partition("=") for one in given for pair in one.split(",") if pair.strip()]
+    found = {name.strip(): path.strip() for name, _, path in pairs}
+    if not all(found) or not all(found.values()) or len(found) < len(pairs):
+        raise click.BadParameter("write FIELD=COLUMN, each field once, as text=body,label=queue")
+    return found
+
+
+def _check(asked: Sequence[tuple[str, str]], fields: Mapping[str, str]) -> None:
+    for file, kind in asked:
+        if file == "-" and kind != imports.JSONL:
+            raise click.UsageError(f"standard input is read as JSONL; {kind} needs a file")
+        if file != "-" and Path(file).is_dir() != (kind == "adaptive-classifier"):
+            raise click.UsageError(f"{file} is {'a folder' if Path(file).is_dir() else 'no folder'}, not what {kind} is")
+        if fields and kind not in (*imports.OWN_FIELDS, "label-studio"):
+            raise click.UsageError(f"--map is about columns; {kind} has none")
+        if kind == "label-studio" and not fields.keys() <= {"text", "label"}:
+            raise click.UsageError("of Label Studio's tasks --map names text (a field of data) and label (a control) only")
+
+
+def _batches(read: Iterator[Line | tuple[str, str]], reject: Callable[[str, str], None]) -> Iterator[list[Line]]:
+    """Gather what is read, and pass on what could not be; a batch is bounded in items and in bytes."""
     batch: list[Line] = []
     size = 0
-    for file in files:
-        for number, raw in _lines(file):
-            advance(len(raw))
-            try:
-                body = _event(raw, Path(file).name, number, source)
-            except ValueError as error:
-                reject(f"{file}:{number}", str(error))
-                continue
-            if body is None:
-                continue
-            if batch and (len(batch) == BATCH_ITEMS or size + len(body) > BATCH_BYTES):
-                yield batch
-                batch, size = [], 0
-            batch.append(Line(f"{file}:{number}", body))
-            size += len(body)
+    for one in read:
+        if not isinstance(one, Line):
+            reject(*one)
+            continue
+        if batch and (len(batch) == BATCH_ITEMS or size + len(one.body) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(one)
+        size += len(one.body)
     if batch:
         yield batch
+
+
+def _read(asked: Sequence[tuple[str, str]], fields: Mapping[str, str], source: str,
+          advance: Callable[[int], None]) -> Iterator[Line | tuple[str, str]]:
+    """Read files in order; a line or row that is no event is its place and the reason."""
+    for file, kind in asked:
+        name = Path(file).name
+        for where, size, row in _jsonl(file) if kind == imports.JSONL else _imported(file, kind, fields):
+            advance(size)
+            try:
+                found = row()
+                if found is None:
+                    continue
+                event, content = found
+                if fields and kind in imports.OWN_FIELDS:
+                    event = _taken(event, fields, name, where)
+                if kind in TEXTS:
+                    _seconds(event)
+                yield Line(f"{file}:{where}", _body(event, source, lambda: _identity(name, where, content)))  # noqa: B023
+            except ValueError as error:
+                yield f"{file}:{where}", str(error)
+
+
+def _seconds(event: dict[str, Any]) -> None:
+    """Make a number of a time that a table of texts gives in seconds since the epoch."""
+    at = event.get("time")
+    if isinstance(at, str) and at.isascii() and at.replace(".", "", 1).isdecimal():
+        event["time"] = float(at)
+
+
+def _imported(file: str, kind: str, fields: Mapping[str, str]) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    path, taken = Path(file), 0
+    for row in imports.rows(path, kind, fields):
+        taken += row.error is None
+        size = sum(len(value) + 1 for value in row.event.values() if isinstance(value, str)) if row.event else 0
+        yield row.where, size, functools.partial(_good, row)
+    if kind == "adaptive-classifier":
+        from adaptd.imports.adaptive import trained
+
+        if (before := trained(path)) > taken:
+            show.say(f"{file}: it kept {taken} of the {before} examples that it learned; for the others read its training data")
+
+
+def _good(row: imports.Row) -> tuple[Any, str]:
+    """Return a row's event, and its content in one spelling."""
+    if row.error is not None:
+        raise ValueError(row.error)
+    return row.event, json.dumps(row.event, sort_keys=True, default=repr)
+
+
+def _jsonl(file: str) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    for number, raw in _lines(file):
+        yield str(number), len(raw), functools.partial(_parsed_line, raw, number)
+
+
+def _taken(event: Any, fields: Mapping[str, str], name: str, where: str) -> dict[str, Any]:
+    """Take an event's fields from where --map says they stand, as `[feeds.X] fields` does."""
+    from adaptd.feeds.elements import Fields
+    from adaptd.interfaces import FeedItem
+
+    try:
+        found = Fields(paths=fields).event(FeedItem(value=event, cursor="", raw=b"", about={"file": name, "row": where}))
+    except BadPayload as error:
+        raise ValueError(error.message) from None
+    return dict(found)
+
+
+def _body(event: dict[str, Any], source: str, identity: Callable[[], str]) -> bytes:
+    """Return an event with id and source, as JSON; ValueError says what is wrong."""
+    if event.get("source") is None:
+        event["source"] = source
+    if event.get("id") is None:
+        event["id"] = identity()
+    try:
+        return json.dumps(event).encode()
+    except TypeError as error:
+        raise ValueError(f"{error} (leave that column out: --map)") from None
+
+
+def _identity(name: str, where: str, content: str) -> str:
+    return hashlib.sha256(os.fsencode(f"{name}\0{where}\0") + content.encode()).hexdigest()[:24]
 
 
 def _lines(file: str) -> Iterator[tuple[int, bytes]]:
@@ -159,8 +266,8 @@ def _opened(file: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _event(raw: bytes, name: str, number: int, source: str) -> bytes | None:
-    """Return a line's event with id and source, as JSON; None for an empty line; ValueError says what is wrong."""
+def _parsed_line(raw: bytes, number: int) -> tuple[Any, str] | None:
+    """Return a line's event and its text; None for an empty line; ValueError says what is wrong."""
     if len(raw) > LINE_BYTES:
         raise ValueError(f"longer than {LINE_BYTES} bytes (split the event)")
     try:
@@ -172,11 +279,7 @@ def _event(raw: bytes, name: str, number: int, source: str) -> bytes | None:
     event = _parsed(text)
     if not isinstance(event, dict):
         raise ValueError('not a JSON object (one {"text": …} a line)')
-    if event.get("source") is None:
-        event["source"] = source
-    if event.get("id") is None:
-        event["id"] = hashlib.sha256(os.fsencode(f"{name}\0{number}\0") + text.encode()).hexdigest()[:24]
-    return json.dumps(event).encode()
+    return event, text
 
 
 def _parsed(text: str) -> Any:

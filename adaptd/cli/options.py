@@ -63,7 +63,7 @@ def paths() -> Paths:
 
 def client() -> Client:
     """Return the way to the store's daemon."""
-    return Client(paths().socket)
+    return Client(paths().socket, patience_s=0.0)  # a person sees "busy" at once
 
 
 def chosen(domain: str | None) -> str:

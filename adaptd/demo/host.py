@@ -46,7 +46,7 @@ def daemon() -> Iterator[Client]:
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                 preexec_fn=_die_with_parent)
         try:
-            client = Client(locate(store).socket)
+            client = Client(locate(store).socket, patience_s=0.0)
             _wait(client, child, log)
             yield client
         finally:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.daemon import Daemon
 
-NUMBER = 72  # domains of the shared daemon: as many as all files have tests that take one
+NUMBER = 112  # domains of the shared daemon: as many as all files have tests that take one
 # Tests poison on purpose and want to see what it does; those of tests/acceptance/test_quarantine.py have it on.
 CONFIG = """
 [quarantine]

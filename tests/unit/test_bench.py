@@ -130,6 +130,7 @@ def test_neighbours_with_recency_prefer_the_newer_label() -> None:
 
 @pytest.mark.parametrize("name, text", [
     ("a.csv", "time,text,label\n2024-02-01,b,y\n2024-01-01,a,x\n"),
+    ("a.json", '[{"text": "a", "id": 1, "queue": "x", "annotator": 1}, {"text": "b", "id": 2, "queue": "y", "annotator": 1}]'),
     ("a.jsonl", '{"ts": 20, "text": "b", "label": "y"}\n\n{"ts": 3, "text": "a", "label": "x"}\n'),
 ])
 def test_a_users_file_is_read_in_the_order_of_time(tmp_path: Path, name: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -23,8 +24,9 @@ from click.testing import CliRunner, Result
 from adaptd import config, errors, offline, plugins
 from adaptd.cli import COMMANDS, main
 from adaptd.cli.show import plain
-from adaptd.client import Client, rebuilt
+from adaptd.client import Client
 from adaptd.newstore import TEMPLATE
+from adaptd.wire import rebuilt
 
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 Adaptd = Callable[..., Result]
@@ -686,7 +688,8 @@ def test_ingest_sends_batches_with_source_and_stable_ids(adaptd: Adaptd, daemon:
     assert (len(first), len(second)) == (500, 101)
     assert again == [first, second]
     assert first[0] == {"text": "t0", "label": "a", "source": "dump", "id": first[0]["id"]}
-    assert len({event["id"] for event in first}) == 500 and len(first[0]["id"]) == 24
+    assert len({event["id"] for event in first}) == 500
+    assert first[0]["id"] == hashlib.sha256(b"a.jsonl\x001\x00" + file.read_bytes().splitlines()[0]).hexdigest()[:24]  # for good
     assert second[-1] == {"text": "own", "id": 7, "source": "crm"}
 
 
