@@ -91,24 +91,18 @@ class Answering(Protocol):
 
 
 class _Aside:
-    """Holds the snapshots of a state that nobody is answered from; `beside` whom an index may be searched meanwhile."""
+    """Holds the snapshots of a state that nobody is answered from."""
 
     _held: Snapshot
-
-    def __init__(self, beside: Answering | None = None) -> None:
-        self._beside = beside
 
     def snapshot(self, domain: str) -> Snapshot:
         return self._held
 
     def swap(self, domain: str, make: Callable[[], Snapshot]) -> Future[Snapshot]:
-        made = self.between(make)
-        self._held = made.result()
-        return made
+        self._held = make()
+        return self.between(lambda: self._held)
 
     def between(self, run: Callable[[], T]) -> Future[T]:
-        if self._beside is not None:
-            return self._beside.between(run)
         done: Future[T] = Future()
         done.set_result(run())
         return done
@@ -480,13 +474,6 @@ class Learner:
         aside.publish()
         self._go_through(aside, entries[first:], self._block)
 
-    def relive(self, entries: Sequence[Learned], seq: int) -> None:
-        """Learn journal entries again in the state itself, up to `seq`, while what was published last goes on answering."""
-        aside = self._beside(self.state, self._inference)
-        aside.solve()
-        self._go_through(aside, entries, FEW)
-        self.state.seq = seq
-
     def _go_through(self, aside: Learner, entries: Sequence[Learned], together: int) -> None:
         for start in range(0, len(entries), self._block):
             if threading.current_thread() is self._thread:
@@ -499,8 +486,8 @@ class Learner:
             self._learn(block[start : start + together])
         self.solve()
 
-    def _beside(self, state: State, answering: Answering | None = None) -> Learner:
-        return Learner(self.domain, state, _Aside(answering), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
+    def _beside(self, state: State) -> Learner:
+        return Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
                        quarantine=self._quarantine, incumbent=self._incumbent)
 
     def _sample(self, rows: list[Row], name: str, head: HeadSnapshot) -> list[Row]:

@@ -5,18 +5,17 @@ becomes a seq (everything in the store that had come by then), the branch and th
 the history of the pointer), and so a state. Of that state
 
 - exact: the rows that were alive, their ages and the order of the labels; the adapters; the counts of the answers
-  that were given (`prequential`, per label);
-- learned again, as after a crash: the journal's labels from the nearest earlier version on the same line to the moment
-  are tested and learned in its order. Trust among the experts, temperature, limits, detectors and `progressive` are
-  folded so, and the ridge is solved. Which labels arrived together is not in the journal: scores differ a little.
-  Of more than `AGAIN` labels the older ones are entered only.
+  that were given (`prequential`, per label), folded forward over the journal;
+- solved anew from those rows, with the same solver: the ridge, wherever labels came between the version and the
+  moment; its scores differ in the last bits;
+- of the nearest earlier version on the same line: trust among the experts, temperature, `progressive`. What they
+  learned between that version and the moment hung on which labels arrived together and is not in the journal.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,11 @@ from adaptd import tables as t
 from adaptd.clock import written
 from adaptd.errors import BadPayload, CorruptFile, NotFound
 from adaptd.metrics import Outcomes, count_answers
-from adaptd.records import Learned
 from adaptd.registry import Version
-from adaptd.rows import Interval, answered_before, counts, first_labels, lineage, replay
+from adaptd.rows import answered_before, counts, first_labels, lineage, replay
 
 FORKS = ("created", "rollback")  # what starts a branch
 MOVES = (*FORKS, "snapshot", "promote", "demote", "repair", "forget")  # what may move the pointer
-AGAIN = 2048  # newest labels that are learned again: what is older would count a quarter in trust at most
 ADAPTER, HEAD = ".adapter", ".head"  # how a version's files end: what is trained, and what answers as it was solved
 
 
@@ -96,7 +93,7 @@ def _seq(connection: Connection, at: float) -> int:
 def enter(connection: Connection, moment: Moment, folder: Path, number: int, actor: str) -> Version:
     """Publish the files of a moment's version and return its row, which is not entered yet.
 
-    Its heads and folds are those of the nearest earlier version: `Version.begin` says from where to learn on.
+    Its heads are those of the nearest earlier version; `Version.solved` says whether they answer for its rows too.
 
     Raises
     ------
@@ -113,10 +110,8 @@ def enter(connection: Connection, moment: Moment, folder: Path, number: int, act
     contents |= heads
     intervals = lineage(connection, moment.branch, moment.seq)
     tail = replay(connection, live.domain, intervals, base.seq)
-    older, newer = tail[:max(0, len(tail) - AGAIN)], tail[-AGAIN:]
-    begin = older[-1].seq if older else base.seq if newer else moment.seq
-    metrics = {**_metrics(connection, live.domain, base, intervals, older, newer),
-               "moment": {"at": moment.at, "base": base.number, "behind": len(tail), "begin": begin, "solved": not older}}
+    metrics = {**_metrics(connection, live.domain, base, intervals, tail),
+               "moment": {"at": moment.at, "base": base.number, "behind": len(tail)}}
     return Version(number=number, domain=live.domain, kind="moment", parent=live.number, branch=moment.branch, seq=moment.seq,
                    encoder=live.encoder, config=live.config, files=registry.publish(folder / str(number), contents),
                    metrics=metrics, verdict=None, actor=actor, reason=f"as of {written(moment.at)}", created=time.time())
@@ -145,26 +140,14 @@ def _bases(connection: Connection, moment: Moment, folder: Path) -> Iterator[tup
         branch, seq = row.parent, min(seq, row.fork)
 
 
-def _fresh() -> dict[str, Any]:
-    return {"prequential": Outcomes().facts(), "progressive": Outcomes().facts(), "per_label": {}}
-
-
-def _metrics(connection: Connection, domain: int, base: Version, intervals: Sequence[Interval], older: Sequence[Learned],
-             newer: Sequence[Learned]) -> dict[str, Any]:
-    """Return the figures of a moment, and the folds to go on from: the base's, with the answers counted that older ones judge."""
-    folds = base.metrics.get("folds") or (_fresh() if base.kind == "initial" else None)
-    prequential = Outcomes.of(folds["prequential"]) if folds else Outcomes()
-    per_label = {label: list(tally) for label, tally in folds["per_label"].items()} if folds else {}
-
-    def count(entries: Sequence[Learned]) -> None:
-        judging = first_labels(entries)
-        count_answers(prequential, per_label, judging, answered_before(connection, {row.event: row.born for row in judging}))
-
-    if folds is None:  # a forget took them
-        count(replay(connection, domain, lineage(connection, base.branch, base.seq), -1))
-    count(older)
-    begun = {"folds": {**folds, "prequential": prequential.facts(), "per_label": deepcopy(per_label)}} if folds else {}
-    count(newer)
+def _metrics(connection: Connection, domain: int, base: Version, intervals: Any, tail: Any) -> dict[str, Any]:
+    """Return the figures of a moment: the base's, with the answers counted that were judged since."""
+    folds = base.metrics.get("folds") or {"prequential": Outcomes().facts(), "progressive": Outcomes().facts(), "per_label": {}}
+    prequential = Outcomes.of(folds["prequential"])
+    per_label = {label: list(tally) for label, tally in folds["per_label"].items()}
+    judging = first_labels(tail)
+    count_answers(prequential, per_label, judging, answered_before(connection, {row.event: row.born for row in judging}))
     heads = counts(connection, domain, intervals).values()
-    return {**begun, "prequential": prequential.accuracy, "labels": sum(map(len, heads)),
+    return {"folds": {**folds, "prequential": prequential.facts(), "per_label": per_label},
+            "prequential": prequential.accuracy, "labels": sum(map(len, heads)),
             "memory": sum(sum(labels.values()) for labels in heads)}

@@ -177,7 +177,7 @@ def _save(connection: Connection, paths: Paths, domain: str, target: registry.Ve
     current = registry.version(connection, pointer.version)
     number = registry.next_number(connection)
     folder, manifest = _checkpoint(paths.checkpoints / domain, pointer)
-    base = manifest["facts"]["seq"] if manifest else current.begin
+    base = manifest["facts"]["seq"] if manifest else current.seq
     behind = replay(connection, target.domain, lineage(connection, pointer.branch), base)  # what neither head nor folds know
     files = {name: digest for name, digest in current.files.items() if name.endswith(ADAPTER)}
     try:

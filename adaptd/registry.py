@@ -50,15 +50,9 @@ class Version:
     created: float
 
     @property
-    def begin(self) -> int:
-        """The seq at which its folds are; a moment's may be earlier than its own: what came since is to be learned again."""
-        return int(self.metrics.get("moment", {}).get("begin", self.seq))
-
-    @property
     def solved(self) -> bool:
-        """Whether its heads were solved over the rows at its `begin`; those of a moment are an earlier version's."""
-        moment = self.metrics.get("moment", {})
-        return not moment.get("behind") or moment.get("solved", False)
+        """Whether its heads were solved over its own rows; those of a moment may be an earlier version's."""
+        return not self.metrics.get("moment", {}).get("behind")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,8 +112,6 @@ def find_base(connection: Connection, live: registry.Live, version: Version, fol
         int(connection.execute(select(t.branch.c.start).where(t.branch.c.id == live.branch)).scalar_one())
     intervals = lineage(connection, live.branch, seq)
     own = intervals == lineage(connection, version.branch, version.seq)  # not where a forget or a repair moved the pointer
-    if own:
-        intervals, seq = lineage(connection, live.branch, version.begin), version.begin
     return Base(version=version, intervals=intervals, seq=seq, own=own)
 
 

@@ -281,7 +281,7 @@ class Versions:
         live = self._live()
         saved = self._save(self.numbers.take(), "saved", live, f"before rollback to {target.number}", actor)
         with self._reader.connect() as connection:
-            intervals = lineage(connection, target.branch, target.begin)
+            intervals = lineage(connection, target.branch, target.seq)
             stand = {name: standing(connection, self.domain, intervals, name) for name in self._learner.state.heads}
 
         def write(connection: Connection) -> None:
@@ -307,9 +307,9 @@ class Versions:
         stand: Mapping[str, Standing],
         intervals: list[tuple[int, int]],
     ) -> None:
-        """Make the state what it was at a version: rows, labels, solved heads, adapters, folds; a moment's is learned on."""
+        """Make the state what it was at a version: rows, labels, solved heads, adapters, folds."""
         state = self._learner.state
-        state.version, state.seq, state.trial = target.number, target.begin, None
+        state.version, state.seq, state.trial = target.number, target.seq, None
         for name, head in state.heads.items():
             self._become_head(head, name, target, contents, stand[name], intervals)
         if folded := target.metrics.get("folds"):
@@ -318,12 +318,7 @@ class Versions:
             with self._reader.connect() as connection:
                 entries = replay(connection, self.domain, intervals, -1)
             fold_outcomes(self._learner, entries)
-        if target.begin < target.seq:
-            with self._reader.connect() as connection:
-                intervals = lineage(connection, target.branch, target.seq)
-                self._learner.relive(replay(connection, self.domain, intervals, target.begin), target.seq)
-            self._learner.publish()
-        elif target.solved:
+        if target.solved:
             self._learner.settle(solved=all(head.is_solved() for head in state.heads.values()))
             self._learner.publish()
         else:

@@ -94,29 +94,3 @@ def test_folds_of_a_forget_are_made_again_where_its_checkpoint_is_gone(live: Liv
         assert again.served.learner.state.prequential.facts() == before
         back(again, to=named)
         assert again.served.learner.state.prequential.facts() == before
-
-
-def test_a_moment_has_what_outcomes_had_taught_by_then(live: Live) -> None:
-    """Trust, temperature and limits were those of the version before it, however long ago that was."""
-    words = ("card", "rain", "song", "soup")
-    teach(live, *((word, word) for word in words * 3))
-    live.do(live.service.snapshot("text", reason="", actor="m"))
-    before = live.served.learner.state.heads["label"].fold.temperature
-    for turn in range(20):
-        teach(live, *((f"{word} {words[turn % 4]}", word) for word in words))
-    answers, state = live.answers(ASKED), live.served.learner.state
-    at, fold = time.time(), state.heads["label"].fold
-    progressive, temperature, recent = state.progressive.facts(), fold.temperature, len(fold.recent.tensor())
-    time.sleep(0.01)
-    teach(live, *((word, other) for word in words for other in words))  # nonsense
-    assert fold.temperature != temperature
-    done = back(live, at=at)
-    state = live.served.learner.state
-    fold = state.heads["label"].fold
-    assert len(fold.recent.tensor()) == recent and state.progressive.facts()["total"] == progressive["total"]
-    assert abs(fold.temperature - temperature) < abs(before - temperature) / 2
-    assert [label for label, _ in live.answers(ASKED)] == [label for label, _ in answers]
-    twice = live.answers(ASKED)
-    back(live, to=done["saved"])
-    back(live, to=done["version"])
-    assert live.answers(ASKED) == twice
