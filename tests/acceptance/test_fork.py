@@ -72,6 +72,7 @@ def test_a_fork_that_changes_nothing_finds_no_difference(shared: Daemon, domain:
     ("--at FIRST --set adapt.steps=3", 78, "learn and memory"), ("--at FIRST --set learn.feature=3", 78, "feature"),
     ("--at FIRST --set memory.policy='best'", 78, "unknown name 'best'"), ("--at FIRST --domain nil", 1, "nil")])
 def test_what_is_wrong_is_named_with_its_cure(shared: Daemon, words: str, code: int, said: str) -> None:
+    shared.teach(lesson(["card"], 1, source="http"), "text")
     first = time.time()
     shared.teach(lesson(["card"], 2, source="http"), "text")
     given = [{"NOW": str(now()), "FIRST": str(first)}.get(word, word) for word in words.split()]
