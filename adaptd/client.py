@@ -232,7 +232,7 @@ class Client:
                 wait = AGAIN_S
                 if not (again and lost) or time.monotonic() + wait > end:
                     raise
-            time.sleep(wait)
+            time.sleep(wait)  # as the daemon asked; bounded by the patience
 
     def _route(self, verb: str) -> str:
         return f"/v1/{quote(self.domain, safe='')}/{verb}"

@@ -17,12 +17,11 @@ from pydantic import ValidationError
 from scipy.stats import binomtest
 from sqlalchemy import Connection, func, select
 
-from adaptd import moments, offline, plugins, registry, restore
+from adaptd import beside, moments, offline, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.bounds import Bounds
 from adaptd.config import DomainSettings
 from adaptd.errors import BadConfig, NotFound
-from adaptd.learn import test_beside
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
@@ -175,7 +174,7 @@ class Start:
         """Yield by block of entries which rows a line would have answered right."""
         heads = {name: self._head(settings) for name in self.heads}
         state = restore.load_state(self.connection, self.domain, self.base, self.files, heads, self.vectors, _unreported)
-        return test_beside(state, blocks, self.vectors)
+        return beside.outcomes(state, blocks, self.vectors)
 
     def _head(self, settings: DomainSettings) -> Head:
         learn, dim = settings.learn, self.vectors.dim

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -48,7 +48,6 @@ Incumbent = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # the 
 Given = Mapping[int, Said]  # event -> answer
 
 
-FEW = 4  # labels that are taken to have come together, where that is not known
 SEARCH = 1_000_000_000 / 256  # multiplications a row that testing may spend on retrieval: among many, a sample is tested
 
 
@@ -90,45 +89,25 @@ class Answering(Protocol):
         ...
 
 
-class _Aside:
+class Aside:
     """Holds the snapshots of a state that nobody is answered from."""
 
     _held: Snapshot
 
     def snapshot(self, domain: str) -> Snapshot:
+        """Return what was swapped in last."""
         return self._held
 
     def swap(self, domain: str, make: Callable[[], Snapshot]) -> Future[Snapshot]:
+        """Hold what `make` returns, at once."""
         self._held = make()
         return self.between(lambda: self._held)
 
     def between(self, run: Callable[[], T]) -> Future[T]:
+        """Run something at once: nobody is answered."""
         done: Future[T] = Future()
         done.set_result(run())
         return done
-
-
-def learn_beside(state: State, entries: Sequence[Learned], vectors: Vectors, record: Record, block: int) -> None:
-    """Teach journal entries to a state that answers nobody, to see what its memory evicts; nothing is solved."""
-    aside = Learner("", state, _Aside(), vectors, lambda born: {}, block=block, solve_after_s=0.0,
-                    quarantine=Quarantine(enabled=False))
-    aside.record = record
-    for start in range(0, len(entries), block):
-        some = entries[start:start + block]
-        aside.apply(some, vectors(sorted({row.event for entry in some for row in entry.born})))
-
-
-def test_beside(state: State, blocks: Iterable[Sequence[Learned]], vectors: Vectors) -> Iterator[Mapping[int, bool]]:
-    """Teach journal entries to a state that answers nobody; yield by block which rows it would have answered right before."""
-    tested: dict[int, bool] = {}
-    aside = Learner("", state, _Aside(), vectors, lambda born: {}, block=FEW, solve_after_s=0.0,
-                    quarantine=Quarantine(enabled=False))
-    aside.on_tested = tested.update
-    aside.solve()
-    for block in blocks:
-        aside.go_through(block, FEW)
-        yield dict(tested)
-        tested.clear()
 
 
 def _unrecorded(seq: int, evicted: Sequence[tuple[int, int]]) -> Future[None]:
@@ -472,13 +451,10 @@ class Learner:
         for name, head in state.heads.items():
             head.learned = sum(row.head == name for entry in entries[:first] for row in entry.born)
         aside.publish()
-        self._go_through(aside, entries[first:], self._block)
-
-    def _go_through(self, aside: Learner, entries: Sequence[Learned], together: int) -> None:
-        for start in range(0, len(entries), self._block):
+        for start in range(first, len(entries), self._block):
             if threading.current_thread() is self._thread:
                 self.beat = time.monotonic()
-            aside.go_through(entries[start : start + self._block], together)
+            aside.go_through(entries[start : start + self._block], self._block)
 
     def go_through(self, block: Sequence[Learned], together: int) -> None:
         """Learn a block of entries, `together` of them at once, and solve: beside what is served, in the caller's thread."""
@@ -487,7 +463,7 @@ class Learner:
         self.solve()
 
     def _beside(self, state: State) -> Learner:
-        return Learner(self.domain, state, _Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
+        return Learner(self.domain, state, Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
                        quarantine=self._quarantine, incumbent=self._incumbent)
 
     def _sample(self, rows: list[Row], name: str, head: HeadSnapshot) -> list[Row]:

@@ -18,11 +18,11 @@ from typing import Any
 
 from sqlalchemy import Engine, func, select
 
-from adaptd import bounds, plugins, registry, restore
+from adaptd import beside, bounds, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.bounds import Bounds, Limits
 from adaptd.interfaces import MemoryPolicy
-from adaptd.learn import Learner, State, learn_beside
+from adaptd.learn import Learner, State
 from adaptd.model.network import Head
 from adaptd.records import Learned
 from adaptd.retained import Bound
@@ -116,7 +116,7 @@ class Refold:
             version = registry.version(connection, registry.live(connection, self.domain).version)
             base = restore.Base(version=version, intervals=lineage(connection, branch, begin), seq=begin, own=False)
             state: State = restore.load_state(connection, self.domain, base, {}, self.heads(), self.vectors, _unreported)
-        learn_beside(state, entries, self.vectors, self.record, self.block)
+        beside.evictions(state, entries, self.vectors, self.record, self.block)
 
 
 def _unreported(code: str, message: str, hint: str) -> None:
@@ -126,12 +126,12 @@ def _unreported(code: str, message: str, hint: str) -> None:
 def fold_outcomes(learner: Learner, entries: Sequence[Learned]) -> None:
     """Make the folds of a learner's state again from all that the journal taught up to it; in the learner's thread."""
     state = learner.state
-    beside = State(version=state.version, seq=0, heads={name: head_beside(head) for name, head in state.heads.items()})
-    learner.replay(beside, entries, TESTED)
+    other = State(version=state.version, seq=0, heads={name: head_beside(head) for name, head in state.heads.items()})
+    learner.replay(other, entries, TESTED)
     for name, head in state.heads.items():
-        head.fold = beside.heads[name].fold
-    state.prequential, state.progressive, state.per_label = beside.prequential, beside.progressive, beside.per_label
-    state.incumbent, state.suspicion, state.drift = beside.incumbent, beside.suspicion, beside.drift
+        head.fold = other.heads[name].fold
+    state.prequential, state.progressive, state.per_label = other.prequential, other.progressive, other.per_label
+    state.incumbent, state.suspicion, state.drift = other.incumbent, other.suspicion, other.drift
 
 
 def head_beside(head: Head) -> Head:

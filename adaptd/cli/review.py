@@ -67,7 +67,7 @@ def _asked(path: str) -> dict[str, Any]:
         except Busy as error:
             if time.monotonic() > until:
                 raise
-            time.sleep(error.retry_after_s)
+            time.sleep(error.retry_after_s)  # as the daemon asked; bounded by PATIENCE_S
 
 
 def _user() -> str:

@@ -6,13 +6,11 @@ import hashlib
 import importlib
 import json
 import os
-import socketserver
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from adaptd.cli.show import plain
 from adaptd.client import Client
 from adaptd.newstore import TEMPLATE
 from adaptd.wire import rebuilt
+from tests.unit.socketdouble import Reply, SocketDouble
 
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 Adaptd = Callable[..., Result]
@@ -44,54 +43,22 @@ STATUS = {"state": "running", "pid": 7, "uptime_s": 3700.0, "seq": 12, "listenin
           "problems": [{"code": "low_disk", "message": "[bold]disk\x1b[31m", "since": 1.0, "hint": "make room"}]}
 
 
-class FakeDaemon:
+class FakeDaemon(SocketDouble):
     """Answers on a store's socket as told; keeps what it was asked."""
 
     def __init__(self, socket: Path) -> None:
         self.asked: list[tuple[str, str, Any]] = []
         self.answers: dict[str, Callable[[Any], Answer]] = {}
-        daemon = self
+        super().__init__(socket, self._answer)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                body = json.loads(raw) if raw else None
-                daemon.asked.append((self.command, self.path, body))
-                status, document, *headers = daemon.answers[self.path](body)
-                data = document if isinstance(document, bytes) else json.dumps(document).encode()
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(data)), **(headers[0] if headers else {})}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = answer
-
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
-
-        class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-            daemon_threads = True
-
-            def handle_error(self, *_: Any) -> None:
-                """Say nothing of clients that went away."""
-
-            def get_request(self) -> tuple[Any, Any]:
-                request, _ = super().get_request()
-                return request, ("unix", 0)
-
-        self.server = Server(str(socket), Handler)
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    def _answer(self, method: str, path: str, body: Any) -> Reply:
+        self.asked.append((method, path, body))
+        status, document, *headers = self.answers[path](body)
+        return status, document, headers[0] if headers else {}
 
     def on(self, path: str, *answer: Any) -> None:
         """Answer a path always so."""
         self.answers[path] = lambda body: answer  # type: ignore[return-value]
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socketserver
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +15,20 @@ from adaptd.api import schemas
 from adaptd.client import Client
 from adaptd.errors import AdaptdError, BadConfig, BadPayload, BadRequest, Busy, Disconnected, NotRunning, StoreFailed
 from adaptd.wire import url
+from tests.unit.socketdouble import Reply, SocketDouble
 
-Reply = tuple[int, Any, dict[str, str]] | None  # None: the connection is closed without an answer
 
-
-class Listener:
+class Listener(SocketDouble):
     """Answers the requests in turn; the last reply stays."""
 
     def __init__(self, path: Path, replies: list[Reply]) -> None:
         self.asked: list[Any] = []
-        self.connections = 0
-        listener = self
+        self._replies = replies
+        super().__init__(path, self._next)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def setup(self) -> None:
-                super().setup()
-                listener.connections += 1
-
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                listener.asked.append(json.loads(body) if body else None)
-                reply = replies[min(len(listener.asked), len(replies)) - 1]
-                if reply is None:
-                    self.close_connection = True
-                    return
-                data = json.dumps(reply[1]).encode()
-                self.send_response(reply[0])
-                for name, value in {"Content-Length": str(len(data)), **reply[2]}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = answer
-
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
-
-        class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-            daemon_threads = True
-
-            def get_request(self) -> tuple[Any, Any]:
-                return super().get_request()[0], ("unix", 0)
-
-        self.server = Server(str(path), Handler)
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    def _next(self, method: str, path: str, body: Any) -> Reply:
+        self.asked.append(body)
+        return self._replies[min(len(self.asked), len(self._replies)) - 1]
 
 
 @pytest.fixture
@@ -76,8 +41,7 @@ def listen(tmp_path: Path) -> Iterator[Callable[..., Listener]]:
 
     yield start
     for one in made:
-        one.server.shutdown()
-        one.server.server_close()
+        one.close()
 
 
 @pytest.fixture
