@@ -1,6 +1,6 @@
 """Assembly: everything of a daemon built and joined, from the store on disk to domains that answer.
 
-`open_store` → `open_domains` → `open_feeds`, in this order; `adaptd.daemon` lives with what they leave.
+`take_store` → `open_store` → `open_domains` → `open_feeds`, in this order; `adaptd.daemon` lives with what they leave.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, bounds, db, erase, feeds, incumbent, plugins, registry, restore
+from adaptd import __version__, adapt, bounds, db, erase, feeds, incumbent, mirror, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.config import DomainSettings, Drift, Settings
 from adaptd.counterfactual import Counterfactual
@@ -42,6 +43,7 @@ from adaptd.restore import Report
 from adaptd.review import Review
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
+from adaptd.status import is_there
 from adaptd.vectors import Vectors
 from adaptd.versions import Numbers, Versions
 
@@ -61,18 +63,24 @@ class Assembly:
         self.domains: dict[str, Served] = {}
         self.followers: dict[str, Follower] = {}
 
+    def take_store(self) -> None:
+        """Open the database; refuse one that is damaged, or that another daemon writes."""
+        store = self.paths.store
+        if not hasattr(self, "engine"):
+            check_not_lost(self.paths, is_there(store))
+            self.engine = db.writing_engine(store)
+        db.check(self.engine)
+        if isinstance(store, Path):
+            store.chmod(0o600)
+
     def open_store(self) -> None:
-        """Open database, writer and journal; refuse what is damaged, too new, or not ours to read."""
-        check_not_lost(self.paths)
+        """Bring the schema up to date, open writer and journal; refuse what is too new."""
         self.room = Room(self.paths.state, self.settings.limits.free_mb, self._report)
-        self.engine = db.writing_engine(self.paths.database)
-        if self.paths.database.exists():
-            db.quick_check(self.engine)
         before, after = db.upgrade(self.engine)
         if before != after:
             log.info("schema %s -> %s", before, after, extra={"action": "db_upgrade"})
-        self.paths.database.chmod(0o600)
-        self.reader = db.reading_engine(self.paths.database)
+        mirror.attach(self.engine, self.paths)
+        self.reader = db.reading_engine(self.paths.store)
         self.writer = db.Writer(self.engine, self.settings.limits.queue)
         self.writer.on_failure = self._fatal
         self.journal = Journal(self.writer, self._targets, self._deliver)
@@ -83,8 +91,8 @@ class Assembly:
                 "nothing went live; the next one starts by itself",
             )
 
-    def open_domains(self) -> None:
-        """Load plugins and encoders, enter new domains, bring each to its live state, start the threads."""
+    def load(self) -> None:
+        """Load plugins and encoders: what takes time and needs no store."""
         fast = plugins.load("adaptd", self.settings.plugins.allow)
         slow = plugins.load("adaptd.learner", self.settings.plugins.allow)
         self._feed_kinds = plugins.collect(fast, "register_feeds")
@@ -93,8 +101,14 @@ class Assembly:
         self._policies = plugins.collect(slow, "register_memory_policies")
         kinds = plugins.collect(fast, "register_domains")
         served = self.settings.served()
-        built = {name: build_domain(kinds, name, settings) for name, settings in served.items()}
-        encoders = self._load_encoders(plugins.collect(slow, "register_encoders"), {s.encoder for s in served.values()})
+        self._built = {name: build_domain(kinds, name, settings) for name, settings in served.items()}
+        self._encoders = self._load_encoders(plugins.collect(slow, "register_encoders"), {s.encoder for s in served.values()})
+
+    def open_domains(self) -> None:
+        """Load what is not loaded, enter new domains, bring each to its live state, start the threads."""
+        if not hasattr(self, "_encoders"):
+            self.load()
+        served, encoders = self.settings.served(), self._encoders
         with self.engine.begin() as connection:
             key = _secret(connection)
             ids, encoder_ids = self._enter(connection, served, encoders)
@@ -107,7 +121,7 @@ class Assembly:
         self.inference.start()
         self._numbers = Numbers(first)
         for name, settings in served.items():
-            self._bring_up(name, ids[name], built[name], settings, encoder_ids[settings.encoder], key)
+            self._bring_up(name, ids[name], self._built[name], settings, encoder_ids[settings.encoder], key)
 
     def _load_encoders(self, kinds: dict[str, type], wanted: set[str]) -> dict[str, Encoder]:
         encoders = {}

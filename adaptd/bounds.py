@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
+from adaptd import db
 from adaptd import tables as t
 from adaptd.records import canonical
 
@@ -62,7 +63,7 @@ def impose(connection: Connection, domain: int, limits: Limits, seq: int) -> Bou
 def record(connection: Connection, domain: int, through: int, evicted: Iterable[tuple[int, int]]) -> None:
     """Record evictions, (row, seq), and that there are no others up to `through`."""
     if rows := [{"row": row, "seq": seq} for row, seq in evicted]:
-        connection.execute(insert(t.eviction).prefix_with("OR IGNORE", dialect="sqlite"), rows)
+        connection.execute(db.insert_missing(connection, t.eviction), rows)
     bounds = read(connection, domain)
     if through > bounds.through:
         _write(connection, domain, Bounds(through=through, limits=bounds.limits))

@@ -39,6 +39,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Store(Section):
+    """Where events, labels and versions are kept; without a URL in the state folder, in SQLite."""
+
+    url: str | None = None  # `adaptd.paths` checks and reads it
+
+
 class Http(Section):
     """Where the daemon listens. The unix socket is always there."""
 
@@ -193,6 +199,7 @@ class Settings(BaseSettings):
 
     domain: str | None = None  # the default for commands, where there are several
     state: str = "."
+    store: Store = Store()
     http: Http = Http()
     limits: Limits = Limits()
     log: Log = Log()
@@ -218,7 +225,7 @@ class Settings(BaseSettings):
 
     def digest(self) -> str:
         """Return the sha256 of the effective configuration, as stored with every version."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json", exclude={"store"}), sort_keys=True).encode()).hexdigest()
 
 
 # top-level tables that are defaults for every domain
@@ -252,6 +259,7 @@ def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]
     except SettingsError as error:  # an environment variable whose value is to be JSON and is not
         raise BadConfig(f"environment: {error}", hint="set single keys: ADAPTD_HTTP__PORT=8080") from None
     _check_references(settings, paths.config, text)
+    paths.store  # noqa: B018 (a URL that is none is told here)
     return settings, paths
 
 

@@ -10,6 +10,7 @@ import hmac
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -22,10 +23,11 @@ from sqlalchemy import Connection, insert, update
 from adaptd import db, jobs, systemd
 from adaptd import tables as t
 from adaptd.api.app import create_app
+from adaptd.api.operations import Operations
 from adaptd.api.server import Server
 from adaptd.assembly import Assembly
 from adaptd.config import Settings
-from adaptd.errors import AdaptdError
+from adaptd.errors import AdaptdError, StoreLocked
 from adaptd.futures import ended
 from adaptd.host import bind, check_folder, log_to_stderr, read_token
 from adaptd.learn import Learner
@@ -34,6 +36,7 @@ from adaptd.paths import Paths
 from adaptd.records import Example, canonical
 from adaptd.reload import HINT, reload
 from adaptd.service import Service
+from adaptd.standby import Standby
 
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
@@ -74,6 +77,7 @@ class Daemon:
         self._closing = False
         self._problems = Problems()
         self._tasks: list[asyncio.Task[Any]] = []
+        self.server: Server | None = None
         self.parts = Assembly(settings, paths, self._report, self._fatal)
 
     async def live(self) -> int:
@@ -83,36 +87,33 @@ class Daemon:
             self._loop.add_signal_handler(number, self._on_signal)
         self._loop.add_signal_handler(signal.SIGHUP, self._on_reload)
         try:
-            await self.startup()
-            await self.main_loop()
+            if await self.startup():
+                await self.main_loop()
         finally:
             await self.shutdown()
         return self._exit_code
 
     # -- startup ----------------------------------------------------------------------------------------------
 
-    async def startup(self) -> None:
-        """Open the store, bring every domain up, listen, probe, say ready."""
+    async def startup(self) -> bool:
+        """Open the store, bring every domain up, listen, probe, say ready; False where it is told to stop before that."""
         began = time.monotonic()
-        token = read_token(self.paths.token) if self.settings.http.tcp else ""
+        self._token = read_token(self.paths.token) if self.settings.http.tcp else ""
         tcp = bind(self.settings.http.host, self.settings.http.port) if self.settings.http.tcp else None
+        self.listening = [f"unix:{self.paths.socket}"] + (
+            [f"http://{tcp.getsockname()[0]}:{tcp.getsockname()[1]}"] if tcp else []
+        )
         parts = self.parts
+        if not await self._take_store(tcp):
+            return False
         await asyncio.to_thread(parts.open_store)
         await asyncio.to_thread(parts.open_domains)
         parts.open_feeds()
         self.service = Service(
             parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, Meters(), self.paths
         )
-        app = create_app(
-            self.service,
-            limits=self.settings.limits,
-            token_check=lambda given: "token" if hmac.compare_digest(given, token) and token else None,
-        )
-        self.server = Server(app, unix=self.paths.socket, tcp=tcp)
-        await self.server.start()
-        self.service.listening = [f"unix:{self.paths.socket}"] + (
-            [f"http://{tcp.getsockname()[0]}:{tcp.getsockname()[1]}"] if tcp else []
-        )
+        await self._serve(self.service, tcp)
+        self.service.listening = self.listening
         await self._probe()
         self.service.state = "running"
         self._scheduler = BackgroundScheduler()
@@ -122,6 +123,31 @@ class Daemon:
         self._tasks.append(asyncio.create_task(self._watch(), name="watchdog"))
         systemd.notify("READY=1", f"STATUS=serving {', '.join(parts.domains)}")
         log.info("ready after %.1f s: %s", time.monotonic() - began, ", ".join(self.service.listening), extra={"action": "ready"})
+        return True
+
+    async def _take_store(self, tcp: socket.socket | None) -> bool:
+        """Take hold of the store. In PostgreSQL another daemon may have it: then stand by until it has gone."""
+        if self.paths.url is None:
+            await asyncio.to_thread(self.parts.take_store)
+            return True
+        await asyncio.to_thread(self.parts.load)  # first: once it holds the store it must not be silent for long
+        try:
+            await asyncio.to_thread(self.parts.take_store)
+            return True
+        except StoreLocked as held:
+            standby = Standby(self.paths, held.message, self.listening)
+            await self._serve(standby, tcp)
+            return await standby.wait(self.parts.take_store, self._stop)
+
+    async def _serve(self, operations: Operations, tcp: socket.socket | None) -> None:
+        """Listen and let `operations` answer; where the server listens already, from now on."""
+        app = create_app(operations, limits=self.settings.limits, token_check=lambda given:
+                         "token" if hmac.compare_digest(given, self._token) and self._token else None)
+        if self.server is not None:
+            self.server.become(app)
+        else:
+            self.server = Server(app, unix=self.paths.socket, tcp=tcp)
+            await self.server.start()
 
     async def _probe(self) -> None:
         """Let every champion learn the journal's tail and answer once before the daemon calls itself ready."""
@@ -142,6 +168,7 @@ class Daemon:
 
     async def main_loop(self) -> None:
         """Wait for a signal, or for a part to die: a daemon that limps is worse than one that restarts."""
+        assert self.server is not None
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         serving = asyncio.create_task(self.server.wait(), name="serving")
         done, _ = await asyncio.wait([stopping, serving, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -212,7 +239,7 @@ class Daemon:
         if hasattr(self, "_scheduler"):
             self._scheduler.shutdown(wait=False)
         late = await ended(self._tasks, self.settings.limits.shutdown_s)
-        if hasattr(self, "server"):
+        if self.server is not None:
             await self.server.stop(self.settings.limits.shutdown_s)
         await asyncio.to_thread(self._close)
         if late:

@@ -1,7 +1,7 @@
 """The database: one connection writes, in one thread, in groups; readers are read-only and short.
 
 Group commit (FAULTS): the writer takes what queued up during the last fsync, up to 256 events or 1 MiB, in one
-``BEGIN IMMEDIATE … COMMIT`` with ``synchronous=FULL``, then completes their futures. Invariant: a future that is
+transaction that is durable when it commits, then completes their futures. Invariant: a future that is
 done without an exception means durable. The first failed commit is fatal: nothing is acknowledged any more and
 `failed` is set, so that the daemon exits and recovers from disk.
 """
@@ -12,7 +12,6 @@ import fcntl
 import logging
 import os
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,16 +20,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, ExceptionContext, Transaction, create_engine, event, text
+from sqlalchemy import Connection, Engine, ExceptionContext, Insert, Table, Transaction, event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
-from sqlalchemy.pool import NullPool, QueuePool
 
+from adaptd import postgres, sqlite
 from adaptd.errors import Busy, CannotStart, SchemaMismatch, StoreFailed, StoreLocked, StoreUnreadable
 from adaptd.futures import fail, settle
 
@@ -38,39 +40,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GROUP_EVENTS, GROUP_BYTES = 256, 1 << 20
-WAL_LIMIT = 64 << 20
-BUSY_MS = 5000
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON", "trusted_schema=OFF",
-           "cell_size_check=ON", "mmap_size=0", "wal_autocheckpoint=0", "secure_delete=ON")
+DIALECTS: dict[str, ModuleType] = {"sqlite": sqlite, "postgresql": postgres}
 
 
-def writing_engine(path: Path) -> Engine:
-    """Return the engine of the one connection that writes."""
-    engine = create_engine(f"sqlite:///{path}", poolclass=QueuePool, pool_size=1, max_overflow=0,
-                           connect_args={"check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def _settings(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # SQLAlchemy's BEGIN below is the only one
-        for pragma in PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+def writing_engine(store: Path | str) -> Engine:
+    """Return the engine of the one connection that writes; on PostgreSQL its first connection takes the store's lock."""
+    return postgres.writing_engine(store) if isinstance(store, str) else sqlite.writing_engine(store)
 
 
-def reading_engine(path: Path) -> Engine:
+def reading_engine(store: Path | str) -> Engine:
     """Return an engine of read-only connections; keep their transactions under a second."""
-    engine = create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", poolclass=NullPool,
-                           connect_args={"check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def _settings(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA busy_timeout=5000")
-        connection.execute("PRAGMA query_only=ON")
+    engine = postgres.reading_engine(store) if isinstance(store, str) else sqlite.reading_engine(store)
 
     @event.listens_for(engine, "handle_error")
     def _failed(context: ExceptionContext) -> None:
@@ -79,6 +59,33 @@ def reading_engine(path: Path) -> Engine:
                                   hint="look at the disk and at adaptd doctor; ask again when it is back")
 
     return engine
+
+
+def _dialect(engine: Engine) -> ModuleType:
+    return DIALECTS[engine.dialect.name]
+
+
+def check(engine: Engine) -> None:
+    """Refuse a damaged database, or one that another session writes."""
+    _dialect(engine).check(engine)
+
+
+def insert_missing(connection: Connection, table: Table) -> Insert:
+    """Return an insert that leaves out what is there already."""
+    if connection.dialect.name == "sqlite":
+        return sqlite_dialect.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()
+
+
+def scrub(connection: Connection) -> str | None:
+    """Rewrite the database, so that what was deleted can be read no more; return what went wrong, to be tried again."""
+    undone: str | None = _dialect(connection.engine).scrub(connection)
+    return undone
+
+
+def scrubbed(engine: Engine) -> str:
+    """Return what a certificate says of the disk after `scrub`."""
+    return str(_dialect(engine).SCRUBBED)
 
 
 def migrations() -> Path:
@@ -142,21 +149,9 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     return before, head_revision()
 
 
-def quick_check(engine: Engine) -> None:
-    """Refuse a damaged database file."""
-    try:
-        with engine.connect() as connection:
-            found = list(connection.execute(text("PRAGMA quick_check(5)")).scalars())
-    except SQLAlchemyError as error:
-        found = [str(error.__cause__ or error)]
-    if found != ["ok"]:
-        raise CannotStart(f"the database is damaged: {'; '.join(found)}",
-                          hint="restore the newest backup; keep the damaged file for a look")
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the store's lock; it goes with the process, and children do not inherit it.
+    """Hold the state folder's lock; it goes with the process, and children do not inherit it.
 
     Raises
     ------
@@ -195,7 +190,7 @@ class Writer:
     """The thread that owns the writing connection. `seq` is given here and nowhere else."""
 
     def __init__(self, engine: Engine, limit: int) -> None:
-        self._engine = engine
+        self._engine, self._dialect = engine, _dialect(engine)
         self._queue: queue.Queue[_Operation | None] = queue.Queue()
         self._limit = limit
         self._waiting = 0  # events in the queue
@@ -245,10 +240,15 @@ class Writer:
         return operation.done
 
     def scrub(self) -> Future[str | None]:
-        """Rewrite the database and empty the WAL: what was deleted is on the disk no more; return what went wrong."""
+        """Rewrite the database: what was deleted is on its disk no more; return what went wrong."""
         done: Future[str | None] = Future()
         self.submit(lambda connection: connection, after=lambda connection: settle(done, scrub(connection)))
         return done
+
+    @property
+    def scrubbed(self) -> str:
+        """What a certificate says of the disk after `scrub`."""
+        return scrubbed(self._engine)
 
     @property
     def waiting(self) -> int:
@@ -256,7 +256,7 @@ class Writer:
         return self._waiting
 
     def close(self) -> None:
-        """Commit what is queued, truncate the WAL, end the thread."""
+        """Commit what is queued, end the thread."""
         self._queue.put(None)
         self._thread.join()
 
@@ -276,7 +276,7 @@ class Writer:
                 try:
                     first = self._queue.get(timeout=1.0)
                 except queue.Empty:
-                    self._checkpoint(connection)
+                    self._dialect.rest(connection)
                     continue
                 if first is None:
                     break
@@ -286,7 +286,7 @@ class Writer:
                     return
                 if last:
                     break
-            _checkpoint_wal(connection, "TRUNCATE")
+            self._dialect.leave(connection)
 
     def _collect(self, first: _Operation) -> tuple[list[_Operation], bool]:
         """Gather what queued up during the last fsync; the second value says that the writer is to end after it."""
@@ -329,7 +329,7 @@ class Writer:
             settle(operation.done, value) if failure is None else fail(operation.done, failure)
         self._commits += 1
         if self._commits % 1000 == 0:
-            self._checkpoint(connection)
+            self._dialect.rest(connection)
 
     def _one(self, connection: Connection, operation: _Operation,
              undo: Transaction) -> tuple[_Operation, Any, BaseException | None]:
@@ -346,42 +346,3 @@ class Writer:
         while not self._queue.empty():
             if (operation := self._queue.get_nowait()) is not None:
                 fail(operation.done, StoreFailed())
-
-    def _checkpoint(self, connection: Connection) -> None:
-        """Move the WAL into the database while idle; truncate it when it has grown."""
-        wal = Path(f"{self._engine.url.database}-wal")
-        if wal.exists() and wal.stat().st_size > WAL_LIMIT:
-            _checkpoint_wal(connection, "TRUNCATE")
-        elif wal.exists() and wal.stat().st_size:
-            _checkpoint_wal(connection, "PASSIVE")
-
-
-def scrub(connection: Connection) -> str | None:
-    """Rewrite the database and empty the WAL, outside a transaction; return what went wrong, to be tried again.
-
-    `secure_delete` zeroes a deleted cell, but not every copy that splits of a page have left in its gaps: of 1,527
-    rows with large values it left 7 to be read in the file.
-    """
-    try:
-        _raw(connection).execute("VACUUM")
-    except sqlite3.Error as error:
-        return f"the database could not be rewritten: {error}"
-    return "a reader kept the WAL from being emptied" if _checkpoint_wal(connection, "TRUNCATE") else None
-
-
-def _checkpoint_wal(connection: Connection, mode: str) -> bool:
-    """Checkpoint past SQLAlchemy, which would begin a transaction first; return whether a reader was in the way.
-
-    A long reader (a backup) is not waited for: it makes the WAL longer, not the next commit.
-    """
-    raw = _raw(connection)
-    raw.execute("PRAGMA busy_timeout=0")
-    blocked = bool(raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0])
-    raw.execute(f"PRAGMA busy_timeout={BUSY_MS}")
-    return blocked
-
-
-def _raw(connection: Connection) -> Any:
-    raw = connection.connection.driver_connection
-    assert raw is not None
-    return raw

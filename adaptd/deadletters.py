@@ -9,8 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, select, update
 
+from adaptd import db
 from adaptd import tables as t
 from adaptd.records import DeadLetter
 
@@ -23,7 +24,7 @@ def keep(connection: Connection, feed: str, letters: Sequence[DeadLetter]) -> No
         now = time.time()
         rows = [{"feed": feed, "at": now, "reason": one.reason, "raw": one.raw, "key": one.key, "about": one.about}
                 for one in letters]
-        connection.execute(insert(t.dead).prefix_with("OR IGNORE", dialect="sqlite"), rows)
+        connection.execute(db.insert_missing(connection, t.dead), rows)
 
 
 def counts(connection: Connection) -> dict[str, int]:

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-from adaptd import config, db, feeds, plugins, registry
-from adaptd.errors import AdaptdError, BadConfig, CannotStart, CorruptFile, SchemaMismatch, StoreLocked
+from adaptd import config, db, feeds, plugins, postgres, registry
+from adaptd.errors import AdaptdError, BadConfig, CannotStart, CorruptFile, SchemaMismatch, StoreLocked, StoreUnreadable
 from adaptd.host import check_folder
 from adaptd.interfaces import Examined
 from adaptd.paths import Paths
-from adaptd.status import DAMAGED, open_store
+from adaptd.status import DAMAGED, Statements, is_there, open_store
 from adaptd.verify import verify
 
 SPARE_BYTES = 256 << 20  # for the WAL and a version, beside room for the database once more
@@ -56,10 +56,10 @@ def is_running(paths: Paths) -> bool:
     """Say whether a daemon holds the store."""
     try:
         with db.locked(paths.lock):
-            return False
+            return paths.url is not None and postgres.holder(paths.url) is not None
     except StoreLocked:
         return True
-    except CannotStart:  # not ours to write, and so found below
+    except (CannotStart, StoreUnreadable):  # found below
         return False
 
 
@@ -165,27 +165,39 @@ def _machine(paths: Paths) -> Iterator[Finding]:
 
 def _store(paths: Paths, running: bool) -> Iterator[Finding]:
     """Look at database and files. Where the database cannot be trusted no file is called an orphan."""
-    if not paths.database.is_file():
-        if any(paths.versions.glob("*")):
-            yield Finding(code="damaged_database", message=f"there are versions, but no {paths.database}", hint=DAMAGED)
-        return
     try:
-        with closing(open_store(paths.database)) as store:
-            wrong = list(_database(store))
+        if not is_there(paths.store):
+            if any(paths.versions.glob("*")):
+                where = "the database is empty" if paths.url else f"no {paths.database}"
+                yield Finding(code="damaged_database", message=f"there are versions, but {where}", hint=DAMAGED)
+            return
+        with closing(open_store(paths.store)) as store:
+            wrong = list(_server(store) if paths.url else _file(store)) or list(_schema(store))
             yield from wrong
             if not wrong:
                 yield from _tables(store, paths, running)
+    except StoreUnreadable as error:
+        yield Finding(code=error.code, message=error.message, hint=error.hint)
     except CannotStart as error:
         yield Finding(code="damaged_database", message=error.message, hint=error.hint)
     except sqlite3.Error as error:
         yield Finding(code="damaged_database", message=f"{paths.database}: {error}", hint=DAMAGED)
 
 
-def _database(store: sqlite3.Connection) -> Iterator[Finding]:
+def _file(store: Statements) -> Iterator[Finding]:
     found = [row[0] for row in store.execute("PRAGMA quick_check(5)")]
     if found != ["ok"]:
         yield Finding(code="damaged_database", message=f"the database is damaged: {'; '.join(found)}", hint=DAMAGED)
-        return
+
+
+def _server(store: Statements) -> Iterator[Finding]:
+    for setting in ("fsync", "full_page_writes"):
+        if store.execute("SELECT current_setting(?)", (setting,)).fetchone()[0] != "on":
+            yield Finding(code="database_may_lose", message=f"PostgreSQL has {setting} = off: a power cut damages the store",
+                          hint=f"ALTER SYSTEM SET {setting} = on, and reload it")
+
+
+def _schema(store: Statements) -> Iterator[Finding]:
     revision = store.execute("SELECT version_num FROM alembic_version").fetchone()[0]
     try:
         db.check_known(revision)
@@ -197,7 +209,7 @@ def _database(store: sqlite3.Connection) -> Iterator[Finding]:
                       hint="back it up, then: adaptd db upgrade")
 
 
-def _tables(store: sqlite3.Connection, paths: Paths, running: bool) -> Iterator[Finding]:
+def _tables(store: Statements, paths: Paths, running: bool) -> Iterator[Finding]:
     domains = [name for (name,) in store.execute("SELECT name FROM domain")]
     yield from _journal(store)
     yield from _rows(store, running)
@@ -207,7 +219,7 @@ def _tables(store: sqlite3.Connection, paths: Paths, running: bool) -> Iterator[
     yield from _jobs(paths, running)
 
 
-def _journal(store: sqlite3.Connection) -> Iterator[Finding]:
+def _journal(store: Statements) -> Iterator[Finding]:
     result = verify(store)
     if result.breaks:
         first = result.broken[0]
@@ -216,10 +228,10 @@ def _journal(store: sqlite3.Connection) -> Iterator[Finding]:
                       hint="adaptd verify names them; a backup from before has what was written")
 
 
-def _rows(store: sqlite3.Connection, running: bool) -> Iterator[Finding]:
+def _rows(store: Statements, running: bool) -> Iterator[Finding]:
     for name, version in store.execute(
             "SELECT d.name, l.version FROM domain d LEFT JOIN live l ON l.domain = d.id"
-            " LEFT JOIN version v ON v.number = l.version WHERE v.domain IS NOT d.id"):
+            " LEFT JOIN version v ON v.number = l.version WHERE coalesce(v.domain, -1) <> d.id"):
         yield Finding(code="no_live_version", message=f"domain {name!r} points to version {version}, which is none of its own",
                       hint=DAMAGED)
     missing = store.execute("SELECT count(*) FROM learned l WHERE NOT EXISTS"
@@ -234,7 +246,7 @@ def _rows(store: sqlite3.Connection, running: bool) -> Iterator[Finding]:
                       hint=DAMAGED)
 
 
-def _versions(store: sqlite3.Connection, folder: Path, running: bool) -> Iterator[Finding]:
+def _versions(store: Statements, folder: Path, running: bool) -> Iterator[Finding]:
     wrong = _unsound(store, folder)
     if wrong and running:  # a candidate that goes live gets new files and a new row: look again
         wrong = {number: words for number, words in _unsound(store, folder).items() if number in wrong}
@@ -248,7 +260,7 @@ def _versions(store: sqlite3.Connection, folder: Path, running: bool) -> Iterato
                           hint="a rollback to it is refused; a backup from before may have its files")
 
 
-def _orphans(store: sqlite3.Connection, folder: Path, running: bool) -> Iterator[Finding]:
+def _orphans(store: Statements, folder: Path, running: bool) -> Iterator[Finding]:
     named = {number: set(json.loads(files)) for number, files in store.execute("SELECT number, files FROM version")}
     for path in _entries(folder, running):
         if not path.name.isdecimal() or int(path.name) not in named:
@@ -259,7 +271,7 @@ def _orphans(store: sqlite3.Connection, folder: Path, running: bool) -> Iterator
                 yield Finding(code="orphan", message=f"{file} is none of its version's files", hint=NOBODY_S, remove=file)
 
 
-def _unsound(store: sqlite3.Connection, folder: Path) -> Mapping[int, str]:
+def _unsound(store: Statements, folder: Path) -> Mapping[int, str]:
     """Return what is wrong with the files of each version where something is."""
     wrong = {}
     for number, files in store.execute("SELECT number, files FROM version ORDER BY number").fetchall():

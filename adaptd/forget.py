@@ -135,7 +135,7 @@ class Forgetting:
         undone = self._checkpoint() or self._writer.scrub().result()
         if undone is not None:
             self._report("forget_unfinished", f"{self._name}: {undone}", "the next start tries again; free some space")
-        checks = self._checks(files) | {"disk": undone or "rewritten"}
+        checks = self._checks(files) | {"disk": undone or self._writer.scrubbed}
 
         def write(connection: Connection) -> dict[str, Any]:
             if undone is None:

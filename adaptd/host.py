@@ -106,16 +106,17 @@ class Room:
                           retry_after_s=RETRY_S, hint="free some space; nothing that was acknowledged is lost")
 
 
-def check_not_lost(paths: Paths) -> None:
-    """Refuse to begin anew beside versions, which would be taken for orphans and removed.
+def check_not_lost(paths: Paths, there: bool) -> None:
+    """Refuse to begin anew beside versions, which would be taken for orphans and removed; `there`: the database is.
 
     Raises
     ------
     CannotStart
         The database is gone or empty, and there are versions.
     """
-    if any(paths.versions.glob("[0-9]*")) and not (paths.database.exists() and paths.database.stat().st_size):
-        raise CannotStart(f"there are versions, but {paths.database} is lost",
+    if not there and any(paths.versions.glob("[0-9]*")):
+        database = "what the database held" if paths.url else paths.database
+        raise CannotStart(f"there are versions, but {database} is lost",
                           hint="restore the newest backup; to begin anew move the versions away")
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 from adaptd import bounds, deadletters, relearn, setaside
 from adaptd import tables as t
 from adaptd.chain import Chain
-from adaptd.db import Writer
+from adaptd.db import Writer, insert_missing
 from adaptd.drift import Change
 from adaptd.errors import Conflict, Forgotten, NotFound
 from adaptd.history import act
@@ -173,7 +173,7 @@ class Journal:
             if kept := [one for one in predictions if one["event"] not in self.forgotten]:
                 connection.execute(insert(t.prediction), kept)
             if fresh := [one for one in vectors if one[0] not in self.forgotten]:
-                statement = insert(t.vector).prefix_with("OR IGNORE", dialect="sqlite")
+                statement = insert_missing(connection, t.vector)
                 connection.execute(statement, [{"event": e, "part": p, "encoder": encoder, "data": d} for e, p, d in fresh])
 
         return self._writer.submit(run)

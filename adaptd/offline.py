@@ -15,14 +15,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert
 
-from adaptd import backup, db, describe, erase, moments, registry
+from adaptd import backup, db, describe, erase, mirror, moments, registry
 from adaptd import tables as t
-from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
+from adaptd.errors import CorruptFile, SchemaMismatch, UnknownDomain
 from adaptd.history import last_seq
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.paths import Paths
 from adaptd.rows import lineage, replay
 from adaptd.selector import Selector
+from adaptd.status import check_there
 
 
 def rollback(paths: Paths, domain: str, to: int | None, reason: str, actor: str, at: float | None = None) -> dict[str, int]:
@@ -61,7 +62,7 @@ def _target(connection: Connection, paths: Paths, domain: int, to: int | None, a
 
 def back_up(paths: Paths, file: Path, actor: str, *, force: bool) -> dict[str, Any]:
     """Write a backup of a stopped store, whatever its schema; return what it holds."""
-    _must_exist(paths)
+    check_there(paths.store)
     with _locked(paths) as engine:
         done = backup.write(paths, file, force=force)
         with engine.begin() as connection:
@@ -89,7 +90,7 @@ def forget(paths: Paths, domain: str, selector: Selector, reason: str, actor: st
             erase.remove_files(paths, domain, pending["files"])
             left = sum((paths.versions / file).exists() for file in pending["files"])
             checks = {"files": {"removed": len(pending["files"]), "left": left},
-                      "disk": db.scrub(connection) or "rewritten"}
+                      "disk": db.scrub(connection) or db.scrubbed(engine)}
         with connection.begin():
             checks |= {"tables": erase.left(connection, number)} if checks else {}
             certificate = erase.certify(connection, [erased.action], checks)
@@ -104,8 +105,8 @@ def upgrade(paths: Paths) -> tuple[str | None, str]:
 
 def revisions(paths: Paths) -> tuple[str | None, str]:
     """Return the store's schema revision and the one that this adaptd wants; needs no lock."""
-    _must_exist(paths)
-    engine = db.reading_engine(paths.database)
+    check_there(paths.store)
+    engine = db.reading_engine(paths.store)
     with engine.connect() as connection:
         return db.current_revision(connection), db.head_revision()
 
@@ -128,8 +129,8 @@ def _read(paths: Paths, domain: str, query: Callable[..., dict[str, Any]], *abou
 @contextmanager
 def reading(paths: Paths, domain: str) -> Iterator[tuple[Connection, int]]:
     """Give a read-only connection and the domain's id; needs no lock, so the daemon may run."""
-    _must_exist(paths)
-    with db.reading_engine(paths.database).connect() as connection:
+    check_there(paths.store)
+    with db.reading_engine(paths.store).connect() as connection:
         _wanted_schema(connection)
         yield connection, _domain(connection, domain)
 
@@ -143,24 +144,23 @@ def _domain(connection: Connection, name: str) -> int:
 
 @contextmanager
 def _store(paths: Paths) -> Iterator[Engine]:
-    _must_exist(paths)
+    check_there(paths.store)
     with _locked(paths) as engine:
+        if paths.url is not None:
+            with engine.begin() as connection:
+                _wanted_schema(connection)
+        mirror.attach(engine, paths)
         yield engine
 
 
 @contextmanager
 def _locked(paths: Paths) -> Iterator[Engine]:
     with db.locked(paths.lock):
-        engine = db.writing_engine(paths.database)
+        engine = db.writing_engine(paths.store)
         try:
             yield engine
         finally:
             engine.dispose()
-
-
-def _must_exist(paths: Paths) -> None:
-    if not paths.database.is_file():
-        raise NotRunning(f"this store has never run: there is no {paths.database}", hint="start it: adaptd run")
 
 
 def _wanted_schema(connection: Connection) -> None:

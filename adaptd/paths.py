@@ -6,11 +6,14 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adaptd.errors import BadConfig
+from adaptd.tomlfile import resolved
 
 CONFIG = "adaptd.toml"
 SYSTEM_CONFIG = Path("/etc/adaptd/adaptd.toml")
+SCHEMES = ("postgresql://", "postgres://", "postgresql+psycopg://")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Paths:
 
     config: Path
     state: Path
+    given_url: Any = None  # [store] url as it was written: a secret that it names is read when somebody needs it
 
     @property
     def socket(self) -> Path:
@@ -32,8 +36,28 @@ class Paths:
 
     @property
     def database(self) -> Path:
-        """The SQLite file with everything that is truth."""
+        """The SQLite file with everything that is truth, unless that is in PostgreSQL."""
         return self.state / "adaptd.db"
+
+    @property
+    def url(self) -> str | None:
+        """PostgreSQL's URL, None where the store is the SQLite file.
+
+        Raises
+        ------
+        BadConfig
+            It is none, or what it refers to is missing.
+        """
+        url = resolved(self.given_url, self.config.parent)
+        if url is not None and not (isinstance(url, str) and url.startswith(SCHEMES)):
+            raise BadConfig("store.url must be a PostgreSQL URL", field="store.url",
+                            hint='write it like "postgresql://adaptd@db.example/adaptd", or leave it out for SQLite')
+        return url
+
+    @property
+    def store(self) -> Path | str:
+        """Where everything is that is truth: the SQLite file, or PostgreSQL's URL."""
+        return self.url or self.database
 
     @property
     def token(self) -> Path:
@@ -69,14 +93,16 @@ def locate(config: str | os.PathLike[str] | None = None) -> Paths:
     path = path / CONFIG if path.is_dir() else path
     try:
         text = path.read_text(encoding="utf-8")
-        state = tomllib.loads(text).get("state", ".")
+        read = tomllib.loads(text)
     except FileNotFoundError:
         raise BadConfig(f"no configuration at {path}", hint="name one with --config, or make one: adaptd init DIR") from None
     except OSError as error:
         raise BadConfig(f"{path}: {error.strerror}", hint="make the file readable for this user") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path}: not valid TOML: {error}", hint="mend that line") from None
-    state = os.environ.get("ADAPTD_STATE", state)
+    state = os.environ.get("ADAPTD_STATE", read.get("state", "."))
+    store = read.get("store")
     if not isinstance(state, str):
         raise BadConfig(f"{path}: state must be a path", field="state")
-    return Paths(config=path.absolute(), state=(path.parent / state).absolute())
+    url = os.environ.get("ADAPTD_STORE__URL", store.get("url") if isinstance(store, dict) else None)
+    return Paths(config=path.absolute(), state=(path.parent / state).absolute(), given_url=url)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
+from adaptd import postgres
 from adaptd.errors import CannotStart, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.paths import Paths
 
@@ -27,14 +28,31 @@ UNMEASURED: Json = {"accuracy": {"prequential": None, "holdout": None}, "calibra
 NEWEST_SEQ = """SELECT max(s) FROM (
     SELECT max(seq) s FROM event UNION ALL SELECT max(seq) FROM label UNION ALL SELECT max(born) FROM learned
     UNION ALL SELECT max(seq) FROM death
-    UNION ALL SELECT max(start) FROM branch UNION ALL SELECT max(seq) FROM action)"""
+    UNION ALL SELECT max(start) FROM branch UNION ALL SELECT max(seq) FROM action) AS newest"""
 
-ALIVE = """WITH line(low, high) AS (VALUES {intervals})
-    SELECT count(DISTINCT head || char(0) || target) AS labels, count(*) AS alive,
-           coalesce(sum(EXISTS (SELECT 1 FROM eviction e, line
-                                WHERE e.row = l.id AND e.seq > low AND e.seq <= high)), 0) AS evicted
+ALIVE = """WITH line(low, high) AS (VALUES {intervals}), alive AS (
+    SELECT l.head, l.target, CASE WHEN EXISTS (SELECT 1 FROM eviction e, line
+                                               WHERE e.row = l.id AND e.seq > low AND e.seq <= high) THEN 1 ELSE 0 END AS out
     FROM learned l WHERE l.domain = ? AND EXISTS (SELECT 1 FROM line WHERE l.born > low AND l.born <= high)
-    AND NOT EXISTS (SELECT 1 FROM death d, line WHERE d.row = l.id AND d.seq > low AND d.seq <= high)"""
+    AND NOT EXISTS (SELECT 1 FROM death d, line WHERE d.row = l.id AND d.seq > low AND d.seq <= high))
+    SELECT (SELECT count(*) FROM (SELECT DISTINCT head, target FROM alive) AS names) AS labels,
+           count(*) AS alive, coalesce(sum(out), 0) AS evicted FROM alive"""
+
+
+class Statements(Protocol):
+    """What reads a store: `sqlite3.Connection`, or its like for PostgreSQL. Parameters are question marks."""
+
+    def execute(self, statement: str, values: Sequence[Any] = (), /) -> Any:
+        """Run a statement; rows are found by place and by name."""
+        ...
+
+    def rollback(self) -> None:
+        """End a transaction that was begun."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
 
 
 def stopped_status(paths: Paths) -> Json:
@@ -47,7 +65,7 @@ def stopped_status(paths: Paths) -> Json:
     SchemaMismatch
         The store's tables are not the ones this adaptd reads.
     """
-    with reading(paths.database) as db:
+    with reading(paths.store) as db:
         left = _left(db)
         figures = left.get("domains", {})
         domains = {row["name"]: _domain(db, row["id"], figures.get(row["name"], {}))
@@ -65,19 +83,19 @@ def stopped_history(paths: Paths, domain: str | None, limit: int) -> Json:
     UnknownDomain
         The store has no such domain.
     """
-    with reading(paths.database) as db:
+    with reading(paths.store) as db:
         names = [row["name"] for row in db.execute("SELECT name FROM domain ORDER BY id")]
         if domain is not None and domain not in names:
             raise UnknownDomain(f"the store has no domain {domain!r}", hint=f"it has: {', '.join(names) or 'none'}")
         found = db.execute(
             "SELECT a.at, a.seq, d.name AS domain, what, before, after, actor, reason, detail"
-            " FROM action a LEFT JOIN domain d ON d.id = a.domain WHERE ?1 IS NULL OR d.name = ?1"
-            " ORDER BY a.id DESC LIMIT ?2", (domain, limit))
+            " FROM action a LEFT JOIN domain d ON d.id = a.domain WHERE coalesce(d.name, '') = coalesce(?, d.name, '')"
+            " ORDER BY a.id DESC LIMIT ?", (domain, limit))
         return {"state": "stopped", "actions": [{**dict(row), "detail": json.loads(row["detail"])} for row in found]}
 
 
 @contextmanager
-def reading(file: Path) -> Iterator[sqlite3.Connection]:
+def reading(store: Path | str) -> Iterator[Statements]:
     """Open a store read-only for a while; what it cannot be read for is told in words.
 
     Raises
@@ -89,23 +107,51 @@ def reading(file: Path) -> Iterator[sqlite3.Connection]:
     CannotStart
         It is damaged, or not for this user.
     """
-    if not file.is_file():
-        raise NotRunning(f"this store has never run: there is no {file}", hint="start it: adaptd run")
-    with closing(open_store(file)) as db:
-        db.row_factory = sqlite3.Row
+    check_there(store)
+    with closing(open_store(store)) as db:
         try:
             yield db
         except sqlite3.OperationalError as error:
             if str(error).startswith("no such"):
                 raise SchemaMismatch(f"the store's schema is not the one this adaptd reads: {error}",
                                      hint="adaptd db upgrade, or install the adaptd that wrote it") from None
-            raise CannotStart(f"{file}: {error}", hint="is the folder readable for this user?") from None
+            raise CannotStart(f"{store}: {error}", hint="is the folder readable for this user?") from None
         except sqlite3.DatabaseError as error:
-            raise CannotStart(f"{file}: {error}", hint=DAMAGED) from None
+            raise CannotStart(f"{store}: {error}", hint=DAMAGED) from None
 
 
-def open_store(file: Path) -> sqlite3.Connection:
-    """Open read-only. In a folder that it cannot write SQLite cannot make a WAL's index; without a WAL it need not."""
+def is_there(store: Path | str) -> bool:
+    """Say whether there is a store."""
+    if isinstance(store, Path):
+        return store.is_file() and store.stat().st_size > 0
+    with closing(postgres.Reader(store)) as db:
+        return db.execute("SELECT 1 WHERE to_regclass('alembic_version') IS NOT NULL").fetchone() is not None
+
+
+def check_there(store: Path | str) -> None:
+    """Refuse what has never run.
+
+    Raises
+    ------
+    NotRunning
+        There is no store yet.
+    """
+    if not is_there(store):
+        where = f"there is no {store}" if isinstance(store, Path) else "its database is empty"
+        raise NotRunning(f"this store has never run: {where}", hint="start it: adaptd run")
+
+
+def open_store(store: Path | str) -> Statements:
+    """Open read-only."""
+    if isinstance(store, str):
+        return postgres.Reader(store)
+    db = open_file(store)
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def open_file(file: Path) -> sqlite3.Connection:
+    """Open SQLite read-only. In a folder that it cannot write it cannot make a WAL's index; without a WAL it need not."""
     uri = f"file:{quote(str(file))}?mode=ro"
     db = sqlite3.connect(uri, uri=True, timeout=5.0)
     try:
@@ -123,20 +169,20 @@ def open_store(file: Path) -> sqlite3.Connection:
         raise CannotStart(f"{file}: {error}", hint=DAMAGED) from None
 
 
-def _head(db: sqlite3.Connection) -> Json:
+def _head(db: Statements) -> Json:
     """Return the journal's chain head, as `adaptd.chain` shows it."""
-    row = db.execute("SELECT entry, seq, hex(hash) AS hash FROM chain ORDER BY seq DESC LIMIT 1").fetchone()
-    return {"entry": 0, "seq": 0, "hash": "00" * 32} if row is None else {**dict(row), "hash": row["hash"].lower()}
+    row = db.execute("SELECT entry, seq, hash FROM chain ORDER BY seq DESC LIMIT 1").fetchone()
+    return {"entry": 0, "seq": 0, "hash": "00" * 32} if row is None else {**dict(row), "hash": row["hash"].hex()}
 
 
-def _left(db: sqlite3.Connection) -> Json:
+def _left(db: Statements) -> Json:
     """Return the status document that the daemon left, or nothing."""
     row = db.execute("SELECT value FROM store WHERE key = 'status'").fetchone()
     document = json.loads(row["value"]) if row else {}
     return document if isinstance(document, dict) else {}
 
 
-def _domain(db: sqlite3.Connection, domain: int, left: Mapping[str, Any]) -> Json:
+def _domain(db: Statements, domain: int, left: Mapping[str, Any]) -> Json:
     pointer = db.execute("SELECT l.version, l.branch, l.since, v.parent FROM live l"
                          " JOIN version v ON v.number = l.version WHERE l.domain = ?", (domain,)).fetchone()
     if pointer is None:
@@ -162,7 +208,7 @@ def _figures(left: Mapping[str, Any], version: int) -> Json:
     return kept
 
 
-def _alive(db: sqlite3.Connection, domain: int, branch: int) -> tuple[int, int, int]:
+def _alive(db: Statements, domain: int, branch: int) -> tuple[int, int, int]:
     """Count the labels known, and the examples learned that are retrievable and evicted now (`adaptd.rows` has the rule)."""
     intervals = list(_lineage(db, branch))
     if not intervals:
@@ -172,7 +218,7 @@ def _alive(db: sqlite3.Connection, domain: int, branch: int) -> tuple[int, int, 
     return row["labels"], row["alive"] - row["evicted"], row["evicted"]
 
 
-def _lineage(db: sqlite3.Connection, branch: int | None) -> Iterator[tuple[int, int]]:
+def _lineage(db: Statements, branch: int | None) -> Iterator[tuple[int, int]]:
     """Yield the seq intervals that make up a branch's state, as `adaptd.journal.lineage` does."""
     seq = FOREVER
     while branch is not None:
@@ -182,7 +228,7 @@ def _lineage(db: sqlite3.Connection, branch: int | None) -> Iterator[tuple[int, 
         branch, seq = row["parent"], min(seq, row["fork"])
 
 
-def _feeds(db: sqlite3.Connection, left: Mapping[str, Any]) -> Json:
+def _feeds(db: Statements, left: Mapping[str, Any]) -> Json:
     return {row["name"]: {"lag": None, "errors": 0, **left.get(row["name"], {}),
                           "state": "paused" if row["paused"] else "stopped",
                           "offset": json.loads(row["cursor"] or "null")}

@@ -153,6 +153,12 @@ version = Table(
     Column("chain", Text),  # JSON: the chain's head then; null in versions that are older than the chain
     **STRICT)
 
+file = Table(  # of versions, by sha256; on PostgreSQL alone (`adaptd.mirror`): on SQLite the folder has them
+    "file", metadata,
+    Column("digest", Text, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+    **STRICT)
+
 live = Table(  # the pointer: one row a domain, moved in one transaction
     "live", metadata,
     Column("domain", Int, ForeignKey("domain.id"), primary_key=True),

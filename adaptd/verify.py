@@ -1,6 +1,6 @@
 """Verify: proves from the store alone that the journal is what was written, entry by entry, and names what is not.
 
-Read-only, with the standard library's sqlite3, beside a daemon or without one: short read transactions of a thousand
+Read-only, beside a daemon or without one: short read transactions of a thousand
 entries, rows streamed, so that memory is constant and no checkpoint waits. What somebody who can write the file has made
 whole again from an entry on to the end shows only against a head that was noted before: versions, backups and the last
 status note it, `adaptd verify --head` takes one from a person.
@@ -18,6 +18,7 @@ from typing import Any
 
 from adaptd.chain import EVENT, LABEL, Head, commitment
 from adaptd.errors import BadPayload
+from adaptd.status import Statements
 
 Json = dict[str, Any]
 CHUNK = 1000  # entries in one read transaction
@@ -30,9 +31,6 @@ ENTRIES = (f"SELECT c.seq, c.entry, c.salt, c.commitment, c.hash, {', '.join(f'e
            " LEFT JOIN label l ON l.seq = c.seq WHERE c.seq > ? ORDER BY c.seq LIMIT ?")
 STRAYS = ("SELECT DISTINCT seq FROM (SELECT seq FROM event UNION ALL SELECT seq FROM label) j WHERE seq > ? AND seq <= ?"
           " AND NOT EXISTS (SELECT 1 FROM chain c WHERE c.seq = j.seq) ORDER BY seq")
-FORGETS = """SELECT (SELECT count(*) FROM chain WHERE salt IS NULL),
-    coalesce((SELECT sum(json_extract(detail, '$.entries')) FROM action
-              WHERE what = 'forget' AND json_valid(detail)), 0)"""
 LAST = 1 << 62
 
 
@@ -84,10 +82,11 @@ def noted(text: str) -> tuple[int, str]:
     raise BadPayload(f"{text[:80]!r} is no head", field="head", hint="ENTRY:HASH, as adaptd verify printed it")
 
 
-def verify(store: sqlite3.Connection, advance: Callable[[int], None] = lambda entries: None,
+def verify(store: Statements, advance: Callable[[int], None] = lambda entries: None,
            head: tuple[int, str] | None = None) -> Result:
     """Walk the whole chain of a store; `head` is one that was noted before; `advance` hears of progress and may raise."""
-    store.text_factory = _text
+    if isinstance(store, sqlite3.Connection):
+        store.text_factory = _text
     begun = store.execute("SELECT value FROM store WHERE key = 'chain'").fetchone()
     result = Result(begun=json.loads(begun[0]) if begun else {})
     heads = _heads(store)
@@ -107,7 +106,7 @@ def verify(store: sqlite3.Connection, advance: Callable[[int], None] = lambda en
     return result
 
 
-def proved(store: sqlite3.Connection, go_on: Callable[[], None]) -> Json | None:
+def proved(store: Statements, go_on: Callable[[], None]) -> Json | None:
     """Return the chain's head and what does not hold, for a backup's manifest; a schema before the chain has none."""
     if store.execute("SELECT 1 FROM sqlite_master WHERE name = 'chain'").fetchone() is None:
         return None
@@ -115,7 +114,7 @@ def proved(store: sqlite3.Connection, go_on: Callable[[], None]) -> Json | None:
     return {"head": result.head.shown(), "forgotten": result.forgotten, "broken": [one.__dict__ for one in result.broken]}
 
 
-def _chunk(store: sqlite3.Connection, result: Result, heads: Mapping[int, Mapping[str, str]]) -> bool:
+def _chunk(store: Statements, result: Result, heads: Mapping[int, Mapping[str, str]]) -> bool:
     """Check the next entries; return whether they were the last."""
     after, seen = result.head.seq if result.head.entry else -LAST, 0
     for row in store.execute(ENTRIES, (after, CHUNK)):
@@ -177,26 +176,37 @@ def _what(event: Sequence[Any] | None, label: Sequence[Any] | None) -> str:
     return f"event {event[ID]}" + ("" if label is None else ", or the label that came with it,")
 
 
-def _heads(store: sqlite3.Connection) -> dict[int, dict[str, str]]:
+def _heads(store: Statements) -> dict[int, dict[str, str]]:
     """Return the heads that the store itself has noted, by entry: what the hash was, and when."""
     heads: dict[int, dict[str, str]] = {}
-    for whose, text in _notes(store):
-        one = json.loads(text) if text else None
+    for whose, one in _notes(store):
         if one:
             heads.setdefault(one["entry"], {}).setdefault(one["hash"], whose)
     heads.pop(0, None)
     return heads
 
 
-def _notes(store: sqlite3.Connection) -> Iterator[tuple[str, str | None]]:
+def _notes(store: Statements) -> Iterator[tuple[str, Json | None]]:
     for number, text in store.execute("SELECT number, chain FROM version ORDER BY number"):
-        yield f"version {number} was made", text
-    for file, text in store.execute("SELECT json_extract(detail, '$.file'), json_extract(detail, '$.chain') FROM action"
-                                    " WHERE what = 'backup' AND json_valid(detail) ORDER BY id"):
-        yield f"the backup {file} was taken", text
-    for (text,) in store.execute("SELECT json_extract(value, '$.chain') FROM store"
-                                 " WHERE key = 'status' AND json_valid(value)"):
-        yield "the daemon last kept its status", text
+        yield f"version {number} was made", json.loads(text) if text else None
+    for detail in _details(store, "backup"):
+        yield f"the backup {detail.get('file')} was taken", detail.get("chain")
+    for (text,) in store.execute("SELECT value FROM store WHERE key = 'status'"):
+        yield "the daemon last kept its status", _object(text).get("chain")
+
+
+def _details(store: Statements, what: str) -> Iterator[Json]:
+    for (text,) in store.execute("SELECT detail FROM action WHERE what = ? ORDER BY id", (what,)):
+        yield _object(text)
+
+
+def _object(text: str) -> Json:
+    """Read a JSON object; what somebody made of it that is none says nothing."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _check_end(result: Result, heads: Mapping[int, Mapping[str, str]]) -> None:
@@ -208,10 +218,10 @@ def _check_end(result: Result, heads: Mapping[int, Mapping[str, str]]) -> None:
                                                  f" when {whose}: the newest entries are missing")
 
 
-def _check_forgets(store: sqlite3.Connection, result: Result) -> None:
+def _check_forgets(store: Statements, result: Result) -> None:
     """Check that certificates account for what is forgotten."""
-    gone, certified = store.execute(FORGETS).fetchone()
-    certified += result.begun.get("forgotten", 0)
+    gone = store.execute("SELECT count(*) FROM chain WHERE salt IS NULL").fetchone()[0]
+    certified = result.begun.get("forgotten", 0) + sum(detail.get("entries", 0) for detail in _details(store, "forget"))
     if gone != certified:
         result.add(result.head.seq, "uncertified",
                    f"{gone} entries are forgotten, and the certificates in the history have {certified}")

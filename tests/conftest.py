@@ -30,10 +30,22 @@ def missing(service: str) -> None:
     pytest.skip(f"{service} is not there")
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | str]:
+    """Return where a store may be: a file, then a database of its own."""
+    if request.param == "sqlite":
+        yield tmp_path / "adaptd.db"
+    else:
+        from tests.postgres import database
+
+        with database() as url:
+            yield url
+
+
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def engine(where: Path | str) -> Iterator[Engine]:
     """Return the writing engine of a fresh store at this adaptd's schema."""
-    made = db.writing_engine(tmp_path / "adaptd.db")
+    made = db.writing_engine(where)
     db.upgrade(made)
     yield made
     made.dispose()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
 
 from adaptd.errors import CannotStart
 
@@ -41,13 +42,21 @@ class Server:
     """One app on a unix socket and perhaps a bound TCP socket: start, wait, stop."""
 
     def __init__(self, app: Starlette, *, unix: Path, tcp: socket.socket | None = None) -> None:
-        config = uvicorn.Config(app, access_log=False, log_config=None, lifespan="off", ws="none", interface="asgi3",
+        config = uvicorn.Config(self._answer, access_log=False, log_config=None, lifespan="off", ws="none", interface="asgi3",
                                 proxy_headers=False, server_header=False, limit_concurrency=CONNECTIONS,
                                 timeout_keep_alive=KEEP_ALIVE_S)
         self._app, self._unix, self._tcp = app, unix, tcp
         self._server = _Uvicorn(config)
         self._task: asyncio.Task[None] | None = None
         self._inode: int | None = None
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    def become(self, app: Starlette) -> None:
+        """Let another app answer from now on; what the old one has begun it ends."""
+        self._app.state.closing.set()
+        self._app = app
 
     async def start(self) -> None:
         """Bind the unix socket and listen on all; return when requests are taken.

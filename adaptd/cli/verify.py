@@ -43,7 +43,7 @@ def verify(head: tuple[int, str] | None, as_json: bool) -> int:
     from adaptd import db, status
     from adaptd import verify as proof
 
-    with status.reading(options.paths().database) as store:
+    with status.reading(options.paths().store) as store:
         db.check_known(store.execute("SELECT version_num FROM alembic_version").fetchone()[0])
         total = store.execute("SELECT count(*) FROM chain").fetchone()[0]
         with _progress(total) as advance:

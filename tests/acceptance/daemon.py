@@ -7,14 +7,13 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,9 @@ import psutil
 from adaptd.client import Client
 from adaptd.errors import NotRunning
 from adaptd.newstore import create
-from adaptd.paths import CONFIG, Paths
+from adaptd.paths import CONFIG, locate
+from adaptd.status import open_store
+from tests.postgres import database
 
 Json = dict[str, Any]
 # A configuration whose adaptations start on demand alone, and are short.
@@ -72,15 +73,24 @@ def until(condition: Callable[[], Any], what: str, limit_s: float = WAIT_S, ever
 
 
 class Daemon:
-    """One store and its daemon: started, asked, killed, started again. As a context it is always cleaned up."""
+    """One store and its daemon: started, asked, killed, started again. As a context it is always cleaned up.
 
-    def __init__(self, config: str = "", folder: Path | None = None) -> None:
+    With TEST_STORE=postgresql in the environment each store is in a database of its own; with `url` in that one.
+    """
+
+    def __init__(self, config: str = "", folder: Path | None = None, url: str | None = None) -> None:
+        self._stack = ExitStack()
+        if url is None and os.environ.get("TEST_STORE") == "postgresql" and folder is None:
+            url = self._stack.enter_context(database())
         self.folder = folder or Path(tempfile.mkdtemp(prefix="adaptd-"))  # short: a unix socket's path is bounded
         if not (self.folder / CONFIG).exists():
             create(self.folder)
             if config:
                 (self.folder / CONFIG).write_text(config)
-        self.paths = Paths(config=self.folder / CONFIG, state=self.folder)
+            if url is not None:
+                with (self.folder / CONFIG).open("a") as file:
+                    file.write(f'\n[store]\nurl = "{url}"\n')
+        self.paths = locate(self.folder)
         self.client = Client(self.paths.socket)
         self.process: subprocess.Popen[bytes] | None = None
         self._said = self.folder.with_name(self.folder.name + ".stderr")
@@ -92,6 +102,7 @@ class Daemon:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._said.unlink(missing_ok=True)
+        self._stack.close()
 
     @property
     def said(self) -> str:
@@ -212,8 +223,8 @@ class Daemon:
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Read the store's tables, whether the daemon runs or not."""
-        with closing(sqlite3.connect(f"file:{self.paths.database}?mode=ro", uri=True, timeout=10.0)) as db:
-            return db.execute(query, values).fetchall()
+        with closing(open_store(self.paths.store)) as db:
+            return [tuple(row) for row in db.execute(query, values).fetchall()]
 
     def over_tcp(self, method: str, path: str, token: str | None = None, body: Any = None) -> tuple[int, Json]:
         """Return status and document over TCP."""

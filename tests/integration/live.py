@@ -56,6 +56,7 @@ class Live:
         self.parts = Assembly(settings, self.paths, self.problems.report, self.failed.append)
         # the encoder comes through the door of all; what is installed beside adaptd is not looked for: that takes half a second
         with patch.dict(plugins.BUILTIN, ENCODER), patch.object(plugins, "entry_points", lambda **_: ()):
+            self.parts.take_store()
             self.parts.open_store()
             self.parts.open_domains()
         self.served = self.parts.domains["text"]

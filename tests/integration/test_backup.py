@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from adaptd import backup, db, doctor, offline, registry
+from adaptd import backup, db, doctor, offline, registry, sqlite
 from adaptd import tables as t
 from adaptd.archive import MANIFEST
 from adaptd.errors import AdaptdError, BadBackup, BadName, Conflict, NotReady, SchemaMismatch, StoreLocked
@@ -297,9 +297,9 @@ def test_a_long_reader_does_not_hold_the_writers_checkpoint_up(store: Paths) -> 
         connection.execute(insert(t.store).values(key="x", value="y"))
         connection.commit()
         began = time.monotonic()
-        db._checkpoint_wal(connection, "TRUNCATE")
+        sqlite.checkpoint(connection, "TRUNCATE")
         assert time.monotonic() - began < 2.0
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == db.BUSY_MS
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == sqlite.BUSY_MS
     engine.dispose()
 
 

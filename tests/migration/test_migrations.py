@@ -6,17 +6,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, Inspector, create_engine, inspect, text
 
 from adaptd import db, tables
 from adaptd.errors import SchemaMismatch
 
 
 def schema(engine: Engine) -> dict[str, Any]:
-    """Return what SQLite knows of every table: columns, keys, indexes, strictness; not in which order columns came."""
+    """Return what a database knows of every table: columns, keys, indexes, strictness; not in which order columns came."""
     with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            there = inspect(connection)
+            return {name: _reflected(there, name) for name in there.get_table_names() if name != "alembic_version"}
         names = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars().all()
         return {name: _table(connection, name) for name in names if name != "alembic_version"}
+
+
+def _reflected(there: Inspector, name: str) -> dict[str, Any]:
+    columns = {one["name"]: (repr(one["type"]), one["nullable"], "nextval" in (one["default"] or ""))
+               for one in there.get_columns(name)}
+    keys = {(*one["constrained_columns"], one["referred_table"], *one["referred_columns"])
+            for one in there.get_foreign_keys(name)}
+    indexes = {(tuple(one["column_names"]), one["unique"]) for one in there.get_indexes(name)}
+    return {"columns": columns, "foreign keys": keys, "indexes": indexes,
+            "primary key": there.get_pk_constraint(name)["constrained_columns"]}
 
 
 def _table(connection: Connection, name: str) -> dict[str, Any]:
@@ -32,23 +45,31 @@ def _table(connection: Connection, name: str) -> dict[str, Any]:
 
 
 def test_an_empty_store_comes_to_the_tables_of_the_code(engine: Engine) -> None:
-    wanted = create_engine("sqlite://")
+    made = schema(engine)
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            for name in made:
+                connection.execute(text(f'DROP TABLE "{name}" CASCADE'))
+        wanted = engine
+    else:
+        wanted = create_engine("sqlite://")
     tables.metadata.create_all(wanted)
-    made, named = schema(engine), schema(wanted)
+    named = schema(wanted)
     assert set(made) == set(named), f"tables.py and migrations differ in {sorted(set(made) ^ set(named))}"
     for name, wanted_table in named.items():
         for what, wanted_part in wanted_table.items():
             assert made[name][what] == wanted_part, f"{what} of {name}"
 
 
+@pytest.mark.parametrize("where", ["sqlite"], indirect=True)
 def test_every_table_is_strict(engine: Engine) -> None:
     with engine.connect() as connection:
         query = text("SELECT name FROM pragma_table_list WHERE schema = 'main' AND NOT strict")
         assert set(connection.execute(query).scalars()) <= {"alembic_version", "sqlite_schema", "sqlite_sequence"}
 
 
-def test_upgrade_says_from_where_to_where_and_again_changes_nothing(tmp_path: Path) -> None:
-    engine = db.writing_engine(tmp_path / "adaptd.db")
+def test_upgrade_says_from_where_to_where_and_again_changes_nothing(where: Path | str) -> None:
+    engine = db.writing_engine(where)
     assert db.upgrade(engine) == (None, db.head_revision())
     before = schema(engine)
     assert db.upgrade(engine) == (db.head_revision(), db.head_revision())
@@ -56,8 +77,8 @@ def test_upgrade_says_from_where_to_where_and_again_changes_nothing(tmp_path: Pa
     engine.dispose()
 
 
-def test_an_interrupted_first_upgrade_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = db.writing_engine(tmp_path / "adaptd.db")
+def test_an_interrupted_first_upgrade_leaves_nothing(where: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = db.writing_engine(where)
     real, done = db.command.upgrade, []
 
     def interrupted(*args: object) -> None:

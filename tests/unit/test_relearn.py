@@ -48,20 +48,23 @@ def give(journal: Journal, event: str, source: str, **label: str) -> None:
     assert journal.feedback(DOMAIN, [one]).result(10).receipts[0].status == "accepted"
 
 
-def reading(engine: Engine) -> Engine:
+@pytest.fixture
+def reader(where: Path | str) -> Iterator[Engine]:
     """Return a reader of the store: the writer has the one connection that writes."""
-    return db.reading_engine(Path(str(engine.url.database)))
+    made = db.reading_engine(where)
+    yield made
+    made.dispose()
 
 
-def taught(engine: Engine) -> dict[str, str]:
+def taught(reader: Engine) -> dict[str, str]:
     """Return the targets that are alive, by head."""
-    with reading(engine).connect() as connection:
+    with reader.connect() as connection:
         branch = registry.live(connection, DOMAIN).branch
         return {row.head: row.target for row in connection.execute(alive(DOMAIN, lineage(connection, branch)))}
 
 
-def held(engine: Engine) -> list[int]:
-    with reading(engine).connect() as connection:
+def held(reader: Engine) -> list[int]:
+    with reader.connect() as connection:
         return list(connection.execute(select(t.label.c.held).order_by(t.label.c.seq)).scalars())
 
 
@@ -72,17 +75,17 @@ def event(journal: Journal) -> str:
     return found
 
 
-def test_a_label_that_waited_is_overruled_head_by_head(journal: Journal, engine: Engine) -> None:
+def test_a_label_that_waited_is_overruled_head_by_head(journal: Journal, reader: Engine) -> None:
     one = event(journal)
     journal.hold(DOMAIN, "learning", "intern", "", "me").result(10)
     give(journal, one, "intern", topic="card", mood="angry")
     give(journal, one, "desk", mood="calm")
     assert journal.resume(DOMAIN, "learning", "intern", "", "me") == 1
-    assert taught(engine) == {"topic": "card", "mood": "calm"}
+    assert taught(reader) == {"topic": "card", "mood": "calm"}
     assert journal.replay(DOMAIN, Scope(since=0, sources=frozenset(), events={}), "", "me") == (0, 0)
 
 
-def test_a_replay_learns_what_waits_but_for_what_is_excepted_or_refused(journal: Journal, engine: Engine) -> None:
+def test_a_replay_learns_what_waits_but_for_what_is_excepted_or_refused(journal: Journal, reader: Engine) -> None:
     one = event(journal)
     journal.hold(DOMAIN, "learning", "", "", "me").result(10)
     give(journal, one, "intern", topic="spam")
@@ -90,12 +93,12 @@ def test_a_replay_learns_what_waits_but_for_what_is_excepted_or_refused(journal:
     give(journal, one, "desk", mood="refused")
     scope = Scope(since=0, sources=frozenset({"intern"}), events={})
     assert journal.replay(DOMAIN, scope, "", "me") == (1, 2)
-    assert (taught(engine), held(engine)) == ({"topic": "card"}, [WAITING, LEARNED, REFUSED])
+    assert (taught(reader), held(reader)) == ({"topic": "card"}, [WAITING, LEARNED, REFUSED])
     assert journal.resume(DOMAIN, "learning", "", "", "me") == 0
-    assert (taught(engine), held(engine)) == ({"topic": "card"}, [LEARNED, LEARNED, REFUSED])
+    assert (taught(reader), held(reader)) == ({"topic": "card"}, [LEARNED, LEARNED, REFUSED])
 
 
-def test_a_replay_goes_on_over_many_chunks(journal: Journal, engine: Engine) -> None:
+def test_a_replay_goes_on_over_many_chunks(journal: Journal, reader: Engine) -> None:
     journal.hold(DOMAIN, "learning", "", "", "me").result(10)
     label = {"topic": "card"}
     items = [Item(payload={"text": f"{n}"}, source="desk" if n % 3 else "intern", label=label, targets=label) for n in range(600)]
@@ -103,7 +106,7 @@ def test_a_replay_goes_on_over_many_chunks(journal: Journal, engine: Engine) -> 
     scope = Scope(since=0, sources=frozenset({"intern"}), events={})
     assert journal.replay(DOMAIN, scope, "", "me") == (400, 200)
     assert journal.replay(DOMAIN, scope, "", "me") == (0, 200)
-    assert (held(engine).count(WAITING), journal.holds(DOMAIN)) == (200, {""})
+    assert (held(reader).count(WAITING), journal.holds(DOMAIN)) == (200, {""})
 
 
 # -- a source that is set aside -----------------------------------------------------------------------------------
@@ -113,7 +116,7 @@ def found(source: str, since: int, seq: int) -> Finding:
     return Finding(source=source, seq=seq, since=since, labels=20, against=15, others=0.05, evidence=14.0)
 
 
-def test_what_a_source_taught_since_is_taken_out_and_what_it_corrected_holds_again(journal: Journal, engine: Engine) -> None:
+def test_what_a_source_taught_since_is_taken_out_and_what_it_corrected_holds_again(journal: Journal, reader: Engine) -> None:
     one, other = event(journal), event(journal)
     give(journal, one, "desk", topic="card", mood="calm")  # seq 3
     give(journal, other, "intern", topic="food")  # 4: before the evidence began
@@ -121,20 +124,20 @@ def test_what_a_source_taught_since_is_taken_out_and_what_it_corrected_holds_aga
     outcome = journal.set_aside(DOMAIN, found("intern", 5, 5), "15 of 20").result(10)
     assert outcome is not None and [len(entry.died) for entry in outcome.learned] == [1, 0]
     assert outcome.learned[-1].admitted and outcome.learned[-1].born[0].source == "desk"
-    assert sorted(alive_targets(engine)) == ["calm", "card", "food"] and held(engine) == [LEARNED, LEARNED, WAITING]
+    assert sorted(alive_targets(reader)) == ["calm", "card", "food"] and held(reader) == [LEARNED, LEARNED, WAITING]
     assert journal.holds(DOMAIN) == {"intern"} and journal.quarantined(DOMAIN)["intern"][1] == "15 of 20"
     give(journal, one, "intern", topic="scam")
-    assert held(engine)[-1] == WAITING
+    assert held(reader)[-1] == WAITING
 
 
-def test_a_finding_from_before_somebody_decided_does_nothing(journal: Journal, engine: Engine) -> None:
+def test_a_finding_from_before_somebody_decided_does_nothing(journal: Journal, reader: Engine) -> None:
     one = event(journal)
     give(journal, one, "intern", topic="spam")
     assert journal.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is not None
     assert journal.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is None  # as the journal's tail finds it at a start
     assert journal.resume(DOMAIN, "learning", "intern", "", "me") == 1
     assert journal.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is None
-    assert (taught(engine), journal.holds(DOMAIN), journal.quarantined(DOMAIN)) == ({"topic": "spam"}, set(), {})
+    assert (taught(reader), journal.holds(DOMAIN), journal.quarantined(DOMAIN)) == ({"topic": "spam"}, set(), {})
 
 
 def test_what_is_admitted_by_name_is_marked_so_and_what_a_general_resume_learns_is_not(engine: Engine, journal: Journal) -> None:
@@ -148,30 +151,30 @@ def test_what_is_admitted_by_name_is_marked_so_and_what_a_general_resume_learns_
     assert [entry.admitted for entry in learned] == [True, False]
 
 
-def test_what_is_dropped_is_learned_by_no_replay(journal: Journal, engine: Engine) -> None:
+def test_what_is_dropped_is_learned_by_no_replay(journal: Journal, reader: Engine) -> None:
     one = event(journal)
     give(journal, one, "desk", topic="card")
     give(journal, one, "intern", topic="spam")
     journal.set_aside(DOMAIN, found("intern", 3, 3), "").result(10)
     assert journal.drop(DOMAIN, "intern", "", "me").result(10) == 1
-    assert held(engine) == [LEARNED, DROPPED] and journal.quarantined(DOMAIN) == {} and journal.holds(DOMAIN) == set()
+    assert held(reader) == [LEARNED, DROPPED] and journal.quarantined(DOMAIN) == {} and journal.holds(DOMAIN) == set()
     assert journal.replay(DOMAIN, Scope(since=0, sources=frozenset(), events={}), "", "me") == (0, 0)
-    assert taught(engine) == {"topic": "card"}
+    assert taught(reader) == {"topic": "card"}
     give(journal, one, "intern", topic="spam")  # given again it is a label like any other
-    assert taught(engine) == {"topic": "spam"}
+    assert taught(reader) == {"topic": "spam"}
 
 
-def test_a_hold_by_itself_is_there_after_a_restart(journal: Journal, engine: Engine) -> None:
+def test_a_hold_by_itself_is_there_after_a_restart(journal: Journal, engine: Engine, reader: Engine) -> None:
     give(journal, event(journal), "intern", topic="spam")
     journal.set_aside(DOMAIN, found("intern", 2, 2), "why").result(10)
     again = Journal(db.Writer(engine, 1000), targets, lambda learned: None)
-    with reading(engine).connect() as connection:
+    with reader.connect() as connection:
         again.open(connection)
     assert again.holds(DOMAIN) == {"intern"} and again.quarantined(DOMAIN) == journal.quarantined(DOMAIN)
 
 
-def alive_targets(engine: Engine) -> list[str]:
+def alive_targets(reader: Engine) -> list[str]:
     """Return the targets that are alive, of all events."""
-    with reading(engine).connect() as connection:
+    with reader.connect() as connection:
         branch = registry.live(connection, DOMAIN).branch
         return [row.target for row in connection.execute(alive(DOMAIN, lineage(connection, branch)))]

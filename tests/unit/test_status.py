@@ -20,6 +20,7 @@ from adaptd.journal import HoldoutRule, Journal, alive, lineage
 from adaptd.paths import Paths
 from adaptd.records import Feedback, Item
 from adaptd.status import stopped_history, stopped_status
+from tests.postgres import unlocked
 
 
 @dataclass
@@ -93,11 +94,15 @@ class OpenJournal:
 
 
 @pytest.fixture
-def store(tmp_path: Path, engine: Engine) -> Iterator[Store]:
+def store(tmp_path: Path, engine: Engine, where: Path | str) -> Iterator[Store]:
     with engine.begin() as connection:
         domain, _ = registry.create_domain(connection, "text", "encoder", "config")
     (tmp_path / "adaptd.toml").write_text("")
-    yield Store(Paths(config=tmp_path / "adaptd.toml", state=tmp_path), engine, domain)
+    if isinstance(where, str):  # no daemon has it
+        engine.dispose()
+        engine = unlocked(where)
+    url = where if isinstance(where, str) else None
+    yield Store(Paths(config=tmp_path / "adaptd.toml", state=tmp_path, given_url=url), engine, domain)
 
 
 def test_a_fresh_store_has_one_version_and_counts_nothing(store: Store) -> None:
@@ -178,6 +183,7 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     assert "backup" in caught.value.hint
 
 
+@pytest.mark.parametrize("where", ["sqlite"], indirect=True)
 def test_a_folder_that_cannot_be_written_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As root permissions do not bind: SQLite's first refusal is played, the second opening is real."""
     store.append(["a"])
@@ -265,6 +271,7 @@ def test_a_clock_that_was_set_back_brings_nothing_of_another_branch_into_a_momen
     assert store.alive() == {"a", "b", "c"}
 
 
+@pytest.mark.parametrize("where", ["sqlite"], indirect=True)  # PostgreSQL has the files, too
 def test_a_moment_does_without_a_damaged_head_but_not_without_its_adapter(store: Store) -> None:
     number = _discard(store)
     later = time.time()

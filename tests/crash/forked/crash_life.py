@@ -18,7 +18,7 @@ import river.drift  # noqa: F401
 from crash_points import Points
 
 import adaptd.daemon  # noqa: F401
-from adaptd import db
+from adaptd import sqlite
 from adaptd.cli import main as command
 
 
@@ -40,11 +40,11 @@ def main(folder: str, said: str, plugins: str, environment: Mapping[str, str], f
 
 
 def _journal_not_synced() -> None:
-    db.PRAGMAS = tuple(p.replace("synchronous=FULL", "synchronous=OFF") for p in db.PRAGMAS)
+    sqlite.PRAGMAS = tuple(p.replace("synchronous=FULL", "synchronous=OFF") for p in sqlite.PRAGMAS)
 
 
 def _journal_synced_now_and_then() -> None:
-    db.PRAGMAS = tuple(p.replace("synchronous=FULL", "synchronous=NORMAL") for p in db.PRAGMAS)
+    sqlite.PRAGMAS = tuple(p.replace("synchronous=FULL", "synchronous=NORMAL") for p in sqlite.PRAGMAS)
 
 
 def _files_not_synced() -> None:
