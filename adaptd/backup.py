@@ -4,7 +4,8 @@ In it: a copy of the database (with it the store's key), the files of every vers
 configuration. Not in it: the token and secrets that the configuration names (a new token is made; a backup lies in
 more places than a secret should), checkpoints (derived, made again at the first start).
 
-The database is copied through SQLite's backup API from a read-only connection that stays in one read transaction:
+A store in PostgreSQL is copied into a SQLite file, which a restore makes a store of; `adaptd db copy` brings it back.
+SQLite's file is copied through its backup API from a read-only connection that stays in one read transaction:
 one moment's state, whatever is committed meanwhile. From the writer's connection it would stand between the
 group commits; between transactions each commit would make it start again; VACUUM INTO would build every tree anew.
 """
@@ -28,12 +29,12 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
-from adaptd import __version__, archive, db, registry
+from adaptd import __version__, archive, db, registry, storecopy
 from adaptd.errors import BadBackup, BadName, Conflict, CorruptFile
 from adaptd.history import act, last_seq
 from adaptd.newstore import check_folder
 from adaptd.paths import CONFIG, Paths
-from adaptd.status import NEWEST_SEQ
+from adaptd.status import NEWEST_SEQ, open_store
 from adaptd.tomlfile import line_of
 from adaptd.verify import proved
 
@@ -128,19 +129,29 @@ def restore(file: Path, folder: Path) -> Json:
 
 
 def at_home(text: str) -> str:
-    """Return a configuration whose state lies beside it, wherever it lay before.
+    """Return a configuration whose state lies beside it, in SQLite, wherever it lay before.
 
     >>> at_home('state = "/var/lib/adaptd"  # far away')
     'state = "."  # before the restore: "/var/lib/adaptd"'
+    >>> at_home('[store]\\nurl = "postgresql://db/adaptd"')
+    '[store]\\n# before the restore: url = "postgresql://db/adaptd"'
     """
-    before = tomllib.loads(text).get("state", ".")
-    if before == ".":
-        return text
-    lines = text.split("\n")
-    lines[line_of(text, ["state"]) - 1] = f'state = "."  # before the restore: {json.dumps(before)}'
+    was = tomllib.loads(text)
+    lines, wanted = text.split("\n"), dict(was)
+    if (before := was.get("state", ".")) != ".":
+        lines[line_of(text, ["state"]) - 1] = f'state = "."  # before the restore: {json.dumps(before)}'
+        wanted["state"] = "."
+    if "url" in (store := was.get("store", {})):
+        number = line_of(text, ["store", "url"]) - 1
+        lines[number] = f"# before the restore: {lines[number]}"
+        wanted["store"] = {name: value for name, value in store.items() if name != "url"}
     changed = "\n".join(lines)
-    if tomllib.loads(changed) != {**tomllib.loads(text), "state": "."}:
-        raise BadBackup("the setting `state` of its configuration is not in one line", field=CONFIG)
+    try:
+        as_wanted = tomllib.loads(changed) == wanted
+    except tomllib.TOMLDecodeError:
+        as_wanted = False
+    if not as_wanted:
+        raise BadBackup("the settings `state` and `store.url` of its configuration are not each in one line", field=CONFIG)
     return changed
 
 
@@ -180,7 +191,7 @@ def _take(paths: Paths, copy: Path, made: Path, go_on: Callable[[], None]) -> No
     unsound: list[str] | None = None
     for _ in range(ATTEMPTS):
         copy.unlink(missing_ok=True)
-        _copy(paths.database, copy, go_on)
+        _copy_server(paths.url, copy, go_on) if paths.url else _copy(paths.database, copy, go_on)
         files, wrong = _version_files(copy, paths.versions, go_on)
         if wrong and wrong != unsound:
             unsound = wrong
@@ -207,6 +218,18 @@ def _copy(database: Path, copy: Path, go_on: Callable[[], None]) -> None:
         source.execute("BEGIN")
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the moment
         source.backup(target, pages=PAGES, progress=lambda *_: go_on())
+    copy.chmod(0o600)
+
+
+def _copy_server(url: str, copy: Path, go_on: Callable[[], None]) -> None:
+    """Copy one moment's state out of PostgreSQL into a SQLite file, as every backup has it."""
+    with closing(open_store(url)) as source:
+        revision = source.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+        engine = db.writing_engine(copy)
+        try:
+            storecopy.copy_rows(source, engine, revision, lambda _: go_on())
+        finally:
+            engine.dispose()  # the last one to close it brings its WAL into it
     copy.chmod(0o600)
 
 

@@ -54,7 +54,8 @@ def reading_engine(store: Path | str) -> Engine:
 
     @event.listens_for(engine, "handle_error")
     def _failed(context: ExceptionContext) -> None:
-        if isinstance(context.sqlalchemy_exception, OperationalError):  # gone, unreadable, busy: not a fault of the statement
+        if isinstance(context.sqlalchemy_exception, OperationalError) and not context.is_pre_ping:
+            # gone, unreadable, busy: not a fault of the statement
             raise StoreUnreadable(f"the store cannot be read: {context.original_exception}",
                                   hint="look at the disk and at adaptd doctor; ask again when it is back")
 
@@ -125,8 +126,10 @@ def check_known(revision: str) -> None:
                              hint="install the adaptd that wrote it, or a newer one")
 
 
-def upgrade(engine: Engine) -> tuple[str | None, str]:
+def upgrade(engine: Engine, revision: str = "head") -> tuple[str | None, str]:
     """Bring the store's schema to this adaptd's, in one transaction; return the revisions before and after.
+
+    `revision`: to an earlier one, for a copy of a store that has it.
 
     Raises
     ------
@@ -142,7 +145,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
                 check_known(before)
             config = _alembic()
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     except SQLAlchemyError as error:
         raise CannotStart(f"the store's schema could not be brought to {head_revision()!r}: {error.__cause__ or error}",
                           hint="the store is as it was; free some space or mend what is wrong, then try again") from error

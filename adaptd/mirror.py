@@ -82,7 +82,7 @@ def fetch(connection: Connection, paths: Paths, known: Known) -> None:
         _put(_mark(paths), b"0")
     for number, name, digest in sorted(named - known):
         file = versions / str(number) / name
-        if not _is(file, digest):
+        if not is_sound(file, digest):
             data = connection.scalar(select(t.file.c.data).where(t.file.c.digest == digest))
             if data is None:
                 continue
@@ -93,13 +93,22 @@ def fetch(connection: Connection, paths: Paths, known: Known) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def files(connection: Connection) -> dict[int, dict[str, str]]:
+    """Return the digests of the files that versions name, by version and name."""
+    found: dict[int, dict[str, str]] = {}
+    for number, name, digest in _named(connection):
+        found.setdefault(number, {})[name] = digest
+    return found
+
+
 def _named(connection: Connection) -> Iterator[tuple[int, str, str]]:
     """Yield (version, file, digest) of all files that versions name."""
     for row in connection.execute(select(t.version.c.number, t.version.c.files).order_by(t.version.c.number)):
         yield from ((row.number, name, digest) for name, digest in json.loads(row.files).items())
 
 
-def _is(file: Path, digest: str) -> bool:
+def is_sound(file: Path, digest: str) -> bool:
+    """Say whether a file is the one that was hashed."""
     return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == digest
 
 

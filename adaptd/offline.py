@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert
 
-from adaptd import backup, db, describe, erase, mirror, moments, registry
+from adaptd import backup, db, describe, erase, mirror, moments, registry, storecopy
 from adaptd import tables as t
 from adaptd.errors import CorruptFile, SchemaMismatch, UnknownDomain
 from adaptd.history import last_seq
@@ -101,6 +101,15 @@ def upgrade(paths: Paths) -> tuple[str | None, str]:
     """Bring the schema of a stopped store to this adaptd's, also of one that never ran; return before and after."""
     with _locked(paths) as engine:
         return db.upgrade(engine)
+
+
+def copy(paths: Paths, url: str, advance: Callable[[int], None]) -> dict[str, Any]:
+    """Copy a stopped store to another database; return what was copied."""
+    target = storecopy.target_of(url)
+    with _store(paths) as engine:
+        with engine.begin() as connection:
+            _wanted_schema(connection)
+        return storecopy.copy(paths, target, advance)
 
 
 def revisions(paths: Paths) -> tuple[str | None, str]:

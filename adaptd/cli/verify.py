@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -46,7 +43,7 @@ def verify(head: tuple[int, str] | None, as_json: bool) -> int:
     with status.reading(options.paths().store) as store:
         db.check_known(store.execute("SELECT version_num FROM alembic_version").fetchone()[0])
         total = store.execute("SELECT count(*) FROM chain").fetchone()[0]
-        with _progress(total) as advance:
+        with show.progress("verify", total) as advance:
             result = proof.verify(store, advance, head)
     if as_json:
         show.data(result.body())
@@ -62,18 +59,3 @@ def _for_people(result: Result) -> None:
         return
     show.table(("seq", "what", "how"), [(one.seq, one.code, one.message) for one in result.broken])
     show.say(f"the chain does not hold: {result.breaks} found, the first at seq {result.broken[0].seq}")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error when a person is looking."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("verify"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("verify", total=total)
-        yield lambda entries: bar.advance(task, entries)

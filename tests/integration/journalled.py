@@ -22,7 +22,7 @@ EVENTS = 12  # with their labels; then come a later label, a correction, an even
 @contextmanager
 def journal(paths: Paths) -> Iterator[Journal]:
     """Open a store's journal with its writer, as the daemon does."""
-    engine = db.writing_engine(paths.database)
+    engine = db.writing_engine(paths.store)
     writer = db.Writer(engine, 1000)
     opened = Journal(writer, lambda domain, label: {"label": label}, lambda learned: None)
     opened.holdout[1] = HoldoutRule(share=0.15, after=20)
@@ -46,7 +46,7 @@ def item(number: int) -> Item:
 def write(paths: Paths) -> Paths:
     """Write a store through its journal."""
     paths.config.write_text("[domains.text]\n")
-    engine = db.writing_engine(paths.database)
+    engine = db.writing_engine(paths.store)
     db.upgrade(engine)
     with engine.begin() as connection:
         registry.create_domain(connection, "text", "encoder", "config")
@@ -62,7 +62,7 @@ def write(paths: Paths) -> Paths:
 
 
 def verified(paths: Paths, head: tuple[int, str] | None = None) -> Result:
-    with closing(open_store(paths.database)) as opened:
+    with closing(open_store(paths.store)) as opened:
         return verify(opened, head=head)
 
 
@@ -82,7 +82,7 @@ def execute(paths: Paths, *statements: str) -> None:
 
 def forget(paths: Paths, **asked: Any) -> dict[str, Any]:
     """Forget in the tables, as a daemon or a command does."""
-    engine = db.writing_engine(paths.database)
+    engine = db.writing_engine(paths.store)
     with engine.begin() as connection:
         erased = erase.erase(connection, 1, Selector.of(asked), "r", "me")
         certificate = erase.certify(connection, [erased.action], {"tables": erase.left(connection, 1)})
