@@ -45,7 +45,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "restore": ("adaptd.cli.backup:restore", "Make a new store from a backup."),
     "doctor": ("adaptd.cli.doctor:doctor", "Check a store, running or stopped, and its machine."),
     "verify": ("adaptd.cli.verify:verify", "Prove that the journal is what was written."),
-    "db": ("adaptd.cli.db:db", "Look after the store's schema."),
+    "db": ("adaptd.cli.db:db", "Look after the store's schema, and where it is."),
     "demo": ("adaptd.cli.demo:demo", "Show adaptd at work on a real stream, beside a nightly retraining."),
     "bench": ("adaptd.cli.bench:bench", "Measure adaptd and its rivals."),
 }

@@ -321,7 +321,8 @@ def test_the_journal_goes_on_with_its_chain(journalled: Paths, url: str) -> None
     from adaptd.records import Item
 
     with journal(paths) as opened:
-        done = opened.append(1, [Item(payload={"text": "é \U0001f600 \0"}, source="http", key=str(n)) for n in range(3)]).result(10)
+        items = [Item(payload={"text": "é \U0001f600 \0"}, source="http", key=str(n)) for n in range(3)]
+        done = opened.append(1, items).result(10)
     assert [one.status for one in done.receipts] == ["accepted"] * 3
     assert not verified(paths).breaks and verified(paths).head.entry == EVENTS + 3 + 3
     shutil.rmtree(paths.versions, ignore_errors=True)

@@ -1,0 +1,148 @@
+"""Two daemons on one store in PostgreSQL: one answers, one stands by; what was acknowledged is there once, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from adaptd.errors import AdaptdError
+from tests.acceptance.daemon import ADAPTING, Daemon, lesson, texts, until
+from tests.postgres import database
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.service]
+LIMIT_S = 10.0
+
+
+class Client:
+    """Sends labelled events to whoever answers, each until it is acknowledged, and notes when that was."""
+
+    def __init__(self, daemons: list[Daemon]) -> None:
+        self._daemons = list(daemons)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self.acknowledged: dict[str, float] = {}
+
+    def __enter__(self) -> Client:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "a client hangs"
+
+    def _work(self) -> None:
+        number = 0
+        while not self._over.is_set():
+            key = f"k{number}"
+            event = {"id": key, "text": f"{texts('card')[number % 50]} number {number}", "label": "card"}
+            if self._sent(self._daemons[0], event):
+                self.acknowledged[key] = time.monotonic()
+                number += 1
+            else:  # the other one may be the one that answers
+                self._daemons.reverse()
+                self._over.wait(0.02)
+
+    @staticmethod
+    def _sent(daemon: Daemon, event: dict[str, Any]) -> bool:
+        try:
+            status, _, _ = daemon.client.exchange("POST", "/v1/text/events", [event], 1.0)
+        except (AdaptdError, OSError):
+            return False
+        return status == 202
+
+    def wait_for(self, more: int) -> None:
+        """Wait until so many more are acknowledged."""
+        there = len(self.acknowledged)
+        until(lambda: len(self.acknowledged) >= there + more, "events are acknowledged", 2 * LIMIT_S)
+
+    def longest_gap_s(self, since: float) -> float:
+        """Return the longest time without an acknowledgement."""
+        times = [since, *(at for at in self.acknowledged.values() if at > since)]
+        return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[list[Daemon]]:
+    """Return a daemon that answers and one that stands by."""
+    with database() as url, Daemon(ADAPTING, url=url) as first, Daemon(ADAPTING, url=url) as second:
+        first.start()
+        _stand_by(second)
+        yield [first, second]
+
+
+def _stand_by(daemon: Daemon) -> None:
+    def stands_by() -> bool:
+        try:
+            return bool(daemon.ask("GET", "/v1/status")[1]["state"] == "standby")
+        except AdaptdError:  # it does not listen yet
+            return False
+
+    daemon.spawn()
+    until(stands_by, "it stands by", 90)
+
+
+def _once_each(daemon: Daemon, acknowledged: dict[str, float]) -> None:
+    """Assert that every acknowledged event is journalled once and learned once, and that memory has just these."""
+    counted = dict(daemon.rows("SELECT e.key, count(*) FROM event e JOIN learned l ON l.event = e.seq"
+                               " WHERE e.key LIKE 'k%' GROUP BY e.key"))
+    assert set(acknowledged) <= set(counted), "an acknowledged event is lost"
+    assert set(counted.values()) == {1}, "an event was learned twice"
+    alive = daemon.rows("SELECT count(*) FROM learned l WHERE NOT EXISTS (SELECT 1 FROM death d WHERE d.row = l.id)")[0][0]
+    until(lambda: daemon.domain()["memory"] == alive, "memory holds what the tables do")
+    assert json.loads(daemon.cli("verify", "--json"))["holds"]
+
+
+def test_the_one_that_stands_by_says_so_and_refuses(pair: list[Daemon]) -> None:
+    first, second = pair
+    first.teach(lesson(["weather", "music"], 5, prefix="w"))
+    version = first.post("text/snapshot", {"reason": "r"})["version"]
+    status, said = second.ask("GET", "/readyz")
+    assert status == 503 and "stands by" in said["error"]["message"] and f":{first.status()['pid']}" in said["error"]["message"]
+    assert second.ask("GET", "/healthz")[0] == 200
+    assert second.ask("POST", "/v1/text/predict", {"inputs": [{"text": "a"}]})[0] == 503
+    document = json.loads(second.cli("status", "--json"))
+    assert (document["state"], document["seq"], document["problems"][0]["code"]) == ("standby", first.status()["seq"], "standby")
+    second.cli("rollback", expect=1)
+    until(lambda: (second.paths.versions / f"{version}/label.head").exists(), "the version's files are mirrored")
+
+
+@pytest.mark.slow
+def test_killed_the_other_answers_within_seconds(pair: list[Daemon]) -> None:
+    first, second = pair
+    with Client(pair) as client:
+        client.wait_for(50)
+        killed = time.monotonic()
+        first.crash()
+        client.wait_for(50)
+    assert client.longest_gap_s(killed) < LIMIT_S
+    _once_each(second, client.acknowledged)
+    assert second.predict(texts("weather")[0])["predictions"][0]["label"] == "weather"
+    pair[:] = [second, first]  # the roles are changed
+    _stand_by(first)
+
+
+@pytest.mark.slow
+def test_paused_the_old_one_is_passed_by_and_can_write_no_more(pair: list[Daemon]) -> None:
+    old, new = pair
+    with Client(pair) as client:
+        client.wait_for(50)
+        paused = time.monotonic()
+        old.signal(signal.SIGSTOP)
+        client.wait_for(50)
+        gap = client.longest_gap_s(paused)
+        old.signal(signal.SIGCONT)
+        assert old.wait() == 1
+    assert gap < LIMIT_S
+    assert "another daemon has taken the store over" in old.said or "terminating connection" in old.said
+    _once_each(new, client.acknowledged)
+    assert new.domain()["version"] and new.problems() == {}
+    assert new.stop() == 0
+    status = json.loads(new.cli("status", "--json", expect=3))
+    assert (status["state"], status["domains"]["text"]["learn_lag"]) == ("stopped", 0)
