@@ -25,6 +25,7 @@ from adaptd.bench.streams import Bools
 from adaptd.client import Client
 from adaptd.errors import AdaptdError, CannotStart
 from adaptd.newstore import create
+from adaptd.paths import CONFIG
 
 Json = dict[str, Any]
 INPUTS = 64  # predictions asked for in one request
@@ -40,8 +41,9 @@ def answered(client: Client, texts: Sequence[str]) -> Json:
 class Daemon:
     """`adaptd init` and `adaptd run` in a temporary folder, from `with` to its end."""
 
-    def __init__(self, *, adapt: bool) -> None:
+    def __init__(self, *, adapt: bool, url: str | None = None) -> None:
         self.adapt = adapt
+        self._url = url
         self.settings: Mapping[str, str] = {} if adapt else ADAPTATION_OFF
         self._ids = itertools.count()
         self.cpu_s = 0.0  # of the daemon and its trainers; known when it has ended
@@ -51,6 +53,9 @@ class Daemon:
         self._scratch = Path(tempfile.mkdtemp(prefix="adaptd-bench-"))
         self.store = self._scratch / "store"
         create(self.store)
+        if self._url is not None:
+            with (self.store / CONFIG).open("a", encoding="utf-8") as file:
+                file.write(f'\n[store]\nurl = "{self._url}"\n')
         self._before = resource.getrusage(resource.RUSAGE_CHILDREN)
         try:
             self._start()

@@ -86,6 +86,13 @@ Ratios to something measured in the same run; a budget is the most that is allow
 The bare encoder is the same class, engine and thread count in the benchmark's process, batch 1, the same texts, in
 alternating blocks. Clients share the cores with the daemon. Learning costs are taken in-process from the daemon's own
 learner; beyond the size of the set its rows are near copies of real vectors.
+""",
+    "ingest": """\
+## Ingest
+
+Unlabelled events over HTTP, a thousand in a request, one request after the other, each answered when it is durable; beside
+it, in turns, the bare database: the very rows that the daemon has written, journal and chain, by the driver's `executemany`,
+a transaction for each thousand, with the writer's settings. Medians; a budget is the least that is wanted.
 """}
 
 
@@ -122,7 +129,7 @@ def _groups(results: Iterable[Json]) -> list[list[Json]]:
 def _title(group: Sequence[Json]) -> str:
     first = group[0]
     seeds = ", ".join(str(result["seed"]) for result in group)
-    adapt = "" if first["part"] == "speed" else ", adaptation " + ("on" if first["adapt"] else "off")
+    adapt = "" if first["part"] in ("speed", "ingest") else ", adaptation " + ("on" if first["adapt"] else "off")
     tested = ", tested after the first and the last experience only" if first["last_only"] else ""
     return f"{first['set']}{adapt}{tested}, " + (f"mean of seeds {seeds}" if len(group) > 1 else f"seed {seeds}")
 

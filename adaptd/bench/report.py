@@ -78,7 +78,7 @@ def load(folder: Path) -> list[Json]:
 def table(result: Json) -> tuple[list[str], list[list[Any]]]:
     """Return a result's table: columns and rows."""
     rows = result["rows"]
-    if result["part"] == "speed":
+    if result["part"] in ("speed", "ingest"):
         rows = [{**row, "absolute": ", ".join(f"{k} {shown(v)}" for k, v in row["absolute"].items())} for row in rows]
     columns = list(rows[0])
     return columns, [[row.get(column) for column in columns] for row in rows]

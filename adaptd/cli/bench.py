@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from adaptd.bench.plan import Run
     from adaptd.bench.streams import Drift
 
-PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "review", "speed", "gate")
+PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "review", "speed", "ingest",
+         "gate")
 DRIFTS = ("swap", "rename", "merge", "split", "gradual", "recurring", "none")
 PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes")
 
@@ -34,6 +35,7 @@ PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-b
               help="prequential: how the labels of ten classes change half-way, in a set without times.")
 @click.option("--memories", metavar="N", type=click.IntRange(1000), default=15_000, show_default=True,
               help="speed: examples learned before.")
+@click.option("--postgres", metavar="URL", help="ingest: a PostgreSQL server on which databases may be made, to measure it too.")
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="The folder of the data sets.  [default: ../shared/data beside the project]")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", default=Path("bench-results"),
@@ -41,24 +43,27 @@ PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-b
 @click.option("--quick", is_flag=True, help="A small share of everything: to see that it works, not to quote.")
 @options.json_option
 def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | None, last_only: bool,
-          against: tuple[str, ...], drift: Drift, memories: int, data_dir: Path | None, out: Path, quick: bool,
-          as_json: bool) -> None:
+          against: tuple[str, ...], drift: Drift, memories: int, postgres: str | None, data_dir: Path | None, out: Path,
+          quick: bool, as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
-    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, review, speed, gate or all. FILE is your
-    own .csv, .parquet or .jsonl with text, label and perhaps time, or another that `adaptd ingest` reads: it is answered and
-    learned event by event, in the order of time.
+    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, review, speed, ingest, gate or all.
+    FILE is your own .csv, .parquet or .jsonl with text, label and perhaps time, or another that `adaptd ingest` reads: it
+    is answered and learned event by event, in the order of time.
 
     \b
     Example:
       adaptd bench class-incremental --set clinc150 --seed 0 --no-adapt
       adaptd bench tickets.csv --against cron
     """
+    from dataclasses import replace
+
     from adaptd.bench import run
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no daemon is left behind
     chosen = list(_runs(what, name, seeds, adapt))
-    filled = [_filled(one, quick, last_only, against, drift, memories, data_dir) for one in chosen]
+    filled = [replace(one, quick=quick, last_only=last_only, peers=against, drift=drift, memories=memories, postgres=postgres,
+                      data=data_dir) for one in chosen]
     results = run(filled, out, shlex.join(["adaptd", *sys.argv[1:]]), show.say)
     _report(results, out, as_json)
 
@@ -79,13 +84,6 @@ def _runs(what: str, name: str | None, seeds: Sequence[int], adapt: bool | None)
             for seed in seeds[:1] if part in UNSEEDED or timed else seeds:
                 for switched in ADAPT[part] if adapt is None else (adapt,):
                     yield Run(part=part, set=one, seed=seed, adapt=switched)
-
-
-def _filled(run: Run, quick: bool, last_only: bool, against: Sequence[str], drift: Drift, memories: int,
-            data: Path | None) -> Run:
-    from dataclasses import replace
-
-    return replace(run, quick=quick, last_only=last_only, peers=against, drift=drift, memories=memories, data=data)
 
 
 def _report(results: Sequence[dict[str, Any]], out: Path, as_json: bool) -> None:

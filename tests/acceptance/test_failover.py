@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import threading
@@ -65,7 +66,7 @@ class Client:
     def longest_gap_s(self, since: float) -> float:
         """Return the longest time without an acknowledgement."""
         times = [since, *(at for at in self.acknowledged.values() if at > since)]
-        return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
 
 
 @pytest.fixture(scope="module")
