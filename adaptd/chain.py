@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from adaptd import tables as t
+from adaptd.db import insert_many
 
 SALT_BYTES = 16
 # What is committed to, in this order: released, so never changed.
@@ -90,8 +91,10 @@ class Chain:
     def add(self, events: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]]) -> None:
         """Commit to the rows of new entries; their link is made in `seal`."""
         of_event, of_label = {row["seq"]: _event(row) for row in events}, {row["seq"]: _label(row) for row in labels}
-        for seq in sorted(of_event.keys() | of_label.keys()):
-            salt = secrets.token_bytes(SALT_BYTES)
+        seqs = sorted(of_event.keys() | of_label.keys())
+        salts = secrets.token_bytes(SALT_BYTES * len(seqs))
+        for place, seq in enumerate(seqs):
+            salt = salts[place * SALT_BYTES:(place + 1) * SALT_BYTES]
             self._waiting.append((seq, salt, commitment(salt, of_event.get(seq), of_label.get(seq))))
 
     @contextmanager
@@ -112,6 +115,6 @@ class Chain:
         for entry, (seq, salt, committed) in enumerate(self._waiting, self._head.entry + 1):
             digest = link(digest, entry, seq, committed)
             links.append({"seq": seq, "entry": entry, "salt": salt, "commitment": committed, "hash": digest})
-        connection.execute(insert(t.chain), links)
+        insert_many(connection, t.chain, links)
         self._head = Head(entry=self._head.entry + len(links), seq=seq, hash=digest)
         self._waiting.clear()

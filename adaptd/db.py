@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +27,22 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, ExceptionContext, Insert, Table, Transaction, event
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    ExceptionContext,
+    Insert,
+    Select,
+    Table,
+    Text,
+    Transaction,
+    event,
+    func,
+    literal,
+    select,
+    true,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
@@ -76,6 +91,26 @@ def insert_missing(connection: Connection, table: Table) -> Insert:
     if connection.dialect.name == "sqlite":
         return sqlite_dialect.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()
+
+
+def insert_many(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, which all have the same columns, past what SQLAlchemy does for each value: the journal's fast way."""
+    if rows:
+        names = [*rows[0]]
+        _dialect(connection.engine).insert_many(connection, table.name, names, [tuple(row.values()) for row in rows])
+
+
+def of_keys(connection: Connection, query: Select[Any], column: Column[Any], keys: Sequence[str]) -> Select[Any]:
+    """Return the query for rows that have one of the keys, of which there is at most one each.
+
+    PostgreSQL is told to look each of them up: it knows too little of a table that grows to find that by itself.
+    """
+    if connection.dialect.name == "sqlite":
+        return query.where(column.in_(keys))
+    wanted = literal(list(keys), postgresql.ARRAY(Text))
+    asked = func.unnest(wanted).table_valued("key").render_derived()
+    found = query.where(column == asked.c.key).limit(1).lateral()
+    return select(found).select_from(asked).join(found, true())
 
 
 def scrub(connection: Connection) -> str | None:

@@ -18,12 +18,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
 
 from adaptd import bounds, deadletters, relearn, setaside
 from adaptd import tables as t
 from adaptd.chain import Chain
-from adaptd.db import Writer, insert_missing
+from adaptd.db import Writer, insert_many, insert_missing, of_keys
 from adaptd.drift import Change
 from adaptd.errors import Conflict, Forgotten, NotFound
 from adaptd.history import act
@@ -112,7 +112,7 @@ class Journal:
 
         `letters`: the feed's items as they came, in the same order; one that is refused here is kept so.
         """
-        size = sum(len(canonical(item.payload)) for item in items) + sum(len(letter.raw) for letter in dead)
+        size = sum(len(item.text) for item in items) + sum(len(letter.raw) for letter in dead)
 
         def run(connection: Connection) -> Outcome:
             with self._chain.operation():
@@ -395,7 +395,7 @@ class Journal:
                     "key": item.key,
                     "digest": digest,
                     "content": item.content,
-                    "payload": canonical(item.payload),
+                    "payload": item.text,
                     "answer": None if item.answer is MISSING else canonical(item.answer),
                     "subject": item.subject,
                     "time": item.time,
@@ -419,10 +419,8 @@ class Journal:
                 if not held:
                     learned.append(self._birth(domain, seq, seq, item.targets, item.source, item.content))
             receipts.append(Receipt(status="accepted", event=identity, event_seq=seq, held=held))
-        if events:
-            connection.execute(insert(t.event), events)
-        if labels:
-            connection.execute(insert(t.label), labels)
+        insert_many(connection, t.event, events)
+        insert_many(connection, t.label, labels)
         self._chain.add(events, labels)
         self._insert_rows(connection, learned)
         for index, feedback in late:  # after the inserts: the label may be for an event of this very batch
@@ -460,22 +458,24 @@ class Journal:
         known: dict[tuple[str, str | None], tuple[int, str, bytes]] = {}
         for source, keys in by_source.items():
             for start in range(0, len(keys), 500):
-                query = select(t.event.c.key, t.event.c.seq, t.event.c.id, t.event.c.digest).where(
-                    t.event.c.domain == domain, t.event.c.source == source, t.event.c.key.in_(keys[start : start + 500])
-                )
+                query = self._of_keys(connection, domain, source, keys[start : start + 500])
                 known.update({(source, r.key): (r.seq, r.id, r.digest) for r in connection.execute(query)})
                 if self._tombs:
                     known.update(self._forgotten_of(connection, domain, source, keys[start : start + 500]))
         return known
+
+    @staticmethod
+    def _of_keys(connection: Connection, domain: int, source: str, keys: Sequence[str]) -> Select[Any]:
+        columns = t.event.c.key, t.event.c.seq, t.event.c.id, t.event.c.digest
+        here = t.event.c.domain == domain, t.event.c.source == source
+        return of_keys(connection, select(*columns).where(*here), t.event.c.key, keys)
 
     def _forgotten_of(
         self, connection: Connection, domain: int, source: str, keys: Sequence[str]
     ) -> dict[tuple[str, str | None], tuple[int, str, bytes]]:
         """Return those of the ids whose events were forgotten; they have no digest."""
         tokens = {token(self._key, source, key): key for key in keys}
-        query = select(t.event.c.key, t.event.c.seq, t.event.c.id, t.event.c.digest).where(
-            t.event.c.domain == domain, t.event.c.source == t.FORGOTTEN, t.event.c.key.in_(tokens)
-        )
+        query = self._of_keys(connection, domain, t.FORGOTTEN, [*tokens])
         return {(source, tokens[r.key]): (r.seq, r.id, r.digest) for r in connection.execute(query)}
 
     def _label(self, connection: Connection, domain: int, given: Feedback) -> tuple[Receipt, list[Learned]]:

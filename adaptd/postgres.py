@@ -180,6 +180,20 @@ def check(engine: Engine) -> None:
     engine.connect().close()
 
 
+def insert_many(connection: Connection, table: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows."""
+    import psycopg
+    from sqlalchemy.exc import OperationalError
+
+    raw: Any = connection.connection.driver_connection
+    try:
+        with raw.cursor() as cursor, cursor.copy(f"COPY {table} ({', '.join(names)}) FROM STDIN".encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.OperationalError as error:
+        raise OperationalError(f"COPY {table}", None, error) from error
+
+
 def rest(connection: Connection) -> None:
     """Say something, and hear whether the session is still there."""
     import psycopg

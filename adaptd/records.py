@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 
@@ -25,6 +26,7 @@ class _Missing:
 
 
 MISSING = _Missing()
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 def canonical(value: Any) -> str:
@@ -33,7 +35,7 @@ def canonical(value: Any) -> str:
     >>> canonical({"b": 1, "a": "é"})
     '{"a":"é","b":1}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _encode(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,14 @@ class Item:
     time: float | None = None  # seconds since the epoch, the client's clock
     subject: str | None = None
 
+    @cached_property
+    def text(self) -> str:
+        """The payload as it is stored."""
+        return canonical(self.payload)
+
     def digest(self) -> bytes:
         """Return the 16-byte digest of the content: the same id with another digest is a conflict."""
-        return hashlib.blake2b(canonical(self.payload).encode(), digest_size=16).digest()
+        return hashlib.blake2b(self.text.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Beside `adaptd.postgres`, which has the same functions; `adaptd.db` calls the on
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ BUSY_MS = 5000
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON", "trusted_schema=OFF",
            "cell_size_check=ON", "mmap_size=0", "wal_autocheckpoint=0", "secure_delete=ON")
 SCRUBBED = "rewritten"
+STATEMENT_ROWS = 200
 
 
 def writing_engine(file: Path) -> Engine:
@@ -63,6 +65,15 @@ def check(engine: Engine) -> None:
     if found != ["ok"]:
         raise CannotStart(f"the database is damaged: {'; '.join(found)}",
                           hint="restore the newest backup; keep the damaged file for a look")
+
+
+def insert_many(connection: Connection, table: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows, many in a statement: each statement's step lets go of Python's lock, and must get it again."""
+    row = f"({', '.join('?' * len(names))})"
+    for start in range(0, len(rows), STATEMENT_ROWS):
+        some = rows[start:start + STATEMENT_ROWS]
+        connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(names)}) VALUES {', '.join([row] * len(some))}",  # noqa: S608
+                                   tuple(value for one in some for value in one))
 
 
 def rest(connection: Connection) -> None:

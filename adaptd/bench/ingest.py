@@ -10,6 +10,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,11 @@ from adaptd import tables as t
 from adaptd.bench.daemon import Daemon
 from adaptd.bench.plan import Run, Tools
 from adaptd.chain import EVENT
+from adaptd.client import Client
 from adaptd.status import open_store
 
-BATCH, BATCHES, QUICK_BATCHES, TURN, WARM = 1000, 60, 10, 5, 2
+BATCH, CLIENTS, TURN = 1000, 4, 8  # events a request, requests at a time, requests before it is the other's turn
+TURNS, QUICK_TURNS = 15, 3
 BUDGET = 0.5
 COLUMNS = {"event": EVENT, "chain": tuple(column.name for column in t.chain.columns)}
 Json = dict[str, Any]
@@ -32,20 +35,20 @@ Json = dict[str, Any]
 
 def expected_s(run: Run) -> float:
     """Say how long it takes."""
-    return 2 * (20.0 + 0.2 * _batches(run))
+    return 2 * (20.0 + 1.5 * _turns(run))
 
 
 def measure(run: Run, tools: Tools) -> Json:
     """Measure each engine; PostgreSQL where a server is named."""
     texts = run.load().split("train").texts
     stores = ["sqlite", *(["postgresql"] if run.postgres else [])]
-    with tools.task(run.name, len(stores) * _batches(run)) as step:
+    with tools.task(run.name, len(stores) * _turns(run)) as step:
         rows = [_engine(run, store, texts, step) for store in stores]
     return {"rows": rows} if run.postgres else {"rows": rows, "remark": "PostgreSQL: not measured, --postgres names no server."}
 
 
-def _batches(run: Run) -> int:
-    return QUICK_BATCHES if run.quick else BATCHES
+def _turns(run: Run) -> int:
+    return QUICK_TURNS if run.quick else TURNS
 
 
 def _engine(run: Run, store: str, texts: Sequence[str], step: Callable[[int], None]) -> Json:
@@ -54,18 +57,21 @@ def _engine(run: Run, store: str, texts: Sequence[str], step: Callable[[int], No
         daemon = stack.enter_context(Daemon(adapt=False, url=urls[0]))
         where = urls[0] or daemon.store / "adaptd.db"
         commit = stack.enter_context(_bare(urls[1] or daemon.store / "bare.db"))
+        pool, clients = stack.enter_context(ThreadPoolExecutor(CLIENTS)), [daemon.connect() for _ in range(CLIENTS)]
+        for client in clients:
+            stack.callback(client.close)
         ours: list[float] = []
         bare: list[float] = []
         seq = 0
-        for batch in range(-WARM, _batches(run)):
-            if batch % TURN == 0 or batch < 0:
-                seq = _copy(where, seq, commit, [] if batch <= 0 else bare)
-            ours.append(_seconds(partial(_sent, daemon, _body(texts, batch + WARM))))
-            step(batch >= 0)
-        _copy(where, seq, commit, bare)
-        per_ours, per_bare = float(np.median(ours[WARM:])), float(np.median(bare))
+        for turn in range(_turns(run) + 1):
+            bodies = [_body(texts, turn * TURN + number) for number in range(TURN)]
+            ours.append(_seconds(partial(_all_sent, pool, clients, bodies)))
+            seq, times = _copy(where, seq, commit)
+            bare.append(sum(times))
+            step(turn > 0)
+        per_ours, per_bare = float(np.median(ours[1:])), float(np.median(bare[1:]))  # the first one warms both up
         return {"what": f"{store}, {BATCH} events a request", "value": per_bare / per_ours, "unit": "× bare commits",
-                "budget": BUDGET, "absolute": {"events a second": BATCH / per_ours, "bare": BATCH / per_bare}}
+                "budget": BUDGET, "absolute": {"events a second": TURN * BATCH / per_ours, "bare": TURN * BATCH / per_bare}}
 
 
 def _body(texts: Sequence[str], batch: int) -> bytes:
@@ -75,23 +81,26 @@ def _body(texts: Sequence[str], batch: int) -> bytes:
     return json.dumps(events).encode()
 
 
-def _sent(daemon: Daemon, body: bytes) -> None:
-    answer = daemon.main.call("POST", "/v1/text/events", body)
-    assert answer["accepted"] == BATCH, answer
+def _all_sent(pool: ThreadPoolExecutor, clients: Sequence[Client], bodies: Sequence[bytes]) -> None:
+    """Let each client send its share, one request after the other."""
+    def sent(client: Client, share: Sequence[bytes]) -> int:
+        return sum(client.call("POST", "/v1/text/events", body)["accepted"] for body in share)
+
+    shares = [bodies[place::len(clients)] for place in range(len(clients))]
+    assert sum(pool.map(sent, clients, shares)) == BATCH * len(bodies)
 
 
-def _copy(where: Path | str, after: int, commit: Callable[[Json], None], times: list[float]) -> int:
-    """Commit what the daemon has written since, a thousand events at a time; return the last seq."""
+def _copy(where: Path | str, after: int, commit: Callable[[Json], None]) -> tuple[int, list[float]]:
+    """Commit what the daemon has written since, a thousand events at a time; return the last seq, and what each took."""
+    times: list[float] = []
     with closing(open_store(where)) as opened:
         while True:
             rows = {name: [tuple(row) for row in opened.execute(
                 f"SELECT {', '.join(names)} FROM {name} WHERE seq > ? ORDER BY seq LIMIT {BATCH}", (after,))]  # noqa: S608
                 for name, names in COLUMNS.items()}
             if not rows["event"]:
-                return after
-            took = _seconds(partial(commit, rows))
-            if len(rows["event"]) == BATCH:
-                times.append(took)
+                return after, times
+            times.append(_seconds(partial(commit, rows)))
             after = rows["event"][-1][0]
 
 

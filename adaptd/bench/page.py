@@ -90,9 +90,9 @@ learner; beyond the size of the set its rows are near copies of real vectors.
     "ingest": """\
 ## Ingest
 
-Unlabelled events over HTTP, a thousand in a request, one request after the other, each answered when it is durable; beside
-it, in turns, the bare database: the very rows that the daemon has written, journal and chain, by the driver's `executemany`,
-a transaction for each thousand, with the writer's settings. Medians; a budget is the least that is wanted.
+Unlabelled events over HTTP, a thousand in a request, four clients, each answered when it is durable; beside it, in
+turns, the bare database: the very rows that the daemon has written, journal and chain, by the driver's `executemany`, a
+transaction for each thousand, with the writer's settings. Medians; the budget is the least that is wanted.
 """}
 
 
