@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptd.client import Client
 from tests.acceptance.daemon import Daemon
 
 CONFIG = """
@@ -93,11 +94,13 @@ class Forked(Daemon):
     """A daemon with an encoder that costs nothing, forked. `flaws` are put in its way, `points` make it kill itself."""
 
     def __init__(self, config: str = CONFIG, folder: Path | None = None, flaws: Sequence[str] = (), *,
-                 said: Path | None = None, points: bool = False) -> None:
-        super().__init__(config, folder)
+                 said: Path | None = None, points: bool = False, url: str | None = None) -> None:
+        super().__init__(config, folder, url)
         self._said = said or self._said
         self.flaws = flaws
         self._armed = CONTEXT.RawValue("i", 0) if points else None
+        if points:  # it kills itself: who does not answer is not waited for
+            self.client = Client(self.paths.socket, patience_s=1.0)
 
     def spawn(self, **environment: str) -> None:
         """Start the process; do not wait."""

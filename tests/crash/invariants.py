@@ -19,7 +19,7 @@ import torch
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from adaptd import db, doctor, erase, registry, rows, verify
+from adaptd import db, doctor, erase, mirror, registry, rows, verify
 from adaptd import tables as t
 from adaptd.errors import AdaptdError, CorruptFile
 from adaptd.metrics import Outcomes, count_answers
@@ -27,6 +27,7 @@ from adaptd.model import files
 from adaptd.model.closed_form import RandomFeatures, Ridge
 from adaptd.model.means import ClassMeans
 from adaptd.paths import Paths
+from adaptd.status import is_there, open_store
 
 # A crash may leave these: the next start, or the doctor, takes them away; an event is encoded after its commit.
 LEFT = {"orphan", "stale_job", "missing_vectors"}
@@ -47,10 +48,10 @@ class Truth:
 
 def violations(paths: Paths, truth: Truth, feed: Path | None = None) -> list[str]:
     """Return what is wrong with the store of a daemon that is dead; nothing is changed."""
-    if not truth.acknowledged and not _has_tables(paths):
+    if not truth.acknowledged and not is_there(paths.store):
         return []  # killed before it was a store
     try:
-        with closing(db.reading_engine(paths.database).connect()) as connection:
+        with closing(db.reading_engine(paths.store).connect()) as connection:
             return [*_whole(connection, paths), *_events(connection, truth), *_labels(connection, truth), *_learned(connection),
                     *_versions(connection, paths, truth), *_offsets(connection, feed), *_replayed(connection, paths),
                     *_chain(paths)]
@@ -58,18 +59,16 @@ def violations(paths: Paths, truth: Truth, feed: Path | None = None) -> list[str
         return [f"the database cannot be read: {error}"]
 
 
-def _has_tables(paths: Paths) -> bool:
-    if not paths.database.exists():
-        return False
-    with closing(sqlite3.connect(f"file:{paths.database}?mode=ro", uri=True)) as store:
-        return store.execute("SELECT 1 FROM sqlite_master WHERE name = 'event'").fetchone() is not None
-
-
 def _whole(connection: Connection, paths: Paths) -> Iterator[str]:
-    if (said := connection.execute(text("PRAGMA integrity_check")).scalars().all()) != ["ok"]:
-        yield f"the database is damaged: {said}"
-    if broken := connection.execute(text("PRAGMA foreign_key_check")).all():
-        yield f"foreign keys point nowhere: {broken[:3]}"
+    if paths.url is None:
+        if (said := connection.execute(text("PRAGMA integrity_check")).scalars().all()) != ["ok"]:
+            yield f"the database is damaged: {said}"
+        if broken := connection.execute(text("PRAGMA foreign_key_check")).all():
+            yield f"foreign keys point nowhere: {broken[:3]}"
+    else:
+        named = {digest for files_of in mirror.files(connection).values() for digest in files_of.values()}
+        if named != (there := set(connection.execute(select(t.file.c.digest)).scalars())):
+            yield f"versions name {len(named)} files, and {len(there)} others are in the tables"
     for finding in doctor._store(paths, running=False):
         if finding.code not in LEFT:
             yield f"doctor: {finding.code}: {finding.message}"
@@ -98,17 +97,18 @@ def _labels(connection: Connection, truth: Truth) -> Iterator[str]:
 
 def _learned(connection: Connection) -> Iterator[str]:
     """Each label that does not wait was learned, once; nothing was learned that nobody taught."""
+    said = {"sqlite": "json_extract(l.label, '$')", "postgresql": "(l.label\\:\\:json #>> '{}')"}[connection.dialect.name]
     twice = connection.execute(text("SELECT event, head, born, count(*) FROM learned GROUP BY 1, 2, 3 HAVING count(*) > 1")).all()
     if twice:
         yield f"learned twice: {twice[:3]}"
     unlearned = connection.execute(text(
         "SELECT l.seq FROM label l WHERE l.held = 0 AND NOT EXISTS (SELECT 1 FROM learned r WHERE r.event = l.event"
-        " AND (r.born = l.seq OR r.target = json_extract(l.label, '$')))")).all()
+        f" AND (r.born = l.seq OR r.target = {said}))")).all()
     if unlearned:
         yield f"labels that were never learned: {unlearned[:3]}"
     untaught = connection.execute(text(
         "SELECT r.id FROM learned r WHERE NOT EXISTS (SELECT 1 FROM label l WHERE l.event = r.event"
-        " AND json_extract(l.label, '$') = r.target)"
+        f" AND {said} = r.target)"
         # nor did an example follow a label that changed: the history says so, and another row of its event died then
         " AND NOT EXISTS (SELECT 1 FROM death d JOIN learned o ON o.id = d.row JOIN action a ON a.seq >= r.born"
         "   WHERE d.seq = r.born AND o.event = r.event AND a.what = 'drift')")).all()
@@ -152,7 +152,7 @@ def _offsets(connection: Connection, feed: Path | None) -> Iterator[str]:
 
 def _chain(paths: Paths) -> Iterator[str]:
     """Nothing is in the journal that the chain does not hold, and nothing is missing from it."""
-    with closing(sqlite3.connect(f"file:{paths.database}?mode=ro", uri=True)) as store:
+    with closing(open_store(paths.store)) as store:
         if (result := verify.verify(store)).breaks:
             yield f"the chain breaks {result.breaks} times: {result.broken[0].message}"
 

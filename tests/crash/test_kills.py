@@ -7,19 +7,22 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 
 import pytest
+from sqlalchemy import insert, select
 
+from adaptd import db
+from adaptd import tables as t
 from adaptd.errors import AdaptdError
 from tests.crash.fork import Forked
 from tests.crash.world import World
+from tests.postgres import database, unlocked
 
 pytestmark = pytest.mark.crash
 KILLS = int(os.environ.get("CRASH_KILLS", "200"))
 STORES = 4
+POSTGRES_KILLS = int(os.environ.get("CRASH_POSTGRES_KILLS", "25"))
 SEED = int(os.environ.get("CRASH_SEED", random.randrange(1 << 30)))
 
 
@@ -27,20 +30,31 @@ SEED = int(os.environ.get("CRASH_SEED", random.randrange(1 << 30)))
 @pytest.mark.parametrize("store", range(STORES))
 def test_killed_at_random_instants_nothing_is_lost_and_nothing_counts_twice(store: int) -> None:
     with Forked() as daemon:
-        world = World(daemon, SEED + store)
-        for kill in range(KILLS // STORES):
-            if kill % 5 == 4:  # amid a start
-                daemon.spawn()
-                world.pause(world.random.uniform(0.0, 0.5))
-                world.kill()
-            else:
-                world.start()
-                world.live(world.random.uniform(0.0, 0.5))
-            world.check()
-        world.start()
-        assert daemon.stop() == 0, daemon.said
+        _killed_at_random(daemon, SEED + store, KILLS // STORES)
+
+
+@pytest.mark.service
+@pytest.mark.timeout(60 + 10 * POSTGRES_KILLS)
+def test_killed_at_random_instants_a_store_in_postgresql_loses_nothing() -> None:
+    with database() as url, Forked(url=url) as daemon:
+        _killed_at_random(daemon, SEED, POSTGRES_KILLS)
+
+
+def _killed_at_random(daemon: Forked, seed: int, kills: int) -> None:
+    world = World(daemon, seed)
+    for kill in range(kills):
+        if kill % 5 == 4:  # amid a start
+            daemon.spawn()
+            world.pause(world.random.uniform(0.0, 0.5))
+            world.kill()
+        else:
+            world.start()
+            world.live(world.random.uniform(0.0, 0.5))
         world.check()
-        world.report(f"{KILLS // STORES} kills at random instants, seed {SEED + store}")
+    world.start()
+    assert daemon.stop() == 0, daemon.said
+    world.check()
+    world.report(f"{kills} kills at random instants, seed {seed}")
 
 
 OPERATIONS: dict[str, Callable[[World], object]] = {
@@ -56,22 +70,35 @@ OPERATIONS: dict[str, Callable[[World], object]] = {
 }
 if os.environ.get("CRASH_ADAPT"):  # its training and its evaluation are processes that import torch: half an hour
     OPERATIONS["an adaptation"] = World.adapt
+ON_POSTGRES = [*OPERATIONS] if os.environ.get("CRASH_POSTGRES") else ["a snapshot"]  # all of them: as long again as on SQLite
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_killed_at_every_named_point_the_store_is_before_it_or_after_it(operation: str) -> None:
     with Forked(points=True) as daemon:
-        world = World(daemon, SEED)
-        if operation == "a promotion":
-            _enter_candidates(world, 45)  # [versions] keeps 50
-        arming = itertools.count(1)
-        while _is_killed(world, operation, next(arming)):
-            world.check()
-        world.kill()
+        _killed_at_every_point(daemon, operation)
+
+
+@pytest.mark.service
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("operation", ON_POSTGRES)
+def test_killed_at_every_named_point_a_store_in_postgresql_is_before_it_or_after_it(operation: str) -> None:
+    with database() as url, Forked(points=True, url=url) as daemon:
+        _killed_at_every_point(daemon, operation)
+
+
+def _killed_at_every_point(daemon: Forked, operation: str) -> None:
+    world = World(daemon, SEED)
+    if operation == "a promotion":
+        _enter_candidates(world, 45)  # [versions] keeps 50
+    arming = itertools.count(1)
+    while _is_killed(world, operation, next(arming)):
         world.check()
-        world.report(f"{operation}: killed at {len(daemon.killed_at)} points: {'; '.join(daemon.killed_at)}")
-        assert {"before commit #1", "after commit #1"} <= set(daemon.killed_at)
+    world.kill()
+    world.check()
+    world.report(f"{operation}: killed at {len(daemon.killed_at)} points: {'; '.join(daemon.killed_at)}")
+    assert {"before commit #1", "after commit #1"} <= set(daemon.killed_at)
 
 
 def _is_killed(world: World, operation: str, arming: int) -> bool:
@@ -102,8 +129,10 @@ def _enter_candidates(world: World, number: int) -> None:
     assert made["verdict"] == "undecided", made  # there is nothing to judge it by
     world.truth.live = daemon.domain()["version"]
     assert daemon.stop() == 0
-    with closing(sqlite3.connect(daemon.paths.database)) as store, store:
-        columns = ", ".join(row[1] for row in list(store.execute("PRAGMA table_info(version)"))[1:])
+    engine = unlocked(daemon.paths.url) if daemon.paths.url else db.writing_engine(daemon.paths.database)
+    with engine.begin() as connection:
+        row = connection.execute(select(t.version).where(t.version.c.number == made["version"])).one()
         for copy in range(made["version"] + 1, made["version"] + number):
             shutil.copytree(daemon.paths.versions / str(made["version"]), daemon.paths.versions / str(copy))
-            store.execute(f"INSERT INTO version SELECT ?, {columns} FROM version WHERE number = ?", (copy, made["version"]))
+            connection.execute(insert(t.version).values(**{**row._mapping, "number": copy}))
+    engine.dispose()

@@ -260,6 +260,6 @@ def _is_the_operators(key: str) -> bool:
 
 def alive(daemon: Forked) -> int:
     """Return how many rows are alive in the live lineage, as the tables have it."""
-    with db.reading_engine(daemon.paths.database).connect() as connection:
+    with db.reading_engine(daemon.paths.store).connect() as connection:
         branch = registry.live(connection, 1).branch
         return len(connection.execute(rows.alive(1, rows.lineage(connection, branch))).all())
