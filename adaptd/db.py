@@ -351,10 +351,10 @@ class Writer:
                         savepoint.commit()
                 self.before_commit(connection)
         except BaseException as error:  # the first failed commit is fatal, whatever it was
-            self.failed = error
-            log.critical("the journal could not be written: %s", error, extra={"action": "commit_failed"})
+            self.failed, why = error, self._dialect.lost(connection) or error
+            log.critical("the journal could not be written: %s", why, extra={"action": "commit_failed"})
             for operation in group:
-                fail(operation.done, StoreFailed(f"the journal could not be written: {error}"))
+                fail(operation.done, StoreFailed(f"the journal could not be written: {why}"))
             self._drain()
             self.on_failure(error)
             return

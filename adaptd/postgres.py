@@ -205,6 +205,15 @@ def rest(connection: Connection) -> None:
         raise StoreUnreadable(f"{GONE} ({error})", hint="nothing that was acknowledged is lost: start it again") from None
 
 
+def lost(connection: Connection) -> str:
+    """Say that the session has ended, where it has."""
+    try:
+        raw: Any = connection.connection.driver_connection
+        return GONE if raw is None or raw.closed else ""
+    except Exception:  # SQLAlchemy has let go of it
+        return GONE
+
+
 def leave(connection: Connection) -> None:
     """Nothing is left to do; the lock goes with the session."""
 

@@ -72,7 +72,8 @@ def check_nothing_lost(daemon: Daemon, load: Load) -> None:
     assert set(learned.values()) <= {1}, "a label was learned twice"
     found = until(lambda: (d := daemon.domain())["learn_lag"] == 0 and d["events"] == len(keys) and d, "the counts are read")
     assert (found["memory"], found["labelled"]) == (len(learned), len(learned))
-    assert daemon.rows("PRAGMA integrity_check") == [("ok",)]
+    if daemon.paths.url is None:
+        assert daemon.rows("PRAGMA integrity_check") == [("ok",)]
     assert load.refused == []
 
 
