@@ -22,7 +22,7 @@ import psutil
 from adaptd.client import Client
 from adaptd.errors import NotRunning
 from adaptd.newstore import create
-from adaptd.paths import CONFIG, locate
+from adaptd.paths import CONFIG, Paths
 from adaptd.status import open_store
 from tests.postgres import database
 
@@ -90,7 +90,7 @@ class Daemon:
             if url is not None:
                 with (self.folder / CONFIG).open("a") as file:
                     file.write(f'\n[store]\nurl = "{url}"\n')
-        self.paths = locate(self.folder)
+        self.paths = Paths(config=self.folder / CONFIG, state=self.folder, given_url=url)
         self.client = Client(self.paths.socket)
         self.process: subprocess.Popen[bytes] | None = None
         self._said = self.folder.with_name(self.folder.name + ".stderr")
