@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 
-from adaptd import config, plugins
+from adaptd import config, plugins, restore
 from adaptd.assembly import Assembly
 from adaptd.model import files
 from adaptd.model.attention import Adapter
@@ -81,6 +81,17 @@ class Live:
         self.served.learner.call(lambda: None).result(60)
         found = [self.parts.inference.predict("text", "default", [Example(text=text)]).result(60)[0] for text in asked]
         return [(one.heads["label"].label, one.heads["label"].scores) for one in found]
+
+    def folds(self) -> Json:
+        """Return what outcomes have made of the state, the comparison with an incumbent apart."""
+        state = self.served.learner.state
+
+        def read() -> Json:
+            heads = {name: [fold.facts(), fold.trust.tolist(), fold.at.tolist(), fold.recent.tensor().tolist()]
+                     for name, fold in ((name, head.fold) for name, head in state.heads.items())}
+            return {**restore.folds(state), "incumbent": None, "trial": None, "heads": heads}
+
+        return self.served.learner.call(read).result(60)
 
     def close(self) -> None:
         """Stop as the daemon does: a checkpoint, then every thread."""
