@@ -152,12 +152,12 @@ class Keyring:
             return ended
         self._used[token.id] = now
         if self._rate:
-            due = max(self._next.get(token.id, now), now)
-            if due - now >= BURST_S:
-                raise Busy(f"{token.grant.actor} sends more than {self._rate:g} requests a second",
-                           retry_after_s=due - now - BURST_S + 1 / self._rate,
+            next_due = max(self._next.get(token.id, now), now) + 1 / self._rate
+            early = next_due - now - max(BURST_S, 1 / self._rate)
+            if early > 1e-6:  # more than what sums of floats are off by
+                raise Busy(f"{token.grant.actor} sends more than {self._rate:g} requests a second", retry_after_s=early,
                            hint="send more in one request, or raise limits.rate")
-            self._next[token.id] = due + 1 / self._rate
+            self._next[token.id] = next_due
         return None
 
     def used(self) -> dict[int, float]:

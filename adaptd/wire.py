@@ -55,25 +55,24 @@ class Address:
         if self.path is not None:
             return UnixConnection(self.path, timeout_s)
         if self.secure:
-            return http.client.HTTPSConnection(self.host, self.port, timeout=timeout_s, context=_context(self.cafile))
+            return http.client.HTTPSConnection(self.host, self.port, timeout=timeout_s, context=self._context)
         return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+
+    @functools.cached_property
+    def _context(self) -> ssl.SSLContext:
+        try:
+            made = ssl.create_default_context(cafile=self.cafile)
+        except OSError as error:  # ssl.SSLError is one
+            raise BadConfig(f"cafile: {self.cafile}: {error.strerror or error}", field="cafile",
+                            hint="give the PEM certificates of the authority that signed the daemon's") from None
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        return made
 
     def __str__(self) -> str:
         if self.path is not None:
             return str(self.path)
         port = "" if self.port is None else f":{self.port}"
         return f"http{'s' if self.secure else ''}://{self.host}{port}{self.prefix}"
-
-
-@functools.cache
-def _context(cafile: Path | None) -> ssl.SSLContext:
-    try:
-        made = ssl.create_default_context(cafile=cafile)
-    except OSError as error:  # ssl.SSLError is one
-        raise BadConfig(f"cafile: {cafile}: {error.strerror or error}", field="cafile",
-                        hint="give the PEM certificates of the authority that signed the daemon's") from None
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    return made
 
 
 def url(text: str, cafile: Path | None = None) -> Address:

@@ -92,8 +92,9 @@ def _audited(scope: Scope, actor: str, send: Send) -> Send:
 
 
 def _write(scope: Scope, actor: str, status: int) -> None:
-    audit.info("%s %s %a %s from %s", actor, scope["method"], scope["path"][:200], status, _address(scope),
-               extra={"action": "audit", "actor": actor, "domain": scope.get("path_params", {}).get("domain"), "status": status})
+    address, domain = _address(scope), scope.get("path_params", {}).get("domain")
+    audit.info("%s %s %a %s from %s", actor, scope["method"], scope["path"][:200], status, address,
+               extra={"action": "audit", "actor": actor, "address": address, "domain": domain, "status": status})
 
 
 def _address(scope: Scope) -> str:
