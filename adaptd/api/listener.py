@@ -17,8 +17,7 @@ from adaptd.api.connection import Connection
 log = logging.getLogger(__name__)
 SPARE = 16  # connections beyond the limit that are told so; more are closed without a word
 HANDSHAKE_S = 10.0
-PAUSE_S = 0.5  # when the process has no descriptor for another connection
-SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+PAUSE_S = 0.5  # when none can be taken: the process has no descriptor for another
 Make = Callable[[bool, Callable[[Connection], None]], Connection]
 
 
@@ -31,11 +30,12 @@ class Listener:
         self._starting: set[asyncio.Task[None]] = set()
         self._accepting: asyncio.Task[None] | None = None
 
-    def start(self, backlog: int) -> None:
-        """Listen."""
+    def start(self, backlog: int, ended: Callable[[asyncio.Task[None]], None]) -> None:
+        """Listen; `ended` hears when no more is taken."""
         self._socket.listen(backlog)
         self._socket.setblocking(False)
         self._accepting = asyncio.create_task(self._accept(), name="accept")
+        self._accepting.add_done_callback(ended)
 
     def close(self) -> None:
         """Take no more; what is open goes on."""
@@ -56,12 +56,10 @@ class Listener:
             try:
                 taken, _ = await loop.sock_accept(self._socket)
             except OSError as error:
-                if error.errno in SHORT:
+                if error.errno != errno.ECONNABORTED:  # which says that the client has gone already
                     log.error("no connection can be taken: %s", error.strerror, extra={"action": "accept_failed"})
                     await asyncio.sleep(PAUSE_S)
-                elif self._socket.fileno() < 0:
-                    return
-                continue  # else the client has gone already
+                continue
             if len(self._open) >= self._limit + SPARE:
                 taken.close()
                 continue

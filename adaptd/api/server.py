@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import socket
@@ -20,6 +21,7 @@ from adaptd.api.listener import Listener
 from adaptd.config import Limits
 from adaptd.errors import CannotStart
 
+log = logging.getLogger(__name__)
 BACKLOG = 2048
 KEEP_ALIVE_S = 30
 MODE = 0o660
@@ -40,10 +42,16 @@ class _Uvicorn(uvicorn.Server):
         listeners = [Listener(one, limit, self._connection, None if one.family == socket.AF_UNIX else self._tls)
                      for one in sockets or []]
         for listener in listeners:
-            listener.start(BACKLOG)
+            listener.start(BACKLOG, self._ended)
         self.servers = listeners  # type: ignore[assignment]  # closed and waited for as asyncio's are
         self.started = True
         self.listening.set()
+
+    def _ended(self, accepting: asyncio.Task[None]) -> None:
+        """End when a socket takes no more: a daemon that nobody reaches is to be started again."""
+        if not accepting.cancelled() and (error := accepting.exception()) is not None:
+            log.critical("no connections are taken any more", exc_info=error, extra={"action": "part_died"})
+        self.should_exit = True
 
     def _connection(self, full: bool, lost: Callable[[Connection], None]) -> Connection:
         return Connection(head_s=self._limits.header_s, full=full, lost=lost, config=self.config, server_state=self.server_state,
