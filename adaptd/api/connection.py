@@ -45,9 +45,9 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of 
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place free."""
+        self._lost(self)
         self._stop_waiting()
         super().connection_lost(exc)
-        self._lost(self)
 
     def data_received(self, data: bytes) -> None:
         """Read on; a head must be whole in time, and bounded."""

@@ -74,9 +74,8 @@ class Listener:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection, taken, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S if self._tls else None)
-        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
+        except BaseException as error:  # whatever it was, the place is free again
+            self._open.discard(connection)
+            if not isinstance(error, OSError):  # the client went, or its handshake failed or took too long
+                raise
             log.debug("a connection did not come about: %s", error)
-            self._open.discard(connection)
-        except asyncio.CancelledError:
-            self._open.discard(connection)
-            raise
