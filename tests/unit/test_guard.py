@@ -205,7 +205,8 @@ EVENTS = b"POST /v1/text/events HTTP/1.1\r\nhost: a\r\nauthorization: Bearer goo
 
 
 @pytest.mark.parametrize(("sent", "answer"), [
-    (b"", (0, "")), (b"GET /healthz HTTP/1.1\r\nhost:", (408, "request_timeout") if FAST else (0, "")), (EVENTS + b"[", (408, "request_timeout"))])
+    (b"", (0, "")), (b"GET /healthz HTTP/1.1\r\nhost:", (408, "request_timeout") if FAST else (0, "")),
+    (EVENTS + b"[", (408, "request_timeout"))])
 def test_who_is_slow_is_closed(tmp_path: Path, sent: bytes, answer: tuple[int, str]) -> None:
     """Nothing at all, a head without an end, a body without an end."""
     async def check(port: int, _: Path) -> None:
