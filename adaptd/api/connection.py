@@ -55,7 +55,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of 
         super().data_received(data)
         if self.cycle is not before:
             self._stop_waiting()
-        elif self._due is None and not self._busy():
+        elif self._due is None and not self._busy():  # a head, or a body that nobody waits for any more
             self._wait()
         if self._in_head:
             self._head_bytes += len(data)
@@ -71,12 +71,6 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of 
         """Count no more; httptools alone calls this."""
         self._in_head = False
         super().on_headers_complete()
-
-    def on_response_complete(self) -> None:
-        """Where the answer came before the end of the body, the next head must be whole in time all the same."""
-        super().on_response_complete()
-        if not self.transport.is_closing() and self.cycle.more_body:
-            self._wait()
 
     def _busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
