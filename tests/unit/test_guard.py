@@ -26,7 +26,9 @@ from adaptd.api.server import Server
 from adaptd.config import Http, Limits
 from adaptd.errors import Busy, Forbidden
 from adaptd.grants import ROLES, Grant, Keyring, Token, digest, generated
+from adaptd.host import address
 from adaptd.tls import context
+from adaptd.wire import url
 
 LIMITS = Limits(connections=2, header_s=0.3, body_s=0.3)
 DOCS = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
@@ -165,6 +167,17 @@ def test_a_guesser_is_logged_a_few_times_and_then_a_problem(caplog: pytest.LogCa
     for number in range(2 * ADDRESSES):
         refusals.note(str(number), "a wrong token", scope)
     assert len(refusals._counts) == ADDRESSES
+
+
+@pytest.mark.parametrize(("family", "host", "shown"), [
+    (socket.AF_INET, "127.0.0.1", "https://127.0.0.1:"), (socket.AF_INET6, "::1", "https://[::1]:")])
+def test_an_address_is_a_url_that_clients_take(family: int, host: str, shown: str) -> None:
+    try:
+        with socket.create_server((host, 0), family=family) as bound:
+            found = address(bound, secure=True)
+            assert found.startswith(shown) and url(found).host == host
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
 
 
 # -- connections --------------------------------------------------------------------------------------------------
