@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004_tokens"
-down_revision = "0003_dead_letters"
+revision = "0005_tokens"
+down_revision = "0004_tested"
 branch_labels = None
 depends_on = None
 
