@@ -13,7 +13,7 @@ import json
 import os
 import tomllib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,7 @@ from adaptd.errors import BadConfig
 from adaptd.paths import Paths, locate
 from adaptd.tomlfile import line_of, resolved, stands
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -45,15 +46,22 @@ class Http(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     tcp: bool = True
+    certfile: str | None = None
+    keyfile: str | None = None
+    cleartext: bool = False
 
 
 class Limits(Section):
-    """What one request may be, and how much may wait."""
+    """What one request and one client may be, and how much may wait."""
 
     items: Positive = 1000
     bytes: Positive = 8 * 1024 * 1024
     characters: Positive = 100_000
     future_s: Seconds = 300.0
+    connections: Positive = 512
+    header_s: Seconds = 10.0
+    body_s: Seconds = 60.0
+    rate: Annotated[float, Field(ge=0)] = 0.0
     queue: Positive = 10_000
     free_mb: Count = 256
     shutdown_s: Seconds = 30.0
@@ -310,9 +318,20 @@ def _check_references(settings: Settings, file: Path, text: str) -> None:
     if settings.domain is not None and settings.domain not in settings.served():
         raise BadConfig(f"{at('domain')}: no domain {settings.domain!r}", field="domain",
                         hint=f"known: {', '.join(settings.served())}")
-    if settings.http.tcp and settings.http.host not in ("127.0.0.1", "::1", "localhost"):
-        raise BadConfig(f"{at('http', 'host')}: {settings.http.host!r} is not loopback", field="http.host",
-                        hint="listen on 127.0.0.1 and put a TLS proxy in front")
+    _check_listening(settings.http, at)
+
+
+def _check_listening(http: Http, at: Callable[..., str]) -> None:
+    """Refuse to listen beyond loopback in clear text, unless it is said that this is meant."""
+    if (http.certfile is None) != (http.keyfile is None):
+        missing = "keyfile" if http.keyfile is None else "certfile"
+        raise BadConfig(f"{at('http', missing)}: certfile and keyfile go together", field=f"http.{missing}",
+                        hint=f"give {missing}")
+    if http.tcp and http.certfile is None and not http.cleartext and http.host not in LOOPBACK:
+        raise BadConfig(f"{at('http', 'host')}: {http.host!r} is not loopback, and tokens and texts would go over the network"
+                        " in clear text", field="http.host",
+                        hint="give certfile and keyfile, or listen on 127.0.0.1 behind a TLS proxy; cleartext = true where"
+                             " something else encrypts")
 
 
 def _warn_unknown_environment() -> None:

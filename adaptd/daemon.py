@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import hmac
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import Any
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Connection, insert, update
 
-from adaptd import db, jobs, systemd
+from adaptd import db, jobs, systemd, tls, tokens
 from adaptd import tables as t
 from adaptd.api.app import create_app
 from adaptd.api.server import Server
@@ -27,7 +26,8 @@ from adaptd.assembly import Assembly
 from adaptd.config import Settings
 from adaptd.errors import AdaptdError
 from adaptd.futures import ended
-from adaptd.host import bind, check_folder, log_to_stderr, read_token
+from adaptd.grants import Keyring
+from adaptd.host import address, bind, check_folder, log_to_stderr, make_room_for, read_token
 from adaptd.learn import Learner
 from adaptd.observe import Meters, Problems
 from adaptd.paths import Paths
@@ -94,25 +94,26 @@ class Daemon:
     async def startup(self) -> None:
         """Open the store, bring every domain up, listen, probe, say ready."""
         began = time.monotonic()
-        token = read_token(self.paths.token) if self.settings.http.tcp else ""
-        tcp = bind(self.settings.http.host, self.settings.http.port) if self.settings.http.tcp else None
-        parts = self.parts
+        http, limits, parts = self.settings.http, self.settings.limits, self.parts
+        self.keyring = Keyring(rate=limits.rate)
+        if http.tcp:
+            self.keyring.own(read_token(self.paths.token))
+        self.tls = tls.context(http, self.paths.config.parent) if http.tcp else None
+        tcp = bind(http.host, http.port) if http.tcp else None
+        make_room_for(2 * limits.connections)
         await asyncio.to_thread(parts.open_store)
         await asyncio.to_thread(parts.open_domains)
         parts.open_feeds()
+        with parts.reader.connect() as connection:
+            self.keyring.hold(tokens.all_of(connection))
         self.service = Service(
-            parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, Meters(), self.paths
+            parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, Meters(), self.paths,
+            self.keyring,
         )
-        app = create_app(
-            self.service,
-            limits=self.settings.limits,
-            token_check=lambda given: "token" if hmac.compare_digest(given, token) and token else None,
-        )
-        self.server = Server(app, unix=self.paths.socket, tcp=tcp)
+        app = create_app(self.service, limits=limits, keyring=self.keyring, report=self._report)
+        self.server = Server(app, unix=self.paths.socket, limits=limits, tcp=tcp, tls=self.tls)
         await self.server.start()
-        self.service.listening = [f"unix:{self.paths.socket}"] + (
-            [f"http://{tcp.getsockname()[0]}:{tcp.getsockname()[1]}"] if tcp else []
-        )
+        self.service.listening = [f"unix:{self.paths.socket}"] + ([address(tcp, secure=self.tls is not None)] if tcp else [])
         await self._probe()
         self.service.state = "running"
         self._scheduler = BackgroundScheduler()
@@ -186,6 +187,8 @@ class Daemon:
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self.settings = reload(self.settings, self.paths, self.parts)
+            if self.tls is not None:  # a certificate that was renewed
+                tls.load(self.tls, self.settings.http, self.paths.config.parent)
         except AdaptdError as error:
             self._report("bad_config", f"not reloaded: {error}", HINT)
         except OSError as error:
@@ -237,12 +240,13 @@ class Daemon:
             self.parts.writer.close()
 
     def save_status(self, state: str | None = None) -> None:
-        """Keep the status document in the store, for when the daemon is stopped."""
+        """Keep the status document in the store, for when the daemon is stopped, and when tokens were last used."""
         if self.parts.writer.failed is not None:
             return
         document = canonical(self.service.status() | ({"state": state} if state else {}))
 
         def write(connection: Connection) -> None:
+            tokens.note_used(connection, self.keyring.used())
             done = connection.execute(update(t.store).where(t.store.c.key == "status").values(value=document))
             if not done.rowcount:
                 connection.execute(insert(t.store).values(key="status", value=document))

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -18,6 +19,7 @@ from adaptd.config import Log
 from adaptd.errors import BadConfig, CannotStart, DiskLow
 from adaptd.paths import Paths
 
+FILES = 512  # descriptors for what is no connection
 LOOK_S, RETRY_S = 1.0, 10.0  # between two looks at the disk; when to try again
 
 
@@ -63,6 +65,20 @@ def bind(host: str, port: int) -> socket.socket:
                           hint="stop what listens there, or set [http] port = 0 to pick a free one") from None
     bound.setblocking(False)
     return bound
+
+
+def address(bound: socket.socket, *, secure: bool) -> str:
+    """Return the URL of a bound TCP socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http{'s' if secure else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def make_room_for(connections: int) -> None:
+    """Let the process have so many connections beside its files: the shell's usual limit is for a shell."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def check_folder(state: Path) -> None:
@@ -134,7 +150,8 @@ class _JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         body = {"at": record.created, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-        body |= {key: getattr(record, key) for key in ("action", "domain", "feed", "version") if hasattr(record, key)}
+        body |= {key: getattr(record, key) for key in ("action", "actor", "address", "domain", "feed", "status", "version")
+                 if getattr(record, key, None) is not None}
         if record.exc_info:
             body["traceback"] = self.formatException(record.exc_info)
         return json.dumps(body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, delete, insert
 
 from adaptd import backup, db, describe, erase, moments, registry
 from adaptd import tables as t
+from adaptd import tokens as kept
 from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.history import last_seq
 from adaptd.moments import ADAPTER, HEAD
@@ -94,6 +95,31 @@ def forget(paths: Paths, domain: str, selector: Selector, reason: str, actor: st
             checks |= {"tables": erase.left(connection, number)} if checks else {}
             certificate = erase.certify(connection, [erased.action], checks)
     return {**certificate, "asked": selector.asked()}
+
+
+def create_token(paths: Paths, name: str, actor: str, *, roles: Collection[str], domains: Collection[str] | None,
+                 source: str | None, expires: float | None) -> dict[str, Any]:
+    """Make a token; return it, which is not kept, with what it allows."""
+    with _store(paths) as engine, engine.begin() as connection:
+        _wanted_schema(connection)
+        token, made = kept.create(connection, last_seq(connection), actor, name, roles=roles, domains=domains, source=source,
+                                  expires=expires)
+        return {"token": token, **made}
+
+
+def revoke_token(paths: Paths, name: str, reason: str, actor: str) -> dict[str, Any]:
+    """End a token."""
+    with _store(paths) as engine, engine.begin() as connection:
+        _wanted_schema(connection)
+        return kept.revoke(connection, last_seq(connection), actor, name, reason)
+
+
+def tokens(paths: Paths) -> dict[str, Any]:
+    """Return all tokens; needs no lock."""
+    _must_exist(paths)
+    with db.reading_engine(paths.database).connect() as connection:
+        _wanted_schema(connection)
+        return {"tokens": kept.listed(connection)}
 
 
 def upgrade(paths: Paths) -> tuple[str | None, str]:

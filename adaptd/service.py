@@ -17,9 +17,11 @@ from sqlalchemy import Connection, Engine, select
 
 from adaptd import backup, chain, deadletters, describe, incumbent, registry
 from adaptd import tables as t
+from adaptd import tokens as kept
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotFound, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
+from adaptd.grants import Keyring, Token
 from adaptd.history import act
 from adaptd.observe import Counts, Meters, Problems, quarantined
 from adaptd.paths import Paths
@@ -46,6 +48,7 @@ class Service:
         problems: Problems,
         meters: Meters,
         paths: Paths,
+        keyring: Keyring,
     ) -> None:
         self.domains = domains
         self.followers = followers
@@ -57,6 +60,7 @@ class Service:
         self._inference = inference
         self._meters = meters
         self._paths = paths
+        self._keyring = keyring
         self._backing_up = threading.Lock()
         self._started = time.monotonic()
         self._listeners: set[asyncio.Queue[Json]] = set()
@@ -365,6 +369,31 @@ class Service:
             self._backing_up.release()
         await asyncio.wrap_future(self._writer.submit(lambda c: backup.note(c, done, actor)))
         log.info("backup %s, asked for by %s", file, actor, extra={"action": "backup"})
+        return done
+
+    async def tokens(self) -> Json:
+        """Return all tokens."""
+        used = self._keyring.used()
+        return {"tokens": await asyncio.to_thread(self._read, lambda connection: kept.listed(connection, used))}
+
+    async def create_token(self, name: str, *, roles: Sequence[str], domains: Sequence[str] | None, source: str | None,
+                           expires: float | None, actor: str) -> Json:
+        """Make a token; it is valid when this returns."""
+        token, made = await self._changed(lambda c: kept.create(c, self._writer.last_seq, actor, name, roles=roles,
+                                                                domains=domains, source=source, expires=expires))
+        return {"token": token, **made}
+
+    async def revoke_token(self, name: str, *, reason: str, actor: str) -> Json:
+        """End a token; it opens nothing when this returns."""
+        return await self._changed(lambda c: kept.revoke(c, self._writer.last_seq, actor, name, reason))
+
+    async def _changed(self, change: Callable[[Connection], T]) -> T:
+        """Change the table of tokens; the ring knows it behind the commit and before anybody is answered."""
+        def run(connection: Connection) -> tuple[T, list[Token]]:
+            done = change(connection)
+            return done, kept.all_of(connection)
+
+        done, _ = await asyncio.wrap_future(self._writer.submit(run, after=lambda both: self._keyring.hold(both[1])))
         return done
 
     def _go_on(self) -> None:

@@ -209,3 +209,18 @@ dead = Table(  # what a feed gave and was not taken, in the same transaction as 
     UniqueConstraint("feed", "key"),
     sqlite_autoincrement=True,
     **STRICT)
+
+token = Table(  # who may come in over TCP, beside whoever has the file `token`; `adaptd.tokens`
+    "token", metadata,
+    Column("id", Int, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),  # also of one that has ended: the log names tokens by it
+    Column("digest", LargeBinary, nullable=False),  # SHA-256; the token itself is kept nowhere
+    Column("roles", Text, nullable=False),  # JSON
+    Column("domains", Text),  # JSON; null: all
+    Column("source", Text),  # the only one that it speaks for
+    Column("created", Real, nullable=False),
+    Column("creator", Text, nullable=False),
+    Column("expires", Real),
+    Column("revoked", Real),
+    Column("used", Real),  # last; kept once a minute
+    **STRICT)

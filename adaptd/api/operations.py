@@ -124,6 +124,19 @@ class Operations(Protocol):
         """Write a verified backup of the store into a file; return what it holds."""
         ...
 
+    async def tokens(self) -> Json:
+        """Return {"tokens": […]}, oldest first; what is shown of one is not enough to come in with."""
+        ...
+
+    async def create_token(self, name: str, *, roles: Sequence[str], domains: Sequence[str] | None, source: str | None,
+                           expires: float | None, actor: str) -> Json:
+        """Make a token; return it, this once, with what it allows."""
+        ...
+
+    async def revoke_token(self, name: str, *, reason: str, actor: str) -> Json:
+        """End a token; it opens nothing any more when this returns."""
+        ...
+
     async def feeds(self) -> Json:
         """Return {"feeds": {name: {state, offset, lag, errors, dead}}}."""
         ...

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "explain": ("adaptd.cli.memory:explain", "Show what answered an event, when, and why it would be answered so now."),
     "memory": ("adaptd.cli.memory:memory", "Look into what is remembered."),
     "feeds": ("adaptd.cli.feeds:feeds", "Show, pause and resume feeds, and what they gave that was not taken."),
+    "token": ("adaptd.cli.token:token", "Say who may do what over TCP."),
     "plugins": ("adaptd.cli.plugins:plugins", "Show the installed plugins."),
     "config": ("adaptd.cli.config:config", "Show and check the configuration."),
     "export": ("adaptd.cli.export:export", "Write a version as a model that answers without adaptd."),

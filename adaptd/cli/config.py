@@ -60,8 +60,10 @@ def check(as_json: bool) -> None:
       adaptd config check --config /etc/adaptd
     """
     from adaptd import config as configuration
+    from adaptd import tls
 
     settings, paths = configuration.load(options.given())
+    tls.context(settings.http, paths.config.parent)
     _check_names(settings, paths.config.parent)
     if as_json:
         show.data({"valid": True, "path": str(paths.config)})

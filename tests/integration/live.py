@@ -14,6 +14,7 @@ import torch
 
 from adaptd import config, plugins, restore
 from adaptd.assembly import Assembly
+from adaptd.grants import Keyring
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.observe import Meters, Problems
@@ -60,7 +61,7 @@ class Live:
             self.parts.open_domains()
         self.served = self.parts.domains["text"]
         self.service = Service(self.parts.domains, {}, self.parts.writer, self.parts.reader, self.parts.inference,
-                               self.problems, Meters(), self.paths)
+                               self.problems, Meters(), self.paths, Keyring())
         self.served.learner.when(self.parts.writer.last_seq).result(60)
         self.service.state = "running"
         self.verdict = "undecided"

@@ -72,7 +72,7 @@ def test_the_full_file_has_every_setting_with_a_comment() -> None:
 def test_what_the_full_file_leaves_out_is_none_by_default() -> None:
     text = (CONFIGS / "adaptd.toml").read_text()
     left_out = set(re.findall(r"^# (\w+) = ", text, re.M)) - {"kind", "domain", "source", "options", "fields"}
-    defaults = {**config.Settings.model_fields, **config.Adapt.model_fields}
+    defaults = {**config.Settings.model_fields, **config.Adapt.model_fields, **config.Http.model_fields}
     assert all(defaults[name].default is None for name in left_out)
 
 
