@@ -26,9 +26,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--head", metavar="NAME", help="The head; needed where the domain has several.")
 @options.json_option
 def export(domain: str | None, number: int, folder: Path, form: str, head: str | None, as_json: bool) -> None:
-    """Write version N into DIR as a model that answers as it does, without adaptd.
+    """Write a version as a model that answers without adaptd.
 
-    It holds the encoder, the remembered vectors with their labels (no texts), the ridge and what answers are pooled and
+    DIR holds the encoder, the remembered vectors with their labels (no texts), the ridge and what answers are pooled and
     calibrated by. Reads the store, whether its daemon runs or not. What is forgotten later is not forgotten in DIR.
 
     \b
