@@ -92,6 +92,9 @@ class Adaptation:
         self.held = False
         self.stage: dict[str, Any] | None = None  # what it is doing now, for status
         self.last: dict[str, Any] | None = None  # the last verdict, for status
+        self.on_phase: Callable[[str, float], None] = lambda phase, seconds: None
+        self.on_trained: Callable[[Mapping[str, Any]], None] = lambda report: None
+        self.on_over: Callable[[Mapping[str, Any]], None] = lambda last: None
 
     @property
     def every(self) -> str | None:
@@ -166,12 +169,14 @@ class Adaptation:
                 self.stage = None
                 shutil.rmtree(folder, ignore_errors=True)
             self.last = {**outcome.body(), "at": time.time()}
+            self.on_over(self.last)
             done.set_result(outcome)
         except Exception as error:  # an adaptation that fails leaves the champion as it is
             if not self._stopped:
                 log.warning("adaptation failed: %s", error, extra={"action": "adapt_failed", "domain": self._domain})
                 self._report("adaptation_failed", f"{self._domain}: {error}", "the champion answers on; look at the log")
                 self.last = {"verdict": "failed", "reasons": [str(error)], "at": time.time()}
+                self.on_over(self.last)
             done.set_exception(error)
 
     @contextlib.contextmanager
@@ -187,9 +192,10 @@ class Adaptation:
 
     def _adapt(self, folder: Path, reason: str, actor: str) -> Outcome:
         self.stage = {"stage": "preparing", "progress": 0.0, "since": time.time(), "reason": reason}
-        branch, seq, jobs = self._learner.call(self._jobs_of_now).result()
-        for tensors, _, _, away in jobs.values():
-            away.read_into(tensors["vectors"])
+        with self._phase("prepare"):
+            branch, seq, jobs = self._learner.call(self._jobs_of_now).result()
+            for tensors, _, _, away in jobs.values():
+                away.read_into(tensors["vectors"])
         judged: dict[str, tuple[Verdict, dict[str, Any], bytes]] = {}
         for name, (tensors, facts, adapter, _) in jobs.items():
             if int((tensors["holdout"] == 0).sum()) >= self.settings.min_labels and len(set(tensors["targets"].tolist())) > 1:
@@ -214,7 +220,14 @@ class Adaptation:
             "made_by": next(iter(judged.values()))[1]["training"]["versions"],
         }
         self._newest = seq
-        return self._decide(judged, branch, trained, reason, actor)
+        with self._phase("decide"):
+            return self._decide(judged, branch, trained, reason, actor)
+
+    @contextlib.contextmanager
+    def _phase(self, phase: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.on_phase(phase, time.monotonic() - began)
 
     @property
     def _recipe(self) -> training.Recipe:
@@ -247,13 +260,16 @@ class Adaptation:
         """Train, evaluate and judge one head."""
         training.write(folder, self._recipe, tensors, facts["labels"], adapter, plugins=self._plugins,
                        time_limit_s=self.settings.time_limit_s)
-        self._child_run("adaptd.trainer", folder, "training", self.settings.time_limit_s + 30.0)
+        with self._phase("train"):
+            self._child_run("adaptd.trainer", folder, "training", self.settings.time_limit_s + 30.0)
         (folder / "in" / "rows.safetensors").write_bytes(files.dump(tensors, facts))
-        self._child_run("adaptd.evaluate", folder, "evaluating", self.settings.time_limit_s)
+        with self._phase("evaluate"):
+            self._child_run("adaptd.evaluate", folder, "evaluating", self.settings.time_limit_s)
         candidate = (folder / "out" / "adapter.safetensors").read_bytes()
         scores, _ = files.parse((folder / "out" / "scores.safetensors").read_bytes(), "scores")
         verdict, metrics = self._judge(name, tensors, facts, scores)
         report = json.loads((folder / "out" / "report.json").read_text())
+        self.on_trained(report)
         return verdict, {**metrics, "training": report}, candidate
 
     def _judge(

@@ -43,6 +43,7 @@ from adaptd.restore import Report
 from adaptd.review import Review
 from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
+from adaptd.stages import Told, unheard
 from adaptd.vectors import Vectors
 from adaptd.versions import Numbers, Versions
 
@@ -52,11 +53,13 @@ log = logging.getLogger(__name__)
 class Assembly:
     """The parts of one daemon. `report` hears of problems, `fatal` of a part that must not fail and did."""
 
-    def __init__(self, settings: Settings, paths: Paths, report: Report, fatal: Callable[[BaseException], None]) -> None:
+    def __init__(self, settings: Settings, paths: Paths, report: Report, fatal: Callable[[BaseException], None],
+                 told: Told = unheard) -> None:
         self.settings = settings
         self.paths = paths
         self._report = report
         self._fatal = fatal
+        self._told = told
         self._features: dict[tuple[int, int, int], RandomFeatures] = {}
         self._by_id: dict[int, Served] = {}
         self.domains: dict[str, Served] = {}
@@ -76,7 +79,7 @@ class Assembly:
         self.paths.database.chmod(0o600)
         self.reader = db.reading_engine(self.paths.database)
         self.writer = db.Writer(self.engine, self.settings.limits.queue)
-        self.writer.on_failure = self._fatal
+        self.writer.on_failure, self.writer.told = self._fatal, self._told
         self.health.watch("writer", lambda: self.writer.beat)
         self.journal = Journal(self.writer, self._targets, self._deliver)
         for name in adapt.sweep(self.paths.jobs):
@@ -103,6 +106,7 @@ class Assembly:
             ids, encoder_ids = self._enter(connection, served, encoders)
             first = self._next_version(connection)
         self.inference = Inference(encoders, self.settings.limits.queue)
+        self.inference.told = self._told
         self.journal.holdout = {ids[name]: HoldoutRule(s.holdout.share, s.holdout.after) for name, s in served.items()}
         with self.reader.connect() as connection:
             self.journal.open(connection)
@@ -112,7 +116,7 @@ class Assembly:
         self._numbers = Numbers(first)
         for name, settings in served.items():
             self._bring_up(name, ids[name], built[name], settings, encoder_ids[settings.encoder], key)
-            self.health.watch(f"learner {name}", partial(getattr, self.domains[name].learner, "beat"))
+            self.health.watch(f"learner:{name}", partial(getattr, self.domains[name].learner, "beat"))
 
     def _load_encoders(self, kinds: dict[str, type], wanted: set[str]) -> dict[str, Encoder]:
         encoders = {}
@@ -247,8 +251,9 @@ class Assembly:
             reader=self.reader,
             queue=self.settings.limits.queue,
             room=self.room,
+            told=self._told,
         )
-        learner.on_failure = self._fatal
+        learner.on_failure, learner.told = self._fatal, self._told
         learner.on_finding, learner.on_change = partial(self._set_aside, number), partial(self._follow, number, settings.drift)
         learner.forgotten = self.journal.forgotten
         learner.record = refold.record
@@ -384,7 +389,7 @@ class Assembly:
                 self.room,
                 self._report,
             )
-            self.health.watch(f"feed {name}", partial(getattr, self.followers[name], "beat"), limit_s=None,  # may be silent
+            self.health.watch(f"feed:{name}", partial(getattr, self.followers[name], "beat"), limit_s=None,  # may be silent
                               state=self.followers[name].state)
 
     def _targets(self, domain: int, label: Any) -> dict[str, str]:

@@ -30,7 +30,8 @@ from adaptd.futures import ended
 from adaptd.health import STALL_S
 from adaptd.host import bind, check_folder, log_to_stderr, read_token
 from adaptd.learn import Learner
-from adaptd.observe import Meters, Problems
+from adaptd.meters import Meters
+from adaptd.observe import Problems
 from adaptd.paths import Paths
 from adaptd.records import Example, canonical
 from adaptd.reload import HINT, reload
@@ -74,7 +75,8 @@ class Daemon:
         self._closing = False
         self._problems = Problems()
         self._tasks: list[asyncio.Task[Any]] = []
-        self.parts = Assembly(settings, paths, self._report, self._fatal)
+        self._meters = Meters()
+        self.parts = Assembly(settings, paths, self._report, self._fatal, self._meters.told)
 
     async def live(self) -> int:
         """startup → main loop → shutdown."""
@@ -101,7 +103,8 @@ class Daemon:
         await asyncio.to_thread(parts.open_domains)
         parts.open_feeds()
         self.service = Service(
-            parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, Meters(), self.paths
+            parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, self._meters, self.paths,
+            parts.health, parts.room
         )
         app = create_app(
             self.service,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 STALL_S = 60.0  # a loop that has not turned for so long is hung
+STALLED = "stalled"
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Health:
 
     def parts(self) -> dict[str, dict[str, str | float]]:
         """Return state ("stalled" where the loop does not turn) and age by part."""
-        return {name: {"state": "stalled" if _over(age, part.limit_s) else part.state(), "age_s": round(age, 3)}
+        return {name: {"state": STALLED if _over(age, part.limit_s) else part.state(), "age_s": round(age, 3)}
                 for (name, age), part in zip(self.ages().items(), self._parts.values(), strict=True)}
 
 

@@ -38,6 +38,7 @@ from adaptd.quarantine import Dissent, Finding, Suspicion
 from adaptd.records import Learned, Row, Said
 from adaptd.rows import first_labels
 from adaptd.sequential import Trial
+from adaptd.stages import Told, Traces, traces, unheard
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -148,6 +149,8 @@ class Learner:
         self.on_change: Callable[[Change], None] = lambda found: None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.record: Record = _unrecorded
+        self.told: Told = unheard
+        self._traces: dict[int, Traces] = {}  # of queued entries whose requests are traced, by seq
         self._recorded: Future[None] | None = None
         self._none_new = False  # that nothing was evicted lately, which waits for the next barrier
         self.failed: BaseException | None = None
@@ -170,6 +173,8 @@ class Learner:
         """Queue journal entries; the writer calls this in order, after their commit."""
         with self._lock:  # also while they are queued: at a start the journal's tail comes before what it leads to
             self._pending += [entry.seq for entry in learned]
+            if traced := traces.get():
+                self._traces |= {entry.seq: traced for entry in learned}
             for entry in learned:
                 self._queue.put(entry)
 
@@ -251,7 +256,7 @@ class Learner:
         self.beat = time.monotonic()
         entries, call, end = self._take()
         if entries:
-            self._learn(entries)
+            self._learn_traced(entries)
         if self.state.seq >= self._out_at:
             self._out_at = 0  # before a call: a rollback goes back in seq
         if (call is not None or end) and self._out_at:
@@ -260,7 +265,9 @@ class Learner:
         if self._behind and (call is None or self._dirty_since is not None):
             self._catch_up(wholly=call is not None)
         if self._dirty_since is not None and not self._behind and (call is not None or end or self._due()):
+            began = time.monotonic()
             self.solve()
+            self.told("solve", began)
         if call is not None:
             self._complete_record()
             try:
@@ -292,6 +299,16 @@ class Learner:
             entries.append(item)
             rows += len(item.born)
         return entries, None, False
+
+    def _learn_traced(self, entries: Sequence[Learned]) -> None:
+        began, mine = time.monotonic(), Traces()
+        if self._traces:
+            with self._lock:
+                mine = tuple({trace: None for entry in entries for trace in self._traces.pop(entry.seq, ())})
+        token = traces.set(mine)
+        self._learn(entries)
+        traces.reset(token)
+        self.told("learn", began, mine, [row.event for entry in entries for row in entry.born] if mine else ())
 
     def _learn(self, entries: Sequence[Learned]) -> None:
         if self.forgotten:

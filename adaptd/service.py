@@ -9,10 +9,10 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import prometheus_client as prometheus
 from sqlalchemy import Connection, Engine, select
 
 from adaptd import backup, chain, deadletters, describe, incumbent, registry
@@ -20,8 +20,11 @@ from adaptd import tables as t
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotFound, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
+from adaptd.health import Health
 from adaptd.history import act
-from adaptd.observe import Counts, Meters, Problems, quarantined
+from adaptd.host import Room
+from adaptd.meters import Meters
+from adaptd.observe import Counts, Problems, quarantined
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.selector import Selector
@@ -46,6 +49,8 @@ class Service:
         problems: Problems,
         meters: Meters,
         paths: Paths,
+        health: Health,
+        room: Room,
     ) -> None:
         self.domains = domains
         self.followers = followers
@@ -57,10 +62,16 @@ class Service:
         self._inference = inference
         self._meters = meters
         self._paths = paths
+        self._health = health
+        self._room = room
         self._backing_up = threading.Lock()
         self._started = time.monotonic()
         self._listeners: set[asyncio.Queue[Json]] = set()
         self._counts = Counts(reader, domains)
+        for name, served in domains.items():
+            served.adaptation.on_phase = partial(meters.phase, name)
+            served.adaptation.on_trained = partial(meters.trained, name)
+            served.adaptation.on_over = partial(self._adapted, name)
 
     def ready(self) -> bool:
         """Say whether every champion has answered its probe."""
@@ -130,6 +141,9 @@ class Service:
         outcome = await asyncio.shield(asyncio.wrap_future(running))  # who stops waiting does not stop the adaptation
         self.tell("verdict", domain, **outcome.body())
         return outcome.body()
+
+    def _adapted(self, domain: str, last: Mapping[str, Any]) -> None:
+        self._meters.verdicts.labels(domain, last["verdict"]).inc()
 
     async def snapshot(self, domain: str, *, reason: str, actor: str) -> Json:
         """Name the live state as a version."""
@@ -402,6 +416,7 @@ class Service:
             "labelled": counts["labelled"],
             **{name: sum(one[key] for one in memory) for name, key in (("memory", "retrievable"), ("evicted", "evicted"))},
             "capacity": sum(one["capacity"] for one in memory),
+            "memory_bytes": served.memory_bytes(),
             "accuracy": {
                 "prequential": state.prequential.accuracy,
                 "holdout": evaluated.get("candidate" if promoted else "champion"),
@@ -422,16 +437,24 @@ class Service:
             "adaptation_held": served.adaptation.held,
         }
 
+    def health(self) -> Json:
+        """Return every part's state and the age of its heartbeat."""
+        return {"state": self.state, "parts": self._health.parts()}
+
     def metrics(self) -> bytes:
         """Return the Prometheus exposition."""
-        for name, served in self.domains.items():
-            self._meters.version.labels(name).set(served.learner.state.version)
-            self._meters.lag.labels(name).set(served.learner.lag)
-            self._meters.rows.labels(name).set(sum(int(h.means.counts.sum()) for h in served.learner.state.heads.values()))
-            if (accuracy := served.learner.state.prequential.accuracy) is not None:
-                self._meters.accuracy.labels(name).set(accuracy)
-            if figures := served.learner.state.prequential.calibration.figures():
-                self._meters.calibration.labels(name).set(figures["ece"])
-        self._meters.queue.labels("journal").set(self._writer.waiting)
-        self._meters.queue.labels("inference").set(self._inference.waiting)
-        return prometheus.generate_latest(self._meters.registry)
+        database = self._paths.database
+        files = [file for file in (database, database.with_name(f"{database.name}-wal")) if file.exists()]
+        queues = {
+            "journal": self._writer.waiting,
+            "inference": self._inference.waiting,
+            "encoding": self._inference.waiting_labels,
+            "learning": sum(served.learner.lag for served in self.domains.values()),
+        }
+        return self._meters.exposition({
+            **self.status(),
+            "parts": self._health.parts(),
+            "queues": queues,
+            "disk_free": self._room.free,
+            "store_size": sum(file.stat().st_size for file in files),
+        })
