@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import secrets
 import shutil
@@ -17,8 +18,9 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, bounds, db, erase, feeds, incumbent, plugins, registry, restore
+from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, plugins, registry, restore
 from adaptd import tables as t
+from adaptd.alerts import Alerts, Post
 from adaptd.config import DomainSettings, Drift, Settings
 from adaptd.counterfactual import Counterfactual
 from adaptd.drift import Change
@@ -48,6 +50,7 @@ from adaptd.vectors import Vectors
 from adaptd.versions import Numbers, Versions
 
 log = logging.getLogger(__name__)
+ALERTS = "alerts"  # where the store keeps what sinks were told
 
 
 class Assembly:
@@ -95,6 +98,7 @@ class Assembly:
         slow = plugins.load("adaptd.learner", self.settings.plugins.allow)
         self._feed_kinds = plugins.collect(fast, "register_feeds")
         self._gate_kinds = plugins.collect(fast, "register_gates")
+        self._sink_kinds = plugins.collect(fast, "register_alert_sinks")
         self.strategies = plugins.collect(slow, "register_strategies")
         self._policies = plugins.collect(slow, "register_memory_policies")
         kinds = plugins.collect(fast, "register_domains")
@@ -391,6 +395,15 @@ class Assembly:
             )
             self.health.watch(f"feed:{name}", partial(getattr, self.followers[name], "beat"), limit_s=None,  # may be silent
                               state=self.followers[name].state)
+
+    def open_alerts(self, count: Callable[[str, str], None]) -> Alerts:
+        """Build the configured sinks, and tell them what they were told before the start."""
+        store = str(self.paths.state)
+        told = Alerts([Post(name, alerts.build(self._sink_kinds, name, settings), settings, store, count)
+                       for name, settings in self.settings.alerts.items()])
+        with self.reader.connect() as connection:
+            told.remember(json.loads(connection.scalar(select(t.store.c.value).where(t.store.c.key == ALERTS)) or "{}"))
+        return told
 
     def _targets(self, domain: int, label: Any) -> dict[str, str]:
         return self._by_id[domain].door.targets(label)

@@ -23,7 +23,7 @@ from adaptd import db, jobs, systemd
 from adaptd import tables as t
 from adaptd.api.app import create_app
 from adaptd.api.server import Server
-from adaptd.assembly import Assembly
+from adaptd.assembly import ALERTS, Assembly
 from adaptd.config import Settings
 from adaptd.errors import AdaptdError
 from adaptd.futures import ended
@@ -39,6 +39,7 @@ from adaptd.service import Service
 
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
+ALERTS_S = 2.0  # that a stop waits for alerts on their way
 PROGRESS_S = 2.0  # between two words about a long start
 
 
@@ -102,9 +103,10 @@ class Daemon:
         await asyncio.to_thread(parts.open_store)
         await asyncio.to_thread(parts.open_domains)
         parts.open_feeds()
+        self._alerts = parts.open_alerts(lambda sink, outcome: self._meters.alerts.labels(sink, outcome).inc())
         self.service = Service(
             parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, self._meters, self.paths,
-            parts.health, parts.room
+            parts.health, parts.room, self._alerts
         )
         app = create_app(
             self.service,
@@ -119,8 +121,10 @@ class Daemon:
         await self._probe()
         self.service.state = "running"
         self._scheduler = BackgroundScheduler()
-        jobs.schedule(self._scheduler, parts.domains, parts.health, self.save_status, self.settings.versions)
+        look = self.service.look_for_alerts if self._alerts.posts else None
+        jobs.schedule(self._scheduler, parts.domains, parts.health, look, self.save_status, self.settings.versions)
         self._scheduler.start()
+        self._alerts.start()
         self._tasks += [asyncio.create_task(one.run(), name=f"feed-{name}") for name, one in parts.followers.items()]
         self._tasks.append(asyncio.create_task(self._watch(), name="watchdog"))
         systemd.notify("READY=1", f"STATUS=serving {', '.join(parts.domains)}")
@@ -223,6 +227,8 @@ class Daemon:
     def _close(self) -> None:
         for served in self.parts.domains.values():
             served.adaptation.close()
+        if hasattr(self, "_alerts"):
+            self._alerts.close(ALERTS_S)
         if self._exit_code == 0 and hasattr(self, "service"):
             for name, served in self.parts.domains.items():
                 served.learner.call(lambda name=name: self.parts.checkpoint(name)).result()  # type: ignore[misc]
@@ -236,14 +242,17 @@ class Daemon:
             self.parts.writer.close()
 
     def save_status(self, state: str | None = None) -> None:
-        """Keep the status document in the store, for when the daemon is stopped."""
+        """Keep the status document in the store, for when the daemon is stopped, and what alert sinks were told."""
         if self.parts.writer.failed is not None:
             return
-        document = canonical(self.service.status() | ({"state": state} if state else {}))
+        documents = {"status": canonical(self.service.status() | ({"state": state} if state else {}))}
+        if self._alerts.posts:
+            documents[ALERTS] = canonical(self._alerts.facts())
 
         def write(connection: Connection) -> None:
-            done = connection.execute(update(t.store).where(t.store.c.key == "status").values(value=document))
-            if not done.rowcount:
-                connection.execute(insert(t.store).values(key="status", value=document))
+            for key, document in documents.items():
+                done = connection.execute(update(t.store).where(t.store.c.key == key).values(value=document))
+                if not done.rowcount:
+                    connection.execute(insert(t.store).values(key=key, value=document))
 
         self.parts.writer.submit(write).result()

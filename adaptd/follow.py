@@ -159,7 +159,8 @@ class Follower:
         log.warning("feed %s: %s", self.name, words, extra={"action": "feed_failed", "feed": self.name})
         since = self._failure.since if self._failure else time.time()
         hint = getattr(error, "hint", "") or "it is tried again by itself"
-        self._failure = Problem(code="feed_failed", message=f"feed {self.name}: {words}", since=since, hint=hint)
+        self._failure = Problem(code="feed_failed", message=f"feed {self.name}: {words}", since=since, hint=hint,
+                                subject=f"feed {self.name}")
 
     async def _examine(self) -> None:
         """Ask now and then whether the source is set up to lose nothing. That this cannot be asked stops nothing."""

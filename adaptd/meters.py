@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import prometheus_client as prometheus
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from adaptd import __version__
 from adaptd.errors import AdaptdError
-from adaptd.stages import Traces
+from adaptd.stages import STAGES, Traces
 
 Json = Mapping[str, Any]
 REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -67,7 +67,7 @@ DOMAIN = (  # of a domain's part of the status document
 FEED = (  # of a feed's part of it
     Gauge("adaptd_feed_running", "Whether the feed is followed: not paused, not failing.", lambda f: f["state"] == "running"),
     Gauge("adaptd_feed_lag", "What the source holds that was not read: messages, of files bytes.", lambda f: f["lag"]),
-    Gauge("adaptd_feed_errors", "Failures and items that were not taken, since the start.", lambda f: f["errors"]),
+    Gauge("adaptd_feed_errors_total", "Failures and items that were not taken, since the start.", lambda f: f["errors"]),
     Gauge("adaptd_feed_dead_letters", "Items that were not taken and are kept.", lambda f: f["dead"]),
 )
 PART = (  # of a part's health
@@ -89,6 +89,8 @@ class Meters:
     """What is counted as it happens, and the exposition."""
 
     def __init__(self) -> None:
+        # the times of creation double the series and tell nothing that is asked here
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         prometheus.ProcessCollector(registry=registry)
         prometheus.Info("adaptd_build", "What runs.", registry=registry).info(
@@ -101,7 +103,7 @@ class Meters:
         self._stages = prometheus.Histogram(
             "adaptd_stage_seconds", "Time that a stage takes: a group, batch or block at once.", ["stage"], registry=registry,
             buckets=STAGE_S)
-        self._stage: dict[str, prometheus.Histogram] = {}
+        self._stage = {stage: self._stages.labels(stage) for stage in STAGES}
         self.predictions = prometheus.Counter("adaptd_predictions_total", "Inputs answered.", ["domain"], registry=registry)
         self.ingested = prometheus.Counter(
             "adaptd_ingested_total", "Events and labels by what became of them.", ["domain", "status"], registry=registry)
@@ -131,9 +133,7 @@ class Meters:
 
     def told(self, stage: str, began: float, traces: Traces = (), events: Sequence[int] = ()) -> None:
         """Observe a stage that is over."""
-        if (found := self._stage.get(stage)) is None:
-            found = self._stage[stage] = self._stages.labels(stage)
-        found.observe(time.monotonic() - began)
+        self._stage[stage].observe(time.monotonic() - began)
 
     def phase(self, domain: str, phase: str, seconds: float) -> None:
         """Observe a phase of an adaptation."""
@@ -155,7 +155,7 @@ class _Now(Collector):
     def __init__(self, whole: Json) -> None:
         self._whole = whole
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         whole = self._whole
         codes = [one["code"] for one in whole["problems"]]
         yield from _families(WHOLE, "", {"": whole})
@@ -166,10 +166,11 @@ class _Now(Collector):
         yield from _families([PROBLEMS], "code", {code: codes.count(code) for code in codes})
 
 
-def _families(gauges: Sequence[Gauge], label: str, of: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
+def _families(gauges: Sequence[Gauge], label: str, of: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield a family for each gauge, with a sample for each of what it is read of."""
     for gauge in gauges:
-        family = GaugeMetricFamily(gauge.name, gauge.help, labels=[label] if label else [])
+        kind = CounterMetricFamily if gauge.name.endswith("_total") else GaugeMetricFamily
+        family = kind(gauge.name, gauge.help, labels=[label] if label else [])
         for name, about in of.items():
             if (value := gauge.read(about)) is not None:
                 family.add_metric([name] if label else [], float(value))

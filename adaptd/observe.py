@@ -50,7 +50,8 @@ def quarantined(served: Served) -> list[Json]:
         hint = (f"look at its labels, then admit what waits: adaptd resume {words}; or drop it: adaptd resume {words} --drop. "
                 "What it taught before that: adaptd rollback --at TIME --and-replay --except-source, or adaptd forget --source")
         message = f"{served.name}: source {source!r} is on hold: {reason}"
-        found.append(vars(Problem(code="quarantine", message=message, since=since, hint=hint)))
+        found.append(vars(Problem(code="quarantine", message=message, since=since, hint=hint,
+                                  subject=f"{served.name}: {source}")))
     return found
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, select
 
 from adaptd import backup, chain, deadletters, describe, incumbent, registry
 from adaptd import tables as t
+from adaptd.alerts import Alerts
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotFound, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
@@ -51,6 +52,7 @@ class Service:
         paths: Paths,
         health: Health,
         room: Room,
+        alerts: Alerts,
     ) -> None:
         self.domains = domains
         self.followers = followers
@@ -64,6 +66,7 @@ class Service:
         self._paths = paths
         self._health = health
         self._room = room
+        self.alerts = alerts
         self._backing_up = threading.Lock()
         self._started = time.monotonic()
         self._listeners: set[asyncio.Queue[Json]] = set()
@@ -144,6 +147,7 @@ class Service:
 
     def _adapted(self, domain: str, last: Mapping[str, Any]) -> None:
         self._meters.verdicts.labels(domain, last["verdict"]).inc()
+        self.alerts.verdict(domain, last)
 
     async def snapshot(self, domain: str, *, reason: str, actor: str) -> Json:
         """Name the live state as a version."""
@@ -398,9 +402,21 @@ class Service:
             "chain": self._read(chain.head).shown(),
             "listening": list(self.listening),
             "feeds": self._feeds(),
-            "problems": self.problems.now() + [one for served in self.domains.values() for one in quarantined(served)]
-            + [vars(one) for follower in self.followers.values() for one in follower.problems()],
+            "problems": self._wrong_now(),
         }
+
+    def _wrong_now(self) -> list[Json]:
+        """Return what was reported lately, and what is wrong for as long as it is."""
+        lasting = [one for follower in self.followers.values() for one in follower.problems()] + self.alerts.problems()
+        return [
+            *self.problems.now(),
+            *[one for served in self.domains.values() for one in quarantined(served)],
+            *[vars(one) for one in lasting],
+        ]
+
+    def look_for_alerts(self) -> None:
+        """Tell the alert sinks what is wrong now, and what is over."""
+        self.alerts.look(self._wrong_now())
 
     def _domain_status(self, served: Served) -> Json:
         state, counts = served.learner.state, self._counts.of(served.name)
@@ -449,6 +465,7 @@ class Service:
             "journal": self._writer.waiting,
             "inference": self._inference.waiting,
             "encoding": self._inference.waiting_labels,
+            "alerts": self.alerts.waiting,
             "learning": sum(served.learner.lag for served in self.domains.values()),
         }
         return self._meters.exposition({

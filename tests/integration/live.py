@@ -13,6 +13,7 @@ from unittest.mock import patch
 import torch
 
 from adaptd import config, plugins
+from adaptd.alerts import Alerts
 from adaptd.assembly import Assembly
 from adaptd.meters import Meters
 from adaptd.model import files
@@ -61,7 +62,8 @@ class Live:
             self.parts.open_domains()
         self.served = self.parts.domains["text"]
         self.service = Service(self.parts.domains, {}, self.parts.writer, self.parts.reader, self.parts.inference,
-                               self.problems, Meters(), self.paths, self.parts.health, self.parts.room)
+                               self.problems, Meters(), self.paths, self.parts.health,
+                               self.parts.room, Alerts([]))
         self.served.learner.when(self.parts.writer.last_seq).result(60)
         self.service.state = "running"
         self.verdict = "undecided"
