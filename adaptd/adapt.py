@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptd import config, training
+from adaptd import config, runlog, training
 from adaptd.errors import Conflict, Refused, TrainingFailed
 from adaptd.interfaces import Gate
 from adaptd.learn import Learner
@@ -36,6 +36,7 @@ from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.network import Head
 from adaptd.records import Paired, Verdict
+from adaptd.runlog import Run
 from adaptd.versions import Versions
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Adaptation:
         gate: Gate,
         settings: config.Adapt,
         jobs: Path,
+        runs: Path,
         plugins: Sequence[str],
         report: Callable[[str, str, str], None],
     ) -> None:
@@ -80,8 +82,10 @@ class Adaptation:
         self._gate = gate
         self.settings = settings
         self._jobs = jobs
+        self._runs = runs
         self._plugins = plugins
         self._report = report
+        self._losses: dict[str, list[float]] = {}  # by head and epoch, of the newest training
         self._since = 0  # labels learned since the last adaptation began
         self._newest = versions.trained_up_to()  # seq up to which rows have been an experience
         self._running: Future[Outcome] | None = None
@@ -221,7 +225,25 @@ class Adaptation:
         }
         self._newest = seq
         with self._phase("decide"):
-            return self._decide(judged, branch, trained, reason, actor)
+            outcome = self._decide(judged, branch, trained, reason, actor)
+        if self.settings.log:
+            runs = [self._logged(outcome, name, metrics) for name, (_, metrics, _) in judged.items()]
+            threading.Thread(target=self._log_runs, args=(runs,), name=f"runlog-{self._domain}", daemon=True).start()
+        return outcome
+
+    def _logged(self, outcome: Outcome, head: str, metrics: Mapping[str, Any]) -> Run:
+        figures = {**metrics["training"]["numbers"], **{f"holdout_{name}": value for name, value in metrics["holdout"].items()},
+                   "holdout_rows": metrics["holdout_rows"], "seconds": metrics["training"]["seconds"]}
+        return Run(parent_pid=os.getpid(), log=[*self.settings.log], domain=self._domain, head=head, version=outcome.version,
+                   decision=outcome.verdict.decision, config=self._recipe.facts(), losses=self._losses.get(head, []),
+                   figures={name: float(value) for name, value in figures.items() if value is not None})
+
+    def _log_runs(self, runs: Sequence[Run]) -> None:
+        try:
+            for run in runs:
+                runlog.write(run, self._runs)
+        except OSError as error:  # the verdict stands: only the log lacks it
+            self._report("run_not_logged", f"{self._domain}: an adaptation was not logged: {error}", "look at [adapt] log")
 
     @contextlib.contextmanager
     def _phase(self, phase: str) -> Iterator[None]:
@@ -269,6 +291,8 @@ class Adaptation:
         scores, _ = files.parse((folder / "out" / "scores.safetensors").read_bytes(), "scores")
         verdict, metrics = self._judge(name, tensors, facts, scores)
         report = json.loads((folder / "out" / "report.json").read_text())
+        if self.settings.log:
+            self._losses[name] = json.loads((folder / "out" / "losses.json").read_text())
         self.on_trained(report)
         return verdict, {**metrics, "training": report}, candidate
 

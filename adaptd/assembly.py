@@ -216,6 +216,7 @@ class Assembly:
             self._gate(settings),
             settings.adapt,
             self.paths.jobs,
+            self.paths.runs,
             self.settings.plugins.allow,
             self._report,
         )

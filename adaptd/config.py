@@ -123,6 +123,7 @@ class Adapt(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive = 1
     seed: int = 0
+    log: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 
 class GateSettings(Section):
@@ -166,6 +167,14 @@ class FeedSettings(Section):
     fields: dict[str, str] = Field(default_factory=dict)
 
 
+class TraceSettings(Section):
+    """Where traces go, and of how many requests."""
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?://.+)?$")] = ""
+    share: Share = 1.0
+    headers: dict[str, str] = Field(default_factory=dict)
+
+
 class AlertSettings(Section):
     """Where alerts go, which ones, and how often one is told again while it lasts."""
 
@@ -206,6 +215,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     log: Log = Log()
     versions: Versions = Versions()
+    traces: TraceSettings = TraceSettings()
     plugins: PluginSettings = PluginSettings()
     encoders: dict[Name, EncoderSettings] = Field(default_factory=lambda: {"default": EncoderSettings()})
     domains: Annotated[dict[Name, DomainSettings], Len(0, 500)] = Field(default_factory=dict)

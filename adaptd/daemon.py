@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Connection, insert, update
@@ -36,6 +36,9 @@ from adaptd.paths import Paths
 from adaptd.records import Example, canonical
 from adaptd.reload import HINT, reload
 from adaptd.service import Service
+
+if TYPE_CHECKING:
+    from adaptd.tracing import Tracer
 
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
@@ -77,7 +80,9 @@ class Daemon:
         self._problems = Problems()
         self._tasks: list[asyncio.Task[Any]] = []
         self._meters = Meters()
-        self.parts = Assembly(settings, paths, self._report, self._fatal, self._meters.told)
+        self._tracer = self._made_tracer()
+        told = self._meters.told if self._tracer is None else self._tracer.told(self._meters.told)
+        self.parts = Assembly(settings, paths, self._report, self._fatal, told)
 
     async def live(self) -> int:
         """startup → main loop → shutdown."""
@@ -91,6 +96,14 @@ class Daemon:
         finally:
             await self.shutdown()
         return self._exit_code
+
+    def _made_tracer(self) -> Tracer | None:
+        """Return what traces requests, where it was asked for; it is not imported else."""
+        if not self.settings.traces.endpoint:
+            return None
+        from adaptd.tracing import Tracer
+
+        return Tracer(self.settings.traces, self._report)
 
     # -- startup ----------------------------------------------------------------------------------------------
 
@@ -111,6 +124,7 @@ class Daemon:
         app = create_app(
             self.service,
             limits=self.settings.limits,
+            tracer=self._tracer,
             token_check=lambda given: "token" if hmac.compare_digest(given, token) and token else None,
         )
         self.server = Server(app, unix=self.paths.socket, tcp=tcp)
@@ -240,6 +254,8 @@ class Daemon:
                 served.learner.close()
             self.parts.inference.close()
             self.parts.writer.close()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def save_status(self, state: str | None = None) -> None:
         """Keep the status document in the store, for when the daemon is stopped, and what alert sinks were told."""

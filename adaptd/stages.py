@@ -6,11 +6,11 @@ Usually nothing is traced, and the tuple is empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
-Traces = tuple[object, ...]  # what they are only `adaptd.tracing` knows
+Traces = tuple[Hashable, ...]  # what they are only `adaptd.tracing` knows
 traces: ContextVar[Traces] = ContextVar("traces", default=())
 
 # name -> what it is: the parts tell these, the metrics and the spans are named after them

@@ -19,13 +19,15 @@ from adaptd.api.errors import Internal, failure, reply, status_failure
 from adaptd.api.guard import Guard, TokenCheck
 from adaptd.api.operations import Operations
 from adaptd.api.routes import ENDPOINTS, STREAM
+from adaptd.api.traced import ROUTE, RequestTracer, Traced
 from adaptd.config import Limits
 from adaptd.errors import AdaptdError, BadRequest
 
 log = logging.getLogger(__name__)
 
 
-def create_app(operations: Operations, *, limits: Limits, token_check: TokenCheck) -> Starlette:
+def create_app(operations: Operations, *, limits: Limits, token_check: TokenCheck,
+               tracer: RequestTracer | None = None) -> Starlette:
     """Return the ASGI application; `token_check` returns the name behind a token, or None.
 
     `app.state.closing` is an event that ends the open streams.
@@ -35,7 +37,8 @@ def create_app(operations: Operations, *, limits: Limits, token_check: TokenChec
     for route in routes:
         if route.path == STREAM and route.methods:
             route.methods.discard("HEAD")  # its answer would never end
-    app = Starlette(routes=routes, middleware=[Middleware(Guard, token_check=token_check)],
+    middleware = [Middleware(Guard, token_check=token_check), *([Middleware(Traced, tracer=tracer)] if tracer else [])]
+    app = Starlette(routes=routes, middleware=middleware,
                     exception_handlers={HTTPException: _http_error, Exception: _internal})
     app.router.redirect_slashes = False
     app.state.closing = closing
@@ -45,6 +48,7 @@ def create_app(operations: Operations, *, limits: Limits, token_check: TokenChec
 def _route(endpoint: Endpoint, operations: Operations, limits: Limits,
            closing: asyncio.Event) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
+        request.scope[ROUTE] = endpoint.path
         try:
             call = Call(operations=operations, limits=limits, path=request.path_params, query=_query(request, endpoint),
                         body=await _body(request, endpoint, limits), headers=request.headers,
