@@ -28,6 +28,7 @@ Json = Mapping[str, Any]
 QUEUE = 100  # alerts of a sink that may wait
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between the tries of one alert
 AGAIN_S = 60.0  # after the last of them: the problem, if it still is one, is told anew
+OUTCOMES = ("delivered", "failed", "dropped")  # of an alert
 FAILED, DEMOTED = "alert_failed", "demoted"  # problems' codes
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from sqlalchemy import Connection, Engine, select
 
 from adaptd import backup, chain, deadletters, describe, incumbent, registry
 from adaptd import tables as t
-from adaptd.alerts import Alerts
+from adaptd.alerts import OUTCOMES, Alerts
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotFound, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
@@ -34,6 +35,7 @@ from adaptd.served import Served
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 T = TypeVar("T")
+DECISIONS = ("promote", "reject", "undecided", "failed")
 LISTENERS = 100  # events that a slow listener of the stream may lag behind
 
 
@@ -69,9 +71,13 @@ class Service:
         self.alerts = alerts
         self._backing_up = threading.Lock()
         self._started = time.monotonic()
+        for post, outcome in product(alerts.posts, OUTCOMES):
+            meters.alerts.labels(post.name, outcome)
         self._listeners: set[asyncio.Queue[Json]] = set()
         self._counts = Counts(reader, domains)
         for name, served in domains.items():
+            for decision in DECISIONS:
+                meters.verdicts.labels(name, decision)  # a rate wants a beginning
             served.adaptation.on_phase = partial(meters.phase, name)
             served.adaptation.on_trained = partial(meters.trained, name)
             served.adaptation.on_over = partial(self._adapted, name)

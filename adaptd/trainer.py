@@ -1,9 +1,9 @@
 """The trainer: `python -m adaptd.trainer FOLDER`. A folder in, a folder out; nothing else is shared with the daemon.
 
 In: `in/job.json` (the `Job`), `in/rows.safetensors` (vectors, targets, fresh; oldest first) and
-`in/adapter.safetensors` (the champion's). Out: `out/adapter.safetensors`, then `out/report.json`: when the report is
-there, the candidate is whole. Progress goes to standard output, one JSON object a line; the reason of a failure to
-standard error, as the last line, `{"code", "message", "hint"}`, with exit code 1.
+`in/adapter.safetensors` (the champion's). Out: `out/adapter.safetensors`, `out/losses.json` (by epoch), then
+`out/report.json`: when the report is there, the candidate is whole. Progress goes to standard output, one JSON object a
+line; the reason of a failure to standard error, as the last line, `{"code", "message", "hint"}`, with exit code 1.
 
 It gives way to everything: lowest priority, the kernel's first choice when memory is short, killed with its parent.
 """

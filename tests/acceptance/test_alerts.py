@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -252,6 +255,19 @@ def test_a_sink_that_hangs_holds_nobody_up_and_its_queue_is_bounded(monkeypatch:
     told.post._thread = type("Hangs", (), {"join": lambda self, limit_s: None})()
     told.alerts.close(0.1)
     assert time.monotonic() - began < 5.0
+
+
+def test_the_page_shows_a_sink_that_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/observability.md").read_text()
+    module = ModuleType("page")
+    exec(re.findall(r"```python\n(.*?)```", page, re.S)[0], vars(module))
+    (kind,) = module.register_alert_sinks()
+    alerts.build({kind.name: kind}, "ops", AlertSettings(kind="log", options={"path": str(tmp_path / "log")})).send(ALERT)
+    assert (tmp_path / "log").read_text().startswith("2.0 problem feed mail")
+    for kind, options in re.findall(r"^kind = \"(\w+)\"\n(?:on.*\nrepeat.*\n)?(options = .*)$", page, re.M):
+        given = {name: "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz" if name == "secret" else "https://example.org" if isinstance(value, dict)
+                 else value for name, value in tomllib.loads(options)["options"].items()}
+        assert alerts.build(collect(load("adaptd", []), "register_alert_sinks"), "ops", AlertSettings(kind=kind, options=given))
 
 
 def test_the_sinks_come_through_the_plugins_door() -> None:
