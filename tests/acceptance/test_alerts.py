@@ -7,7 +7,6 @@ import re
 import ssl
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
-from adaptd import alerts
+from adaptd import alerts, config
 from adaptd.alerts import Alerts, Post
 from adaptd.config import AlertSettings
 from adaptd.errors import BadConfig, BadSignature
@@ -257,17 +256,27 @@ def test_a_sink_that_hangs_holds_nobody_up_and_its_queue_is_bounded(monkeypatch:
     assert time.monotonic() - began < 5.0
 
 
-def test_the_page_shows_a_sink_that_works(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs/observability.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/observability.md").read_text()
+
+
+def test_the_page_shows_a_sink_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("page")
-    exec(re.findall(r"```python\n(.*?)```", page, re.S)[0], vars(module))
+    monkeypatch.setitem(sys.modules, "page", module)
+    exec(re.findall(r"```python\n(.*?)```", PAGE, re.S)[0], vars(module))
     (kind,) = module.register_alert_sinks()
-    alerts.build({kind.name: kind}, "ops", AlertSettings(kind="log", options={"path": str(tmp_path / "log")})).send(ALERT)
+    build(kind, {"path": str(tmp_path / "log")}, "options").send(ALERT)
     assert (tmp_path / "log").read_text().startswith("2.0 problem feed mail")
-    for kind, options in re.findall(r"^kind = \"(\w+)\"\n(?:on.*\nrepeat.*\n)?(options = .*)$", page, re.M):
-        given = {name: "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz" if name == "secret" else "https://example.org" if isinstance(value, dict)
-                 else value for name, value in tomllib.loads(options)["options"].items()}
-        assert alerts.build(collect(load("adaptd", []), "register_alert_sinks"), "ops", AlertSettings(kind=kind, options=given))
+
+
+def test_the_page_shows_sinks_that_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALERT_SECRET", SECRET)
+    for file in ("chat-url", "mail-password"):
+        (tmp_path / file).write_text("https://example.org")
+    (text,) = (block for block in re.findall(r"```toml\n(.*?)```", PAGE, re.S) if "[alerts." in block)
+    (tmp_path / "adaptd.toml").write_text(text)
+    settings, _ = config.load(tmp_path)
+    kinds = collect(load("adaptd", []), "register_alert_sinks")
+    assert [type(alerts.build(kinds, name, one)) for name, one in settings.alerts.items()] == [Webhook, Email, Command]
 
 
 def test_the_sinks_come_through_the_plugins_door() -> None:
