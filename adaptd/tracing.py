@@ -35,6 +35,8 @@ except ImportError as error:
 log = logging.getLogger(__name__)
 Report = Callable[[str, str, str], None]
 DELAY_MS, TIMEOUT_S = 1000, 5.0  # between two exports; of one
+CLOSE_S = 2.0  # that a stop waits for the last ones
+AGAIN_S = 60.0  # between two words about what is not taken
 REMEMBERED = 10_000  # events whose answers what is learned later links to
 
 
@@ -106,8 +108,10 @@ class Tracer:
         return [Link(context) for context in found.values()]
 
     def close(self) -> None:
-        """Send what waits; a receiver that does not answer is not waited for long."""
-        self._provider.shutdown()
+        """Send what waits; a receiver that does not answer is not waited for long: the thread ends with the process."""
+        last = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        last.start()
+        last.join(CLOSE_S)
 
 
 def _answered(span: Span, method: str, route: str, status: int) -> None:
@@ -124,11 +128,13 @@ class _Reported(SpanExporter):
         self._exporter = exporter
         self._endpoint = endpoint
         self._report = report
+        self._said = -AGAIN_S
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         done = self._exporter.export(spans)
-        if done is not SpanExportResult.SUCCESS:
+        if done is not SpanExportResult.SUCCESS and time.monotonic() - self._said >= AGAIN_S:
+            self._said = time.monotonic()
             self._report("traces_lost", f"traces are not taken by {self._endpoint}",
                          "mend [traces] endpoint, or start what listens there; nothing else waits for it")
         return done
