@@ -34,7 +34,7 @@ from adaptd.interfaces import Domain, Encoder, Gate
 from adaptd.journal import Journal
 from adaptd.learn import Incumbent, Learner
 from adaptd.model.closed_form import RandomFeatures
-from adaptd.model.network import Head, HeadOptions
+from adaptd.model.network import CATCH_UP, Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.probation import Probation
@@ -43,7 +43,7 @@ from adaptd.records import Said
 from adaptd.refold import Refold, Rules, made
 from adaptd.restore import Report
 from adaptd.review import Review
-from adaptd.rows import HoldoutRule, answered_before, lineage, replay
+from adaptd.rows import HoldoutRule, answered_before
 from adaptd.served import Served
 from adaptd.stages import Told, unheard
 from adaptd.vectors import Vectors
@@ -180,8 +180,8 @@ class Assembly:
                 contents = {}  # another encoder's adapter and head say nothing about these vectors
         refold.up_to(base.seq)
         with self.reader.connect() as connection:
-            state = restore.load_state(connection, number, base, contents, heads, vectors, self._report)
-            tail = replay(connection, number, lineage(connection, live.branch), base.seq)
+            state = restore.load_state(connection, number, base, contents, heads, vectors, settings.quarantine, self._report)
+            tail, kept = restore.tail(connection, number, live.branch, base.seq)
             if version.number == live.version and settings.probation.labels:
                 state.trial = restore.trial(connection, number, base, heads, self.paths.versions, encoder.digest, self._report)
         if version.number != live.version:
@@ -258,17 +258,25 @@ class Assembly:
             room=self.room,
             told=self._told,
         )
-        learner.on_failure, learner.told = self._fatal, self._told
-        learner.on_finding, learner.on_change = partial(self._set_aside, number), partial(self._follow, number, settings.drift)
-        learner.forgotten = self.journal.forgotten
-        learner.record = refold.record
-        learner.on_learned = self._after_learning(name, adaptation, probation, settings.learn.checkpoint_labels)
+        self._connect(self.domains[name], settings, refold)
         learner.start()
         refold.outcomes_at(base, learner)
-        learner.deliver(tail)
+        learner.resume(tail, kept)
         learner.call(partial(learner.settle, solved=all(head.is_solved() for head in heads.values()) and not tail
-                                                     and version.number == live.version))
+                                                     and version.number == live.version
+                                                     and not (base.own and version.trails)))
         forgetting.finish()
+
+    def _connect(self, served: Served, settings: DomainSettings, refold: Refold) -> None:
+        """Give what a learner finds to those whom it concerns."""
+        learner, name = served.learner, served.name
+        learner.on_failure, learner.told, learner.on_finding = self._fatal, self._told, partial(self._set_aside, served.id)
+        learner.on_change = partial(self._follow, served.id, settings.drift)
+        learner.forgotten = self.journal.forgotten
+        learner.record, learner.record_tested = refold.record, self.journal.tested
+        learner.on_learned = self._after_learning(name, served.adaptation, served.probation, settings.learn.checkpoint_labels)
+        # where the sums took long to make, the next start need not
+        learner.on_caught_up = lambda rows: self._checkpoint_soon(name) if rows > CATCH_UP else None
 
     def _review(self, number: int, door: Door, learner: Learner, vectors: Vectors) -> Review:
         counterfactual = Counterfactual(number, learner, self.inference, self.reader, self.paths.versions)
@@ -352,10 +360,13 @@ class Assembly:
             since += rows
             if since >= every:
                 since = 0
-                done = self.domains[name].learner.call(lambda: self.checkpoint(name))
-                done.add_done_callback(self._checkpoint_failed)
+                self._checkpoint_soon(name)
 
         return learned
+
+    def _checkpoint_soon(self, name: str) -> None:
+        done = self.domains[name].learner.call(lambda: self.checkpoint(name))
+        done.add_done_callback(self._checkpoint_failed)
 
     def _set_aside(self, domain: int, found: Finding) -> int | None:
         """Hold a source that contradicts others; in the learner's thread, before what it taught is answered with."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
-from adaptd import bounds, chain, registry
+from adaptd import bounds, chain, registry, tested
 from adaptd import tables as t
 from adaptd.errors import NotFound
 from adaptd.history import act, last_seq
@@ -50,8 +50,9 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
         .where(t.learned.c.event.in_(some)))]
     entries = sum(chain.destroy_salts(connection, some) for some in _chunks(events))
     counts = _delete(connection, events, [r.id for r in rows])
-    if rows:  # what was evicted since, went for one row more than there are now
-        bounds.cut(connection, domain, min(r.born for r in rows))
+    if rows:  # what was evicted since, went for one row more than there are now, and what was tested since knew of it
+        bounds.cut(connection, domain, first := min(r.born for r in rows))
+        tested.cut(connection, domain, first)
     _empty(connection, events, key)
     orphans = _orphans(connection, domain, {(r.head, r.target) for r in rows})
     _take_from_answers(connection, domain, orphans)
@@ -96,8 +97,8 @@ def _selected(selector: Selector) -> Select[tuple[int]]:
 def _delete(connection: Connection, events: Sequence[int], rows: Sequence[int]) -> Counts:
     """Delete what hangs on the events, children first; return how many of each."""
     counts: Counts = {"event": len(events)}
-    for column, keys in ((t.death.c.row, rows), (t.eviction.c.row, rows), (t.learned.c.event, events), (t.label.c.event, events),
-                         (t.vector.c.event, events), (t.prediction.c.event, events)):
+    of_rows, of_events = (t.death, t.eviction, t.tested), (t.learned, t.label, t.vector, t.prediction)
+    for column, keys in (*((table.c.row, rows) for table in of_rows), *((table.c.event, events) for table in of_events)):
         gone = sum(connection.execute(delete(column.table).where(column.in_(some))).rowcount for some in _chunks(keys))
         counts[column.table.name] = gone
     return counts

@@ -173,7 +173,8 @@ class Start:
     def line(self, settings: DomainSettings, blocks: Iterable[Sequence[Learned]]) -> Iterator[Mapping[int, bool]]:
         """Yield by block of entries which rows a line would have answered right."""
         heads = {name: self._head(settings) for name in self.heads}
-        state = restore.load_state(self.connection, self.domain, self.base, self.files, heads, self.vectors, _unreported)
+        state = restore.load_state(self.connection, self.domain, self.base, self.files, heads, self.vectors, settings.quarantine,
+                                   _unreported)
         return beside.outcomes(state, blocks, self.vectors)
 
     def _head(self, settings: DomainSettings) -> Head:

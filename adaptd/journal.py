@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
-from adaptd import bounds, deadletters, relearn, setaside
+from adaptd import bounds, deadletters, relearn, setaside, tested
 from adaptd import tables as t
 from adaptd.chain import Chain
 from adaptd.db import Writer
@@ -32,6 +32,7 @@ from adaptd.records import MISSING, DeadLetter, Erased, Feedback, Item, Learned,
 from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
 from adaptd.setaside import LEARNED, QUARANTINE, REFUSED, WAITING
+from adaptd.tested import Tested
 
 log = logging.getLogger(__name__)
 CHUNK = 256  # held labels that are learned in one operation
@@ -185,6 +186,10 @@ class Journal:
     def evicted(self, domain: int, through: int, rows: Sequence[tuple[int, int]]) -> Future[None]:
         """Record what memory evicted, (row, seq): all of it up to `through`."""
         return self._writer.submit(lambda connection: bounds.record(connection, domain, through, rows))
+
+    def tested(self, told: Sequence[Tested]) -> Future[None]:
+        """Record what labels told before they were learned."""
+        return self._writer.submit(lambda connection: tested.record(connection, told))
 
     def hold(self, domain: int, what: str, source: str, reason: str, actor: str) -> Future[None]:
         """Stop learning (of one source, or "" = all) or adaptation; journal and answers go on."""

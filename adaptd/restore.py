@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ import torch
 from sqlalchemy import Connection, and_, select
 from torch import Tensor
 
-from adaptd import registry
+from adaptd import registry, relearn, tested
 from adaptd import tables as t
+from adaptd.config import Quarantine
 from adaptd.drift import Drift
 from adaptd.errors import CorruptFile, Refused
 from adaptd.history import last_seq
@@ -35,9 +37,11 @@ from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, Shadow
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.quarantine import Suspicion
+from adaptd.records import Learned
 from adaptd.registry import Version
-from adaptd.rows import Interval, Standing, alive, evicted, labels, lineage, retaught, standing
+from adaptd.rows import Interval, Standing, alive, evicted, labels, lineage, replay, retaught, standing
 from adaptd.sequential import Trial
+from adaptd.tested import Kept
 
 log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
@@ -116,7 +120,7 @@ def find_base(connection: Connection, live: registry.Live, version: Version, fol
 
 
 def load_state(connection: Connection, domain: int, base: Base, version_files: Mapping[str, bytes],
-               heads: dict[str, Head], vectors: Encoded, report: Report) -> State:
+               heads: dict[str, Head], vectors: Encoded, rule: Quarantine, report: Report) -> State:
     """Build the state at a base. The ridge may be behind it; the learner solves it."""
     state = State(version=base.version.number, seq=base.seq, heads=heads)
     stored = _checkpoint_files(base, report)
@@ -137,6 +141,8 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
         head.fold.expect(head.adapter)
     if found := folds_at(base):
         load_folds(state, found)
+    if base.own:
+        fold_on(connection, state, base.version, base.intervals, rule)
     return state
 
 
@@ -193,6 +199,22 @@ def load_folds(state: State, folds: Mapping[str, Any]) -> None:
     state.incumbent = Comparison.of(folds["incumbent"]) if "incumbent" in folds else Comparison()
     state.suspicion = Suspicion.of(folds.get("suspicion"))  # versions of before it have none
     state.drift = Drift.of(folds.get("drift"))
+
+
+def tail(connection: Connection, domain: int, branch: int, seq: int) -> tuple[Sequence[Learned], Kept]:
+    """Return what the journal taught on a branch behind a seq, and what is kept of what that told."""
+    intervals = lineage(connection, branch)
+    return replay(connection, domain, intervals, seq), tested.kept(connection, domain, intervals, seq)
+
+
+def fold_on(connection: Connection, state: State, version: Version, intervals: Sequence[Interval], rule: Quarantine) -> None:
+    """Fold what labels told between a version's folds and its seq: those of a moment are an earlier version's."""
+    changes = deque(relearn.changes(connection, version.domain, version.folded, version.seq))
+    for row, told in tested.behind(connection, version.domain, intervals, version.folded):
+        while changes and changes[0]["at"] < row.born:
+            one = changes.popleft()
+            state.drift.follow(one["head"], one["label"], one["origin"], one.get("heir"))
+        state.follow(row, told, rule)
 
 
 def folds(state: State) -> dict[str, Any]:

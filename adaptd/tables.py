@@ -100,6 +100,12 @@ eviction = Table(  # from retrieval only: the memory stays bounded, the sums kee
     Column("seq", Int, primary_key=True),
     **STRICT)
 
+tested = Table(  # what a row told before it was learned; `adaptd.tested`
+    "tested", metadata,
+    Column("row", Int, ForeignKey("learned.id"), primary_key=True),
+    Column("told", Text, nullable=False),  # JSON
+    **STRICT)
+
 vector = Table(  # encoded once; float16, little-endian
     "vector", metadata,
     Column("event", Int, ForeignKey("event.seq"), primary_key=True),
