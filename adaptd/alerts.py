@@ -102,6 +102,8 @@ class Post:
                 self._known[key] = _Known(now, True, one["code"], _subject(one), one["message"])
                 kind = "demote" if one["code"] == DEMOTED else "problem"
                 self._tell(kind, one["code"], _subject(one), one["message"], one["hint"], one["since"])
+            elif not known.subject:  # told before a restart: now the words are there again
+                known.subject, known.message = _subject(one), one["message"]
         for key, known in tuple(self._known.items()):
             if key not in present and known.told:
                 known.told = False

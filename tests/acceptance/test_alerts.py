@@ -207,7 +207,7 @@ def test_a_restart_does_not_tell_it_again_and_tells_that_it_is_over(monkeypatch:
     again.alerts.start()
     again.look(problem("a secret source"), at=1010)
     again.look(at=1020)
-    assert [kind for kind, _ in again.sink.wait(1)] == ["resolved"]
+    assert again.sink.wait(1) == [("resolved", "a secret source")]
     assert again.sink.sent[0].key and again.sink.sent[0].code == "feed_failed"
 
 
