@@ -41,6 +41,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "feeds": ("adaptd.cli.feeds:feeds", "Show, pause and resume feeds, and what they gave that was not taken."),
     "plugins": ("adaptd.cli.plugins:plugins", "Show the installed plugins."),
     "config": ("adaptd.cli.config:config", "Show and check the configuration."),
+    "export": ("adaptd.cli.export:export", "Write a version as a model that answers without adaptd."),
+    "mlflow": ("adaptd.cli.export:mlflow", "Bring MLflow's model registry up to what is live."),
     "backup": ("adaptd.cli.backup:backup", "Write the whole store into one file, verified."),
     "restore": ("adaptd.cli.backup:restore", "Make a new store from a backup."),
     "doctor": ("adaptd.cli.doctor:doctor", "Check a store, running or stopped, and its machine."),

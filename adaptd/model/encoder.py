@@ -118,6 +118,10 @@ class Transformers:
                  "layers": list(self.layers), "prefix": self.prefix}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def parts(self) -> tuple[Any, Any]:
+        """Return the loaded transformers model and its tokenizer."""
+        return self._model, self._tokenizer
+
     def encode(self, examples: Sequence[Example]) -> tuple[Tensor, Sequence[bool]]:
         """Return float16 vectors [n, dim] on the CPU and, per example, whether it was truncated."""
         texts = [self.prefix + (example.text or "") for example in examples]
