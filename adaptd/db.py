@@ -33,6 +33,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from adaptd.errors import Busy, CannotStart, SchemaMismatch, StoreFailed, StoreLocked, StoreUnreadable
 from adaptd.futures import fail, settle
+from adaptd.stages import Told, Traces, traces, unheard
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -189,6 +190,8 @@ class _Operation:
     size: int
     after: Callable[[Any], None] | None  # in the writer, after the commit: keeps journal order for the learner
     done: Future[Any] = field(default_factory=Future)
+    traces: Traces = field(default_factory=traces.get)
+    born: float = field(default_factory=time.monotonic)
 
 
 class Writer:
@@ -203,6 +206,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self.failed: BaseException | None = None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
+        self.told: Told = unheard
         self.before_commit: Callable[[Connection], None] = lambda connection: None  # once a group, in its transaction
         self.beat = time.monotonic()  # the watchdog's view of this loop
         self._seq = 0
@@ -304,6 +308,9 @@ class Writer:
 
     def _commit(self, connection: Connection, group: list[_Operation]) -> None:
         results: list[tuple[_Operation, Any, BaseException | None]] = []
+        began = time.monotonic()
+        for operation in group:
+            self.told("journal_wait", operation.born, operation.traces)
         try:
             with connection.begin() as transaction:
                 for operation in group:
@@ -322,9 +329,12 @@ class Writer:
             return
         with self._count:
             self._waiting -= sum(operation.events for operation in group)
+        self.told("commit", began, tuple({trace: None for operation in group for trace in operation.traces}))
         for operation, value, failure in results:  # all of the group's, before anybody hears of it
             if failure is None and operation.after is not None:
+                token = traces.set(operation.traces)
                 operation.after(value)
+                traces.reset(token)
         for operation, value, failure in results:
             settle(operation.done, value) if failure is None else fail(operation.done, failure)
         self._commits += 1

@@ -109,6 +109,11 @@ class Room:
                              "free some space: adaptd doctor names what can go; [limits] free_mb is the mark")
         return bool(self._mark) and self._free < self._mark
 
+    @property
+    def free(self) -> int:
+        """Free bytes, looked at now."""
+        return shutil.disk_usage(self._folder).free
+
     def check(self) -> None:
         """Refuse what would fill the disk.
 

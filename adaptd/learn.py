@@ -37,6 +37,7 @@ from adaptd.quarantine import Finding, Suspicion
 from adaptd.records import Learned, Row, Said
 from adaptd.rows import first_labels
 from adaptd.sequential import Trial
+from adaptd.stages import Told, Traces, traces, unheard
 from adaptd.tested import NOTHING, Kept, Tested
 
 log = logging.getLogger(__name__)
@@ -167,6 +168,8 @@ class Learner:
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.record: Record = _unrecorded
         self.record_tested: RecordTested = _kept_nowhere
+        self.told: Told = unheard
+        self._traces: dict[int, Traces] = {}  # of queued entries whose requests are traced, by seq
         self._recorded: Future[None] | None = None
         self._tested: Future[None] | None = None
         self._kept = NOTHING
@@ -196,6 +199,8 @@ class Learner:
         """Queue journal entries; the writer calls this in order, after their commit."""
         with self._lock:  # also while they are queued: at a start the journal's tail comes before what it leads to
             self._pending += [entry.seq for entry in learned]
+            if traced := traces.get():
+                self._traces |= {entry.seq: traced for entry in learned}
             for entry in learned:
                 self._queue.put(entry)
 
@@ -280,7 +285,7 @@ class Learner:
         self.beat = time.monotonic()
         entries, call, end = self._take()
         if entries:
-            self._learn(entries)
+            self._learn_traced(entries)
         if self.state.seq >= self._out_at:
             self._out_at = 0  # before a call: a rollback goes back in seq
         if (call is not None or end) and self._out_at:
@@ -330,6 +335,16 @@ class Learner:
             entries.append(item)
             rows += len(item.born)
         return entries, None, False
+
+    def _learn_traced(self, entries: Sequence[Learned]) -> None:
+        began, mine = time.monotonic(), Traces()
+        if self._traces:
+            with self._lock:
+                mine = tuple({trace: None for entry in entries for trace in self._traces.pop(entry.seq, ())})
+        token = traces.set(mine)
+        self._learn(entries)
+        traces.reset(token)
+        self.told("learn", began, mine, [row.event for entry in entries for row in entry.born] if mine else ())
 
     def _learn(self, entries: Sequence[Learned]) -> None:
         if self.forgotten:
@@ -413,7 +428,7 @@ class Learner:
         for name in self.state.heads:
             frozen = snapshot.heads[name]
             mine = [row for entry in entries for row in entry.born if row.head == name and row.id in judging | suspect]
-            if not mine or not frozen.known.any():
+            if not mine:
                 continue
             rows, judged = {row.id: row for row in mine}, []
             for told in self._told(name, mine, judging, suspect, vectors, frozen):
@@ -434,7 +449,7 @@ class Learner:
         """Yield what rows of a head tell: first those that told it before a restart. Each is to be followed before the next."""
         before = [row for row in rows if row.born <= self._kept.through]
         yield from (self._kept.told[row.id] for row in before if row.id in self._kept.told)  # not all are sampled
-        head, asked = self.state.heads[name], self._sample(rows[len(before):], name, frozen)
+        head, asked = self.state.heads[name], self._sample(rows[len(before):], name, frozen) if frozen.known.any() else []
         said = opine(torch.stack([vectors[row.event] for row in asked]), frozen) if asked else None
         for place, row in enumerate(asked):
             assert said is not None
@@ -535,11 +550,13 @@ class Learner:
 
     def solve(self) -> None:
         """Solve the ridges of all heads and serve them."""
+        began = time.monotonic()
         for head in self.state.heads.values():
             head.solve()  # also when nothing is stale: a restore brings the sums to the rows and leaves the rest to this
             head.compact()
         self.publish()
         self._dirty_since = None
+        self.told("solve", began)
 
     def publish(self) -> None:
         """Swap in a snapshot of the state, between two batches."""

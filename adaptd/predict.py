@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from adaptd.model.decoder import Decoded, decode
 from adaptd.model.network import Snapshot
 from adaptd.model.threads import one_thread
 from adaptd.records import Example
+from adaptd.stages import Told, Traces, traces, unheard
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class _Request:
     encoder: str
     examples: Sequence[Example]
     evidence: int  # how many neighbours to name
+    traces: Traces = field(default_factory=traces.get)
     born: float = field(default_factory=time.monotonic)
     done: Future[Any] = field(default_factory=Future)
 
@@ -72,6 +74,7 @@ class Inference:
         self._snapshots: dict[str, Snapshot] = {}
         self._stop = False
         self._round = 0
+        self.told: Told = unheard
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
@@ -89,6 +92,11 @@ class Inference:
     def waiting(self) -> int:
         """Examples that wait for an answer."""
         return sum(len(request.examples) for request in tuple(self._predictions))
+
+    @property
+    def waiting_labels(self) -> int:
+        """Labelled examples that wait to be encoded."""
+        return sum(len(request.examples) for request in tuple(self._encodings))
 
     def snapshot(self, domain: str) -> Snapshot:
         """Return what a domain answers with now."""
@@ -170,7 +178,10 @@ class Inference:
     def _answer(self, encoder: str, group: list[_Request]) -> None:
         """Encode all of a group's examples together, and decode together what one snapshot answers."""
         start = time.monotonic()
+        for request in group:
+            self.told("inference_wait", request.born, request.traces)
         vectors, truncated = self.encoders[encoder].encode([e for request in group for e in request.examples])
+        self.told("encode", start, _traces(group))
         alike: dict[tuple[str, int], list[tuple[_Request, range]]] = {}
         at = 0
         for request in group:
@@ -178,10 +189,11 @@ class Inference:
             at = rows.stop
             alike.setdefault((request.domain, request.evidence), []).append((request, rows))
         for (domain, evidence), requests in alike.items():
-            snapshot = self._snapshots[domain]
+            began, snapshot = time.monotonic(), self._snapshots[domain]
             mine = vectors[[row for _, rows in requests for row in rows]]
             with one_thread(len(mine) <= FEW):
                 heads = {name: iter(decode(mine, head, evidence=evidence)) for name, head in snapshot.heads.items()}
+            self.told("decode", began, _traces(request for request, _ in requests))
             now = time.monotonic()
             for request, rows in requests:
                 settle(request.done, [
@@ -192,7 +204,7 @@ class Inference:
     def _encode_chunk(self) -> None:
         request = self._encodings.popleft()
         try:
-            parts = []
+            began, parts = time.monotonic(), []
             for start in range(0, len(request.examples), CHUNK):
                 parts.append(self.encoders[request.encoder].encode(request.examples[start:start + CHUNK]))
                 while self._swaps:
@@ -201,9 +213,15 @@ class Inference:
                 if self._predictions:
                     self._answer_round()
             vectors = torch.cat([vector for vector, _ in parts])
+            self.told("encode_labels", began, request.traces)
             settle(request.done, (vectors, [flag for _, flags in parts for flag in flags]))
         except Exception as error:  # the learner reports it
             fail(request.done, error)
+
+
+def _traces(requests: Iterable[_Request]) -> Traces:
+    """Return the traces of requests, each once."""
+    return tuple({trace: None for request in requests for trace in request.traces})
 
 
 def _apply(done: Future[Any], make: Callable[[], Any]) -> None:

@@ -22,6 +22,10 @@ class Operations(Protocol):
         """Return the contract's status document."""
         ...
 
+    def health(self) -> Json:
+        """Return {"state": …, "parts": {name: {state, age_s}}}."""
+        ...
+
     def metrics(self) -> bytes:
         """Return the Prometheus exposition."""
         ...
