@@ -24,6 +24,7 @@ from adaptd.counterfactual import Counterfactual
 from adaptd.drift import Change
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
+from adaptd.health import Health
 from adaptd.history import last_seq
 from adaptd.host import Room, check_not_lost
 from adaptd.ingest import Door
@@ -60,6 +61,7 @@ class Assembly:
         self._by_id: dict[int, Served] = {}
         self.domains: dict[str, Served] = {}
         self.followers: dict[str, Follower] = {}
+        self.health = Health()
 
     def open_store(self) -> None:
         """Open database, writer and journal; refuse what is damaged, too new, or not ours to read."""
@@ -75,6 +77,7 @@ class Assembly:
         self.reader = db.reading_engine(self.paths.database)
         self.writer = db.Writer(self.engine, self.settings.limits.queue)
         self.writer.on_failure = self._fatal
+        self.health.watch("writer", lambda: self.writer.beat)
         self.journal = Journal(self.writer, self._targets, self._deliver)
         for name in adapt.sweep(self.paths.jobs):
             self._report(
@@ -105,9 +108,11 @@ class Assembly:
             self.journal.open(connection)
             self.writer.start(last_seq(connection))
         self.inference.start()
+        self.health.watch("inference", lambda: self.inference.beat)
         self._numbers = Numbers(first)
         for name, settings in served.items():
             self._bring_up(name, ids[name], built[name], settings, encoder_ids[settings.encoder], key)
+            self.health.watch(f"learner {name}", partial(getattr, self.domains[name].learner, "beat"))
 
     def _load_encoders(self, kinds: dict[str, type], wanted: set[str]) -> dict[str, Encoder]:
         encoders = {}
@@ -379,6 +384,8 @@ class Assembly:
                 self.room,
                 self._report,
             )
+            self.health.watch(f"feed {name}", partial(getattr, self.followers[name], "beat"), limit_s=None,  # may be silent
+                              state=self.followers[name].state)
 
     def _targets(self, domain: int, label: Any) -> dict[str, str]:
         return self._by_id[domain].door.targets(label)

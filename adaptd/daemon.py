@@ -27,6 +27,7 @@ from adaptd.assembly import Assembly
 from adaptd.config import Settings
 from adaptd.errors import AdaptdError
 from adaptd.futures import ended
+from adaptd.health import STALL_S
 from adaptd.host import bind, check_folder, log_to_stderr, read_token
 from adaptd.learn import Learner
 from adaptd.observe import Meters, Problems
@@ -38,7 +39,6 @@ from adaptd.service import Service
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
 PROGRESS_S = 2.0  # between two words about a long start
-STALL_S = 60.0  # a loop that has not turned for so long is hung
 
 
 def run(settings: Settings, paths: Paths) -> int:
@@ -116,7 +116,7 @@ class Daemon:
         await self._probe()
         self.service.state = "running"
         self._scheduler = BackgroundScheduler()
-        jobs.schedule(self._scheduler, parts.domains, self.save_status, self.settings.versions)
+        jobs.schedule(self._scheduler, parts.domains, parts.health, self.save_status, self.settings.versions)
         self._scheduler.start()
         self._tasks += [asyncio.create_task(one.run(), name=f"feed-{name}") for name, one in parts.followers.items()]
         self._tasks.append(asyncio.create_task(self._watch(), name="watchdog"))
@@ -160,11 +160,7 @@ class Daemon:
         pause = systemd.watchdog_s() or STALL_S / 3
         while True:
             await asyncio.sleep(pause)
-            now = time.monotonic()
-            loops = {"writer": self.parts.writer.beat, "inference": self.parts.inference.beat}
-            loops |= {f"learner of {name}": served.learner.beat for name, served in self.parts.domains.items()}
-            stuck = [name for name, beat in loops.items() if now - beat > STALL_S]
-            if stuck:
+            if stuck := self.parts.health.stuck():
                 self._report(
                     "stalled", f"no sign of life from: {', '.join(stuck)}", "systemd restarts the daemon by its watchdog"
                 )
