@@ -45,6 +45,7 @@ from adaptd.rows import HoldoutRule, answered_before, lineage, replay
 from adaptd.served import Served
 from adaptd.vectors import Vectors
 from adaptd.versions import Numbers, Versions
+from adaptd.watchdog import patience_s
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Assembly:
         self._by_id: dict[int, Served] = {}
         self.domains: dict[str, Served] = {}
         self.followers: dict[str, Follower] = {}
-        self.health = Health()
+        self.health = Health(patience_s())
 
     def open_store(self) -> None:
         """Open database, writer and journal; refuse what is damaged, too new, or not ours to read."""

@@ -27,7 +27,6 @@ from adaptd.assembly import Assembly
 from adaptd.config import Settings
 from adaptd.errors import AdaptdError
 from adaptd.futures import ended
-from adaptd.health import STALL_S
 from adaptd.host import bind, check_folder, log_to_stderr, read_token
 from adaptd.learn import Learner
 from adaptd.observe import Meters, Problems
@@ -35,9 +34,11 @@ from adaptd.paths import Paths
 from adaptd.records import Example, canonical
 from adaptd.reload import HINT, reload
 from adaptd.service import Service
+from adaptd.watchdog import LOOP, Watchdog
 
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
+TURN_S = 1.0  # between two heartbeats of the event loop
 PROGRESS_S = 2.0  # between two words about a long start
 
 
@@ -75,6 +76,7 @@ class Daemon:
         self._problems = Problems()
         self._tasks: list[asyncio.Task[Any]] = []
         self.parts = Assembly(settings, paths, self._report, self._fatal)
+        self._watchdog = Watchdog(self.parts.health, self._report)
 
     async def live(self) -> int:
         """startup → main loop → shutdown."""
@@ -119,7 +121,8 @@ class Daemon:
         jobs.schedule(self._scheduler, parts.domains, parts.health, self.save_status, self.settings.versions)
         self._scheduler.start()
         self._tasks += [asyncio.create_task(one.run(), name=f"feed-{name}") for name, one in parts.followers.items()]
-        self._tasks.append(asyncio.create_task(self._watch(), name="watchdog"))
+        self._tasks.append(asyncio.create_task(self._turn(), name="event loop"))
+        self._watchdog.start()
         systemd.notify("READY=1", f"STATUS=serving {', '.join(parts.domains)}")
         log.info("ready after %.1f s: %s", time.monotonic() - began, ", ".join(self.service.listening), extra={"action": "ready"})
 
@@ -155,17 +158,12 @@ class Daemon:
             self._exit_code = 1
         stopping.cancel()
 
-    async def _watch(self) -> None:
-        """Feed systemd's watchdog only while every loop turns."""
-        pause = systemd.watchdog_s() or STALL_S / 3
+    async def _turn(self) -> None:
+        """Show that this loop turns: the feeds turn in it, and a feed that holds it up holds everything up."""
+        self.parts.health.watch(LOOP)
         while True:
-            await asyncio.sleep(pause)
-            if stuck := self.parts.health.stuck():
-                self._report(
-                    "stalled", f"no sign of life from: {', '.join(stuck)}", "systemd restarts the daemon by its watchdog"
-                )
-            else:
-                systemd.notify("WATCHDOG=1")
+            self.parts.health.beat(LOOP)
+            await asyncio.sleep(TURN_S)
 
     def _on_signal(self) -> None:
         if self._closing or self._stop.is_set():
@@ -202,6 +200,7 @@ class Daemon:
     async def shutdown(self) -> None:
         """Take no more, learn what is journalled, write checkpoints and the last status, close in reverse order."""
         self._closing = True
+        self._watchdog.stop()
         systemd.notify("STOPPING=1")
         if hasattr(self, "service"):
             self.service.state = "stopping"

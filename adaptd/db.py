@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import queue
 import sqlite3
@@ -247,7 +248,12 @@ class Writer:
     def scrub(self) -> Future[str | None]:
         """Rewrite the database and empty the WAL: what was deleted is on the disk no more; return what went wrong."""
         done: Future[str | None] = Future()
-        self.submit(lambda connection: connection, after=lambda connection: settle(done, scrub(connection)))
+
+        def rewrite(connection: Connection) -> None:
+            self.beat = math.inf  # it takes as long as the database is large
+            settle(done, scrub(connection))
+
+        self.submit(lambda connection: connection, after=rewrite)
         return done
 
     @property

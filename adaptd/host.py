@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from adaptd import journald
 from adaptd.config import Log
 from adaptd.errors import BadConfig, CannotStart, DiskLow
 from adaptd.paths import Paths
@@ -120,10 +121,14 @@ def check_not_lost(paths: Paths) -> None:
 
 
 def log_to_stderr(settings: Log) -> None:
-    """Log to standard error, as text or as one JSON object a line."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonFormatter() if settings.format == "json" else
-                         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    """Log to standard error, as text or as one JSON object a line; text in the journal comes with its fields."""
+    handler: logging.Handler = logging.StreamHandler()
+    if settings.format == "json":
+        handler.setFormatter(_JsonFormatter())
+    elif journald.is_stderr():
+        handler = journald.Handler()
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     for noisy in ("alembic", "apscheduler", "httpx", "uvicorn", "faiss"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -134,7 +139,7 @@ class _JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         body = {"at": record.created, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-        body |= {key: getattr(record, key) for key in ("action", "domain", "feed", "version") if hasattr(record, key)}
+        body |= {key: getattr(record, key) for key in journald.FIELDS if hasattr(record, key)}
         if record.exc_info:
             body["traceback"] = self.formatException(record.exc_info)
         return json.dumps(body)
