@@ -224,7 +224,7 @@ def test_what_init_writes_is_the_defaults(tmp_path: Path, folder: Path) -> None:
 
 
 def test_what_init_shows_in_comments_is_the_defaults(tmp_path: Path, folder: Path) -> None:
-    text = TEMPLATE.split("# Follow a file")[0].format(domain="text", allow="", table="[domains.text]")
+    text = TEMPLATE.split("# Follow a file")[0].format(domain="text", allow="", table="[domains.text]", state=".")
     lines = [line.removeprefix("# ") if " = " in line else line for line in text.splitlines()]
     (tmp_path / "shown.toml").write_text("\n".join(lines))
     shown, _ = config.load(tmp_path / "shown.toml")
