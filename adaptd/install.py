@@ -6,7 +6,6 @@ An administrator's files lie below /etc; a package's (`root`) below /usr/lib in 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from adaptd.paths import SYSTEM_CONFIG
 STATE = Path("/var/lib/adaptd")
 CREDENTIALS = SYSTEM_CONFIG.parent / "credentials"
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 what the unit does not see
-SHIPPED = "/opt/adaptd"  # where the unit as shipped looks for the program
+SHIPPED = "/opt/adaptd/bin/adaptd"  # what the unit starts as shipped
 SYSUSERS = f'u adaptd - "adaptd, continual learning" {STATE}\n'
 TMPFILES = f"""\
 d {SYSTEM_CONFIG.parent} 0750 root adaptd -
@@ -72,19 +71,11 @@ def unit(program: Path) -> str:
     CannotStart
         Program or interpreter lie where the unit does not look.
     """
-    prefix = program.parent.parent
-    interpreter = Path(sys.base_prefix)
-    executable = [SHIPPED] if prefix == Path(SHIPPED) else [str(prefix)]
-    if program == default_program():
-        for path in (prefix, interpreter):
-            if any(path.is_relative_to(hidden) for hidden in HIDDEN):
-                raise CannotStart(f"{path} is hidden from the service (ProtectHome=, PrivateTmp=)",
-                                  hint="install adaptd below /opt with the system's Python: python3 -m venv /opt/adaptd")
-        if not interpreter.is_relative_to(prefix) and not interpreter.is_relative_to("/usr"):
-            executable.append(str(interpreter))
-    text = _shipped().read_text(encoding="utf-8")
-    text = text.replace(f"ExecStart={SHIPPED}/bin/adaptd", f"ExecStart={program}")
-    return re.sub(rf"^(ExecPaths=.*) {SHIPPED}$", rf"\1 {' '.join(executable)}", text, flags=re.MULTILINE)
+    for path in (program, Path(sys.base_prefix)) if program == default_program() else (program,):
+        if any(path.is_relative_to(hidden) for hidden in HIDDEN):
+            raise CannotStart(f"{path} is hidden from the service (ProtectHome=, PrivateTmp=)",
+                              hint="install adaptd below /opt with the system's Python: python3 -m venv /opt/adaptd")
+    return _shipped().read_text(encoding="utf-8").replace(f"ExecStart={SHIPPED}", f"ExecStart={program}")
 
 
 def default_program() -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from adaptd.cli import options, show
+from adaptd.cli import show
 from adaptd.errors import CannotStart
 
 
@@ -17,8 +17,7 @@ from adaptd.errors import CannotStart
 @click.option("--root", metavar="DIR", type=click.Path(path_type=Path),
               help="Write into a package's tree, below /usr/lib there, and run nothing.")
 @click.option("--program", metavar="PATH", type=click.Path(path_type=Path), help="The adaptd that the unit starts (this one).")
-@options.json_option
-def install_service(dry_run: bool, force: bool, root: Path | None, program: Path | None, as_json: bool) -> None:
+def install_service(dry_run: bool, force: bool, root: Path | None, program: Path | None) -> None:
     """Make adaptd a service of systemd: unit, user, folders, a first configuration.
 
     Run again it changes nothing. The service is neither enabled nor started.
@@ -35,26 +34,19 @@ def install_service(dry_run: bool, force: bool, root: Path | None, program: Path
     if not program.is_absolute():
         raise click.BadParameter("the path must be absolute", param_hint="--program")
     files = install.plan(program, root)
-    commands = [] if root else [" ".join(command) for command in install.AFTERWARDS]
-    if dry_run and not as_json:
+    if dry_run:
         for file in files:
             for line in (f"# {file.path} ({file.state}, mode {file.mode:04o})", *file.text.splitlines(), ""):
                 show.line(line)
-        for command in commands:
-            show.line(f"# {command}")
+        for command in () if root else install.AFTERWARDS:
+            show.line(f"# {' '.join(command)}")
         return
-    if not dry_run:
-        install.write(files, force=force)
-        commands = [] if root else list(install.settle())
-    if as_json:
-        show.data({"written": not dry_run, "commands": commands,
-                   "files": [{"path": str(one.path), "state": one.state, "mode": f"{one.mode:04o}"} for one in files]})
-        return
+    install.write(files, force=force)
     for file in files:
         show.line(f"{file.path}: {_word(file.state)}")
-    for command in commands:
-        show.line(f"ran {command}")
     if not root:
+        for done in install.settle():
+            show.line(f"ran {done}")
         show.say("next: adaptd config check --config /etc/adaptd && systemctl enable --now adaptd")
 
 

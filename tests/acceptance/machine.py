@@ -49,6 +49,8 @@ mount -t tmpfs tmpfs dev
 for device in null zero full random urandom tty; do touch dev/$device; mount --bind /dev/$device dev/$device; done
 mkdir dev/shm dev/pts
 mount -t tmpfs tmpfs dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
 mkdir -p opt
 mount -t tmpfs -o mode=0755 tmpfs opt
 mkdir -p opt/adaptd/bin opt/adaptd/python opt/adaptd/src opt/adaptd/plugins opt/adaptd/lib/$python/site-packages
@@ -63,6 +65,7 @@ printf "[Unit]\\nRequires=basic.target\\nAfter=basic.target\\n" > etc/systemd/sy
 pivot_root . mnt
 cd /
 umount -l /mnt
+mount --make-rshared /
 exec env -i container=adaptd-test SYSTEMD_GENERATOR_PATH=/nonexistent PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --unit=machine.target
 ' boot "$folder" "$base" "$packages" "$checkout" "$python"
