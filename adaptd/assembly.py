@@ -212,7 +212,7 @@ class Assembly:
             self.settings.plugins.allow,
             self._report,
         )
-        adaptation.held = self._adaptation_held(number)
+        adaptation.held, adaptation.suffers = self._adaptation_held(number), self.inference.suffers
         probation = Probation(number, name, learner, versions, adaptation, self.writer, settings.probation, self._report)
         forgetting = Forgetting(
             number,

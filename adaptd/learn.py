@@ -27,6 +27,7 @@ from torch import Tensor
 
 from adaptd.config import Quarantine
 from adaptd.drift import Change, Drift
+from adaptd.fair import Rate
 from adaptd.futures import fail, settle
 from adaptd.metrics import Comparison, Outcomes, count_answers
 from adaptd.model.change import changed, spoke
@@ -152,6 +153,7 @@ class Learner:
         self._recorded: Future[None] | None = None
         self._none_new = False  # that nothing was evicted lately, which waits for the next barrier
         self.failed: BaseException | None = None
+        self.rate = Rate()  # of labels
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"learner-{domain}", daemon=True)
 
@@ -296,6 +298,7 @@ class Learner:
         return entries, None, False
 
     def _learn(self, entries: Sequence[Learned]) -> None:
+        began = time.monotonic()
         if self.forgotten:
             entries = [replace(e, born=[row for row in e.born if row.event not in self.forgotten]) for e in entries]
         vectors = self._vectors(sorted({row.event for entry in entries for row in entry.born}))
@@ -303,6 +306,7 @@ class Learner:
         self.apply(entries, vectors)
         self._follow_changes()
         self.publish()
+        self.rate.took(len(entries), time.monotonic() - began)
         self._release(len(entries))
         if self._dirty_since is None:
             self._dirty_since = time.monotonic()

@@ -25,7 +25,7 @@ async def predict(call: Call) -> Json:
     """Answer inputs; each becomes an event."""
     check_count(len(call.body.inputs), call.limits, "inputs")
     return await call.operations.predict(call.domain, call.body.inputs, source=SOURCE, explain=call.body.explain,
-                                         min_seq=call.body.min_seq)
+                                         min_seq=call.body.min_seq, actor=call.actor)
 
 
 async def events(call: Call) -> Response:
