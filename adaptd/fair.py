@@ -14,8 +14,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from adaptd.errors import Busy
 
-TURN = 8  # examples that a client is given before it is another's turn
-LEAST = 64  # examples that may wait whatever the rate is
+TURN = 4  # examples that a client is given before it is another's turn
+FIRST, LEAST = 64, 16  # examples that may wait while the rate is not known, and whatever it is
 WAIT_S = 0.2  # how long examples may wait
 BULK = 4  # a large request may wait for so many of its own size
 DECAY = 0.9  # of what is remembered of the rate, for each round
@@ -91,7 +91,7 @@ class FairQueue(Generic[R]):
         with self._lock:
             mine = self._sizes.get(lane, 0)
             lanes = len(self._sizes) + (not mine)
-            share = max(LEAST, self.rate.within(WAIT_S)) // lanes
+            share = (FIRST if self.rate.seconds(1) is None else max(LEAST, self.rate.within(WAIT_S))) // lanes
             if self.waiting and self.waiting + size > self._limit:
                 raise self._busy(self.waiting)
             if mine and mine + size > max(share, BULK * size):

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from adaptd.fair import FairQueue, Piece
+from adaptd.fair import TURN, FairQueue, Piece
 from adaptd.futures import fail, settle
 from adaptd.interfaces import Encoder
 from adaptd.model.decoder import Decoded, decode
@@ -33,7 +33,7 @@ from adaptd.records import Example
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 ROUND = 64  # predictions encoded together at most,
-ROUND_S, LEAST = 0.1, 16  # and no more than take so long; but so many always
+ROUND_S, LEAST = 0.1, 2 * TURN  # and no more than take so long; but so many always
 FEW = 8  # examples up to which decoding is a small piece of work
 LONG_S, SUFFERED_S = 0.1, 0.5  # a wait that is too long; how long it is remembered
 CHUNK = 16  # learning's examples encoded between two rounds of predictions

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from adaptd.errors import Busy
-from adaptd.fair import BULK, LEAST, TURN, FairQueue, Rate
+from adaptd.fair import BULK, FIRST, LEAST, TURN, FairQueue, Rate
 
 
 @dataclass
@@ -57,7 +57,7 @@ def test_a_large_request_comes_in_pieces_that_are_all_of_it_in_order() -> None:
 
 def test_a_client_may_let_wait_what_is_answered_soon() -> None:
     queue = FairQueue[Asked](10_000)
-    for _ in range(LEAST):
+    for _ in range(FIRST):
         queue.put(Asked("a"))
     with pytest.raises(Busy, match="too many predictions"):
         queue.put(Asked("a"))
@@ -67,6 +67,12 @@ def test_a_client_may_let_wait_what_is_answered_soon() -> None:
     queue.put(Asked("bulk", 1000))
     with pytest.raises(Busy):
         queue.put(Asked("bulk", 1000))
+    slow = FairQueue[Asked](10_000)
+    slow.rate.took(1, 1.0)
+    for _ in range(LEAST):
+        slow.put(Asked("a"))
+    with pytest.raises(Busy):
+        slow.put(Asked("a"))
     fast = FairQueue[Asked](10_000)
     fast.rate.took(1000, 0.1)  # 10,000 a second: 2,000 are answered soon
     for _ in range(2000):
