@@ -27,7 +27,7 @@ from adaptd.assembly import Assembly
 from adaptd.config import Settings
 from adaptd.errors import AdaptdError
 from adaptd.futures import ended
-from adaptd.host import bind, check_folder, log_to_stderr, read_token
+from adaptd.host import bind, check_folder, log_to_stderr, raise_open_files, read_token
 from adaptd.learn import Learner
 from adaptd.observe import Meters, Problems
 from adaptd.paths import Paths
@@ -46,6 +46,7 @@ def run(settings: Settings, paths: Paths) -> int:
     """Run the daemon until it is told to stop; return the exit code."""
     log_to_stderr(settings.log)
     sys.setswitchinterval(SWITCH_S)
+    raise_open_files()
     faulthandler.enable()  # a stack dump when the watchdog aborts us
     paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_folder(paths.state)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -19,6 +20,10 @@ from adaptd.config import Log
 from adaptd.errors import BadConfig, CannotStart, DiskLow
 from adaptd.paths import Paths
 
+OPEN_FILES = 65_536
+MOUNTS = Path("/proc/self/mounts")
+NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs", "fuse.sshfs", "fuse.glusterfs",
+           "fuse.s3fs", "fuse.rclone")
 LOOK_S, RETRY_S = 1.0, 10.0  # between two looks at the disk; when to try again
 
 
@@ -72,6 +77,25 @@ def check_folder(state: Path) -> None:
         raise CannotStart(f"the state folder {state} is not writable", hint="chown it to this user, or mount it read-write")
     if state.stat().st_mode & stat.S_IWOTH:
         raise CannotStart(f"anybody can write to the state folder {state}", hint=f"chmod 700 {state}")
+    if (kind := file_system(state)) in NETWORK:
+        raise CannotStart(f"the state folder {state} is on a network file system ({kind}), on which SQLite's WAL does not work",
+                          hint="put it on a local disk, and backups on the network: adaptd backup")
+
+
+def file_system(path: Path) -> str:
+    """Return the kind of file system on which a path lies."""
+    mounts = [line.split() for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]
+    around = {Path(words[1].encode().decode("unicode_escape")): words[2] for words in mounts}  # of a place's mounts the last
+    found = path.resolve()
+    return next((around[place] for place in (found, *found.parents) if place in around), "")
+
+
+def raise_open_files() -> None:
+    """Take as many open files as this process may have: each client and each feed holds one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Room:

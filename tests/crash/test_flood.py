@@ -23,7 +23,7 @@ FLOOD_S = float(os.environ.get("CRASH_FLOOD", 8))
 COST_S = 0.04  # of an example: 25 a second
 FILLING, FLOODING = 16, 64  # clients that keep it busy; that ask ten times as much
 PAUSE_S = 0.15  # of a client that was refused; it does not wait as long as it is asked to
-SLOW = CONFIG.replace('kind = "hashed"', f'kind = "hashed"\noptions = {{ cost_s = {COST_S} }}', 1) + "[domains.other]\nkind = \"text\"\n"
+SLOW = CONFIG.replace('"hashed"', f'"hashed"\noptions = {{ cost_s = {COST_S} }}', 1) + '[domains.other]\nkind = "text"\n'
 
 
 class Clients:
@@ -76,8 +76,8 @@ def daemon() -> Iterator[Forked]:
     with Forked(SLOW) as made:
         made.start()
         for domain in ("text", "other"):
-            made.teach([{"id": f"{domain}{i}", "text": f"{word} {i}", "label": word} for i, word in enumerate(["rain", "song"] * 4)],
-                       domain)
+            lesson = [{"id": f"{domain}{i}", "text": f"{word} {i}", "label": word} for i, word in enumerate(["rain", "song"] * 4)]
+            made.teach(lesson, domain)
         yield made
 
 

@@ -1,4 +1,6 @@
-"""An encoder that costs nothing, or what is asked for: words hashed into 64 dimensions. The subject here is durability, not accuracy."""
+"""An encoder that costs nothing, or what is asked for: words hashed into 64 dimensions. The subject here is
+durability, not accuracy.
+"""
 
 from __future__ import annotations
 
