@@ -108,7 +108,7 @@ def test_every_command_has_help_with_an_example_and_takes_config(path: tuple[str
     result = CliRunner().invoke(main, [*path, "-h"])
     assert result.exit_code == 0
     assert f"Example:\n    adaptd {path[0]}" in result.stdout
-    assert path in {("init",), ("demo",), ("bench",)} or "--config PATH" in result.stdout
+    assert path in {("init",), ("demo",), ("bench",), ("install-service",)} or "--config PATH" in result.stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)
