@@ -35,6 +35,7 @@ from adaptd.metrics import forgetting
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.network import Head
+from adaptd.process import GivingWay
 from adaptd.records import Paired, Verdict
 from adaptd.runlog import Run
 from adaptd.versions import Versions
@@ -93,6 +94,7 @@ class Adaptation:
         self._stopped = False
         self._halted = False
         self._starting = threading.Lock()
+        self.suffers: Callable[[], bool] = lambda: False  # whether those who ask wait because of what runs here
         self.held = False
         self.stage: dict[str, Any] | None = None  # what it is doing now, for status
         self.last: dict[str, Any] | None = None  # the last verdict, for status
@@ -365,9 +367,13 @@ class Adaptation:
         watchdog = threading.Timer(limit_s, child.kill)
         watchdog.start()
         try:
-            for line in child.stdout or ():
-                self._progress(line)
-            code = child.wait()
+            with GivingWay(child, lambda: self.suffers(), self.settings.time_limit_s / 2) as way:
+                for line in child.stdout or ():
+                    self._progress(line)
+                code = child.wait()
+            if way.stopped_s:
+                log.info("%s gave way to predictions for %.1f s", stage, way.stopped_s,
+                         extra={"action": "gave_way", "domain": self._domain})
             listener.join(timeout=5.0)
         finally:
             watchdog.cancel()

@@ -48,6 +48,7 @@ from adaptd.served import Served
 from adaptd.stages import Told, unheard
 from adaptd.vectors import Vectors
 from adaptd.versions import Numbers, Versions
+from adaptd.watchdog import patience_s
 
 log = logging.getLogger(__name__)
 ALERTS = "alerts"  # where the store keeps what sinks were told
@@ -67,7 +68,7 @@ class Assembly:
         self._by_id: dict[int, Served] = {}
         self.domains: dict[str, Served] = {}
         self.followers: dict[str, Follower] = {}
-        self.health = Health()
+        self.health = Health(patience_s())
 
     def open_store(self) -> None:
         """Open database, writer and journal; refuse what is damaged, too new, or not ours to read."""
@@ -220,7 +221,7 @@ class Assembly:
             self.settings.plugins.allow,
             self._report,
         )
-        adaptation.held = self._adaptation_held(number)
+        adaptation.held, adaptation.suffers = self._adaptation_held(number), self.inference.suffers
         probation = Probation(number, name, learner, versions, adaptation, self.writer, settings.probation, self._report)
         forgetting = Forgetting(
             number,

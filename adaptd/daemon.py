@@ -27,8 +27,7 @@ from adaptd.config import Settings
 from adaptd.errors import AdaptdError
 from adaptd.futures import ended
 from adaptd.grants import Keyring
-from adaptd.health import STALL_S
-from adaptd.host import address, bind, check_folder, log_to_stderr, make_room_for, read_token
+from adaptd.host import address, bind, check_folder, log_to_stderr, raise_open_files, read_token
 from adaptd.learn import Learner
 from adaptd.meters import Meters
 from adaptd.observe import Problems
@@ -36,6 +35,7 @@ from adaptd.paths import Paths
 from adaptd.records import Example, canonical
 from adaptd.reload import HINT, reload
 from adaptd.service import Service
+from adaptd.watchdog import LOOP, Watchdog
 
 if TYPE_CHECKING:
     from adaptd.tracing import Tracer
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
 ALERTS_S = 2.0  # that a stop waits for alerts on their way
+TURN_S = 1.0  # between two heartbeats of the event loop
 PROGRESS_S = 2.0  # between two words about a long start
 
 
@@ -50,6 +51,7 @@ def run(settings: Settings, paths: Paths) -> int:
     """Run the daemon until it is told to stop; return the exit code."""
     log_to_stderr(settings.log)
     sys.setswitchinterval(SWITCH_S)
+    raise_open_files()
     faulthandler.enable()  # a stack dump when the watchdog aborts us
     paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_folder(paths.state)
@@ -83,6 +85,7 @@ class Daemon:
         self._tracer = self._made_tracer()
         told = self._meters.told if self._tracer is None else self._tracer.told(self._meters.told)
         self.parts = Assembly(settings, paths, self._report, self._fatal, told)
+        self._watchdog = Watchdog(self.parts.health, self._report)
 
     async def live(self) -> int:
         """startup → main loop → shutdown."""
@@ -116,7 +119,6 @@ class Daemon:
             self.keyring.own(read_token(self.paths.token))
         self.tls = tls.context(http, self.paths.config.parent) if http.tcp else None
         tcp = bind(http.host, http.port) if http.tcp else None
-        make_room_for(2 * limits.connections)
         await asyncio.to_thread(parts.open_store)
         await asyncio.to_thread(parts.open_domains)
         parts.open_feeds()
@@ -139,7 +141,8 @@ class Daemon:
         self._scheduler.start()
         self._alerts.start()
         self._tasks += [asyncio.create_task(one.run(), name=f"feed-{name}") for name, one in parts.followers.items()]
-        self._tasks.append(asyncio.create_task(self._watch(), name="watchdog"))
+        self._tasks.append(asyncio.create_task(self._turn(), name="event loop"))
+        self._watchdog.start()
         systemd.notify("READY=1", f"STATUS=serving {', '.join(parts.domains)}")
         log.info("ready after %.1f s: %s", time.monotonic() - began, ", ".join(self.service.listening), extra={"action": "ready"})
 
@@ -175,17 +178,12 @@ class Daemon:
             self._exit_code = 1
         stopping.cancel()
 
-    async def _watch(self) -> None:
-        """Feed systemd's watchdog only while every loop turns."""
-        pause = systemd.watchdog_s() or STALL_S / 3
+    async def _turn(self) -> None:
+        """Show that this loop turns: the feeds turn in it, and a feed that holds it up holds everything up."""
+        self.parts.health.watch(LOOP)
         while True:
-            await asyncio.sleep(pause)
-            if stuck := self.parts.health.stuck():
-                self._report(
-                    "stalled", f"no sign of life from: {', '.join(stuck)}", "systemd restarts the daemon by its watchdog"
-                )
-            else:
-                systemd.notify("WATCHDOG=1")
+            self.parts.health.beat(LOOP)
+            await asyncio.sleep(TURN_S)
 
     def _on_signal(self) -> None:
         if self._closing or self._stop.is_set():
@@ -224,6 +222,7 @@ class Daemon:
     async def shutdown(self) -> None:
         """Take no more, learn what is journalled, write checkpoints and the last status, close in reverse order."""
         self._closing = True
+        self._watchdog.stop()
         systemd.notify("STOPPING=1")
         if hasattr(self, "service"):
             self.service.state = "stopping"

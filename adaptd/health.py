@@ -5,6 +5,7 @@ A part either keeps its newest beat itself (`watch` is given what reads it) or c
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +25,14 @@ class _Part:
 class Health:
     """The parts that are watched, in the order in which they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = math.inf) -> None:
+        self._patience_s = patience_s  # no part has more
         self._parts: dict[str, _Part] = {}
 
     def watch(self, part: str, last: Callable[[], float] | None = None, *, limit_s: float | None = STALL_S,
               state: Callable[[], str] = lambda: "ok") -> None:
         """Watch a part from now on; `limit_s` is None for one that may be silent, `state` says more than its beat does."""
-        self._parts[part] = _Part(last, limit_s, state, time.monotonic())
+        self._parts[part] = _Part(last, None if limit_s is None else min(limit_s, self._patience_s), state, time.monotonic())
 
     def beat(self, part: str) -> None:
         """Note that a part's loop has turned."""

@@ -19,7 +19,7 @@ from adaptd.served import Served
 EXPIRE_S = 3600  # how often old versions lose their files, and once at the start
 PROBATION_S = 60  # how often a probation is looked at without a label
 LOOK_S = 2  # between two looks at what is to be alerted
-BEAT_S = 10  # how often the scheduler shows that it turns
+BEAT_S = 5  # how often the scheduler shows that it turns
 STATUS_S = 60  # how often the status document is kept for when the daemon is stopped
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

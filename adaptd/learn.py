@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from adaptd.config import Quarantine
 from adaptd.drift import Change, Drift
+from adaptd.fair import Rate
 from adaptd.futures import fail, settle
 from adaptd.metrics import Comparison, Outcomes, count_answers
 from adaptd.model.change import changed, spoke
@@ -175,6 +177,7 @@ class Learner:
         self._kept = NOTHING
         self._none_new = False  # that nothing was evicted lately, which waits for the next barrier
         self.failed: BaseException | None = None
+        self.rate = Rate()  # of labels
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"learner-{domain}", daemon=True)
 
@@ -298,6 +301,7 @@ class Learner:
             self.solve()
         if call is not None:
             self._complete_record()
+            self.beat = math.inf  # what is asked for takes as long as it takes: records are forgotten, a version is brought back
             try:
                 settle(call.done, call.run())
             except Exception as error:  # belongs to whoever called
@@ -347,6 +351,7 @@ class Learner:
         self.told("learn", began, mine, [row.event for entry in entries for row in entry.born] if mine else ())
 
     def _learn(self, entries: Sequence[Learned]) -> None:
+        began = time.monotonic()
         if self.forgotten:
             entries = [replace(e, born=[row for row in e.born if row.event not in self.forgotten]) for e in entries]
         vectors = self._vectors(sorted({row.event for entry in entries for row in entry.born}))
@@ -354,6 +359,7 @@ class Learner:
         self.apply(entries, vectors)
         self._follow_changes()
         self.publish()
+        self.rate.took(len(entries), time.monotonic() - began)
         self._release(len(entries))
         if self._dirty_since is None:
             self._dirty_since = time.monotonic()

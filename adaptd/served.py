@@ -63,7 +63,7 @@ class Served:
     told: Told = unheard
 
     async def predict(
-        self, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None, newest: int
+        self, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None, newest: int, client: str
     ) -> dict[str, Any]:
         """Answer inputs and journal them as events; the input rows commit while encoding runs."""
         items, rejected = self.door.items(inputs, source=source)
@@ -80,9 +80,13 @@ class Served:
             await self.wait(min_seq, newest)
         seq = self.learner.learned_up_to(newest)
         answering = self.inference.predict(
-            self.name, self.encoder, [self.domain.example(item.payload) for _, item in items], evidence=EVIDENCE if explain else 0
+            self.name,
+            self.encoder,
+            [self.domain.example(item.payload) for _, item in items],
+            evidence=EVIDENCE if explain else 0,
+            client=client,
         )
-        journalled = self.journal.append(self.id, [item for _, item in items], bounded=True)
+        journalled = self.journal.append(self.id, [item for _, item in items], bounded=True, lane="predictions")
         answered = await asyncio.wrap_future(answering)
         receipts = (await asyncio.wrap_future(journalled)).receipts
         self._refuse_conflicts(receipts)
@@ -199,7 +203,7 @@ class Served:
     def _admit(self) -> None:
         self.room.check()
         if self.learner.lag > self.queue:
-            raise Busy("too many labels wait to be learned")
+            raise Busy("too many labels wait to be learned", retry_after_s=self.learner.rate.retry_after_s(self.learner.lag))
 
     async def _until_learned(self, outcome: Outcome) -> None:
         """Wait for all labels up to here, those of an earlier delivery of the same events too."""

@@ -117,11 +117,13 @@ class Service:
 
     # -- the stages --------------------------------------------------------------------------------------------
 
-    async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None) -> Json:
+    async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None,
+                      actor: str) -> Json:
         """Answer inputs and journal them."""
         served = self._served(domain)
         with self._meters.time("predict", domain):
-            answer = await served.predict(inputs, source=source, explain=explain, min_seq=min_seq, newest=self._writer.last_seq)
+            answer = await served.predict(inputs, source=source, explain=explain, min_seq=min_seq, newest=self._writer.last_seq,
+                                          client=actor)
         self._meters.predictions.labels(domain).inc(len(inputs))
         return answer
 

@@ -35,8 +35,8 @@ class Operations(Protocol):
         ...
 
     async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool,
-                      min_seq: int | None) -> Json:
-        """Answer inputs (raw JSON objects); journal them as events."""
+                      min_seq: int | None, actor: str) -> Json:
+        """Answer inputs (raw JSON objects); journal them as events. Actors take turns."""
         ...
 
     async def events(self, domain: str, items: Sequence[Any], *, source: str) -> Json:

@@ -27,7 +27,7 @@ async def predict(call: Call) -> Json:
     check_count(len(call.body.inputs), call.limits, "inputs")
     check_inputs(call.grant, call.body.inputs, explain=call.body.explain)
     return await call.operations.predict(call.domain, call.body.inputs, source=speaker(call.grant), explain=call.body.explain,
-                                         min_seq=call.body.min_seq)
+                                         min_seq=call.body.min_seq, actor=call.actor)
 
 
 async def events(call: Call) -> Response:

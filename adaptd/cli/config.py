@@ -55,20 +55,25 @@ def show_(as_json: bool) -> None:
 def check(as_json: bool) -> None:
     """Check the configuration as `adaptd run` does; exit code 78 when it is not valid.
 
+    What a valid one names is looked at too: secrets that others can read, encoders that are not there, a port that is taken.
+
     \b
     Example:
       adaptd config check --config /etc/adaptd
     """
     from adaptd import config as configuration
-    from adaptd import tls
+    from adaptd import doctor, tls
 
     settings, paths = configuration.load(options.given())
     tls.context(settings.http, paths.config.parent)
     _check_names(settings, paths.config.parent)
+    found = list(doctor.around(settings, paths, running=doctor.is_running(paths)))
     if as_json:
-        show.data({"valid": True, "path": str(paths.config)})
+        show.data({"valid": True, "path": str(paths.config), "findings": [one.body() for one in found]})
     else:
         show.line(f"{paths.config}: valid")
+    for one in found:
+        show.say(f"{one.code}: {one.message}\nhint: {one.hint}")
 
 
 @config.command()

@@ -87,8 +87,8 @@ class Double:
             self.closed = True
 
     async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool,
-                      min_seq: int | None) -> Json:
-        self._note("predict", domain, inputs, source=source, explain=explain, min_seq=min_seq)
+                      min_seq: int | None, actor: str) -> Json:
+        self._note("predict", domain, inputs, source=source, explain=explain, min_seq=min_seq, actor=actor)
         self.entered.set()
         if self.release:
             await self.release.wait()
@@ -269,7 +269,7 @@ def error(answer: httpx.Response, status: int, code: str) -> Json:
 ALONE = {"and_replay": False, "except_sources": []}
 ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/predict", {"inputs": [{"text": "a"}], "explain": True, "min_seq": 3}, "predict",
-     ("text", [{"text": "a"}], {"source": "http", "explain": True, "min_seq": 3})),
+     ("text", [{"text": "a"}], {"source": "http", "explain": True, "min_seq": 3, "actor": "socket"})),
     ("POST", "/v1/text/adapt", {"wait": True}, "adapt", ("text", {"wait": True, "actor": "socket"})),
     ("POST", "/v1/text/adapt", None, "adapt", ("text", {"wait": False, "actor": "socket"})),
     ("POST", "/v1/text/snapshot", {"reason": "r"}, "snapshot", ("text", {"reason": "r", "actor": "socket"})),
