@@ -140,6 +140,14 @@ class Probation(Section):
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
+class Redact(Section):
+    """Personal data that is taken out at the door; without entities none is looked for."""
+
+    entities: list[Literal["email", "phone", "card", "iban", "id", "ip"]] = Field(default_factory=list)
+    action: Literal["replace", "hash", "reject"] = "replace"
+    regions: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = Field(default_factory=lambda: ["US", "GB", "CN"])
+
+
 class DomainSettings(Section):
     """One prediction problem; `kind` names the domain class, by default the one with the domain's own name."""
 
@@ -154,6 +162,7 @@ class DomainSettings(Section):
     adapt: Adapt = Adapt()
     gate: GateSettings = GateSettings()
     probation: Probation = Probation()
+    redact: Redact = Redact()
 
 
 class FeedSettings(Section):
@@ -222,7 +231,7 @@ class Settings(BaseSettings):
 
 
 # top-level tables that are defaults for every domain
-SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "adapt", "gate", "probation")
+SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "adapt", "gate", "probation", "redact")
 
 
 def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]:
