@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import secrets
 import shutil
@@ -17,13 +18,15 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, bounds, db, erase, feeds, incumbent, plugins, registry, restore
+from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, plugins, registry, restore
 from adaptd import tables as t
+from adaptd.alerts import Alerts, Post
 from adaptd.config import DomainSettings, Drift, Settings
 from adaptd.counterfactual import Counterfactual
 from adaptd.drift import Change
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
+from adaptd.health import Health
 from adaptd.history import last_seq
 from adaptd.host import Room, check_not_lost
 from adaptd.ingest import Door
@@ -42,24 +45,30 @@ from adaptd.restore import Report
 from adaptd.review import Review
 from adaptd.rows import HoldoutRule, answered_before
 from adaptd.served import Served
+from adaptd.stages import Told, unheard
 from adaptd.vectors import Vectors
 from adaptd.versions import Numbers, Versions
+from adaptd.watchdog import patience_s
 
 log = logging.getLogger(__name__)
+ALERTS = "alerts"  # where the store keeps what sinks were told
 
 
 class Assembly:
     """The parts of one daemon. `report` hears of problems, `fatal` of a part that must not fail and did."""
 
-    def __init__(self, settings: Settings, paths: Paths, report: Report, fatal: Callable[[BaseException], None]) -> None:
+    def __init__(self, settings: Settings, paths: Paths, report: Report, fatal: Callable[[BaseException], None],
+                 told: Told = unheard) -> None:
         self.settings = settings
         self.paths = paths
         self._report = report
         self._fatal = fatal
+        self._told = told
         self._features: dict[tuple[int, int, int], RandomFeatures] = {}
         self._by_id: dict[int, Served] = {}
         self.domains: dict[str, Served] = {}
         self.followers: dict[str, Follower] = {}
+        self.health = Health(patience_s())
 
     def open_store(self) -> None:
         """Open database, writer and journal; refuse what is damaged, too new, or not ours to read."""
@@ -74,7 +83,8 @@ class Assembly:
         self.paths.database.chmod(0o600)
         self.reader = db.reading_engine(self.paths.database)
         self.writer = db.Writer(self.engine, self.settings.limits.queue)
-        self.writer.on_failure = self._fatal
+        self.writer.on_failure, self.writer.told = self._fatal, self._told
+        self.health.watch("writer", lambda: self.writer.beat)
         self.journal = Journal(self.writer, self._targets, self._deliver)
         for name in adapt.sweep(self.paths.jobs):
             self._report(
@@ -89,6 +99,7 @@ class Assembly:
         slow = plugins.load("adaptd.learner", self.settings.plugins.allow)
         self._feed_kinds = plugins.collect(fast, "register_feeds")
         self._gate_kinds = plugins.collect(fast, "register_gates")
+        self._sink_kinds = plugins.collect(fast, "register_alert_sinks")
         self.strategies = plugins.collect(slow, "register_strategies")
         self._policies = plugins.collect(slow, "register_memory_policies")
         kinds = plugins.collect(fast, "register_domains")
@@ -100,14 +111,17 @@ class Assembly:
             ids, encoder_ids = self._enter(connection, served, encoders)
             first = self._next_version(connection)
         self.inference = Inference(encoders, self.settings.limits.queue)
+        self.inference.told = self._told
         self.journal.holdout = {ids[name]: HoldoutRule(s.holdout.share, s.holdout.after) for name, s in served.items()}
         with self.reader.connect() as connection:
             self.journal.open(connection)
             self.writer.start(last_seq(connection))
         self.inference.start()
+        self.health.watch("inference", lambda: self.inference.beat)
         self._numbers = Numbers(first)
         for name, settings in served.items():
             self._bring_up(name, ids[name], built[name], settings, encoder_ids[settings.encoder], key)
+            self.health.watch(f"learner:{name}", partial(getattr, self.domains[name].learner, "beat"))
 
     def _load_encoders(self, kinds: dict[str, type], wanted: set[str]) -> dict[str, Encoder]:
         encoders = {}
@@ -203,10 +217,11 @@ class Assembly:
             self._gate(settings),
             settings.adapt,
             self.paths.jobs,
+            self.paths.runs,
             self.settings.plugins.allow,
             self._report,
         )
-        adaptation.held = self._adaptation_held(number)
+        adaptation.held, adaptation.suffers = self._adaptation_held(number), self.inference.suffers
         probation = Probation(number, name, learner, versions, adaptation, self.writer, settings.probation, self._report)
         forgetting = Forgetting(
             number,
@@ -242,6 +257,7 @@ class Assembly:
             reader=self.reader,
             queue=self.settings.limits.queue,
             room=self.room,
+            told=self._told,
         )
         self._connect(self.domains[name], settings, refold)
         learner.start()
@@ -255,7 +271,7 @@ class Assembly:
     def _connect(self, served: Served, settings: DomainSettings, refold: Refold) -> None:
         """Give what a learner finds to those whom it concerns."""
         learner, name = served.learner, served.name
-        learner.on_failure, learner.on_finding = self._fatal, partial(self._set_aside, served.id)
+        learner.on_failure, learner.told, learner.on_finding = self._fatal, self._told, partial(self._set_aside, served.id)
         learner.on_change = partial(self._follow, served.id, settings.drift)
         learner.forgotten = self.journal.forgotten
         learner.record, learner.record_tested = refold.record, self.journal.tested
@@ -390,6 +406,17 @@ class Assembly:
                 self.room,
                 self._report,
             )
+            self.health.watch(f"feed:{name}", partial(getattr, self.followers[name], "beat"), limit_s=None,  # may be silent
+                              state=self.followers[name].state)
+
+    def open_alerts(self, count: Callable[[str, str], None]) -> Alerts:
+        """Build the configured sinks, and tell them what they were told before the start."""
+        store = str(self.paths.state)
+        told = Alerts([Post(name, alerts.build(self._sink_kinds, name, settings), settings, store, count)
+                       for name, settings in self.settings.alerts.items()])
+        with self.reader.connect() as connection:
+            told.remember(json.loads(connection.scalar(select(t.store.c.value).where(t.store.c.key == ALERTS)) or "{}"))
+        return told
 
     def _targets(self, domain: int, label: Any) -> dict[str, str]:
         return self._by_id[domain].door.targets(label)

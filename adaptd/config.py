@@ -131,6 +131,7 @@ class Adapt(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive = 1
     seed: int = 0
+    log: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 
 class GateSettings(Section):
@@ -183,6 +184,23 @@ class OutputSettings(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class TraceSettings(Section):
+    """Where traces go, and of how many requests."""
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?://.+)?$")] = ""
+    share: Share = 1.0
+    headers: dict[str, str] = Field(default_factory=dict)
+
+
+class AlertSettings(Section):
+    """Where alerts go, which ones, and how often one is told again while it lasts."""
+
+    kind: str
+    on: list[Literal["problem", "resolved", "demote", "promote", "reject", "undecided"]] = ["problem", "resolved"]
+    repeat_s: Seconds = 14_400.0
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class Versions(Section):
     """How long versions keep their files that are neither live, an ancestor of it, nor a snapshot."""
 
@@ -214,11 +232,13 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     log: Log = Log()
     versions: Versions = Versions()
+    traces: TraceSettings = TraceSettings()
     plugins: PluginSettings = PluginSettings()
     encoders: dict[Name, EncoderSettings] = Field(default_factory=lambda: {"default": EncoderSettings()})
     domains: Annotated[dict[Name, DomainSettings], Len(0, 500)] = Field(default_factory=dict)
     feeds: dict[Name, FeedSettings] = Field(default_factory=dict)
     outputs: dict[Name, OutputSettings] = Field(default_factory=dict)
+    alerts: dict[Name, AlertSettings] = Field(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,

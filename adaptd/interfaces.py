@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from adaptd.errors import BadPayload
-from adaptd.records import Example, Message, Paired, Prediction, Verdict
+from adaptd.records import Alert, Example, Message, Paired, Prediction, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,6 +107,16 @@ class Feed(Protocol):
 
     def lag(self) -> int | None:
         """Bytes or messages not yet read, when known."""
+        ...
+
+
+class AlertSink(Protocol):
+    """Where alerts are sent."""
+
+    name: ClassVar[str]
+
+    def send(self, alert: Alert) -> None:
+        """Send one alert and return when it is taken; raise when it is not. Called in a thread where it may wait."""
         ...
 
 

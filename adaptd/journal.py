@@ -108,6 +108,7 @@ class Journal:
         dead: Sequence[DeadLetter] = (),
         letters: Sequence[DeadLetter] = (),
         bounded: bool = False,
+        lane: str = "events",
     ) -> Future[Outcome]:
         """Journal items (and move a feed's cursor, and keep what was not taken) in one transaction.
 
@@ -129,7 +130,7 @@ class Journal:
                     deadletters.keep(connection, name, [*dead, *refused])
                 return outcome
 
-        return self._writer.submit(run, events=max(1, len(items)), size=size, bounded=bounded, after=self._deliver)
+        return self._writer.submit(run, events=max(1, len(items)), size=size, bounded=bounded, lane=lane, after=self._deliver)
 
     def revive(self, domain: int, items: Mapping[int, Item], refused: Mapping[int, str]) -> Future[tuple[Outcome, list[int]]]:
         """Journal dead letters, by their ids, and let go of them in one transaction; return the ids that are gone.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from adaptd.config import Quarantine
 from adaptd.drift import Change, Drift
+from adaptd.fair import Rate
 from adaptd.futures import fail, settle
 from adaptd.metrics import Comparison, Outcomes, count_answers
 from adaptd.model.change import changed, spoke
@@ -37,6 +39,7 @@ from adaptd.quarantine import Finding, Suspicion
 from adaptd.records import Learned, Row, Said
 from adaptd.rows import first_labels
 from adaptd.sequential import Trial
+from adaptd.stages import Told, Traces, traces, unheard
 from adaptd.tested import NOTHING, Kept, Tested
 
 log = logging.getLogger(__name__)
@@ -167,11 +170,14 @@ class Learner:
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.record: Record = _unrecorded
         self.record_tested: RecordTested = _kept_nowhere
+        self.told: Told = unheard
+        self._traces: dict[int, Traces] = {}  # of queued entries whose requests are traced, by seq
         self._recorded: Future[None] | None = None
         self._tested: Future[None] | None = None
         self._kept = NOTHING
         self._none_new = False  # that nothing was evicted lately, which waits for the next barrier
         self.failed: BaseException | None = None
+        self.rate = Rate()  # of labels
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"learner-{domain}", daemon=True)
 
@@ -196,6 +202,8 @@ class Learner:
         """Queue journal entries; the writer calls this in order, after their commit."""
         with self._lock:  # also while they are queued: at a start the journal's tail comes before what it leads to
             self._pending += [entry.seq for entry in learned]
+            if traced := traces.get():
+                self._traces |= {entry.seq: traced for entry in learned}
             for entry in learned:
                 self._queue.put(entry)
 
@@ -280,7 +288,7 @@ class Learner:
         self.beat = time.monotonic()
         entries, call, end = self._take()
         if entries:
-            self._learn(entries)
+            self._learn_traced(entries)
         if self.state.seq >= self._out_at:
             self._out_at = 0  # before a call: a rollback goes back in seq
         if (call is not None or end) and self._out_at:
@@ -293,6 +301,7 @@ class Learner:
             self.solve()
         if call is not None:
             self._complete_record()
+            self.beat = math.inf  # what is asked for takes as long as it takes: records are forgotten, a version is brought back
             try:
                 settle(call.done, call.run())
             except Exception as error:  # belongs to whoever called
@@ -331,7 +340,18 @@ class Learner:
             rows += len(item.born)
         return entries, None, False
 
+    def _learn_traced(self, entries: Sequence[Learned]) -> None:
+        began, mine = time.monotonic(), Traces()
+        if self._traces:
+            with self._lock:
+                mine = tuple({trace: None for entry in entries for trace in self._traces.pop(entry.seq, ())})
+        token = traces.set(mine)
+        self._learn(entries)
+        traces.reset(token)
+        self.told("learn", began, mine, [row.event for entry in entries for row in entry.born] if mine else ())
+
     def _learn(self, entries: Sequence[Learned]) -> None:
+        began = time.monotonic()
         if self.forgotten:
             entries = [replace(e, born=[row for row in e.born if row.event not in self.forgotten]) for e in entries]
         vectors = self._vectors(sorted({row.event for entry in entries for row in entry.born}))
@@ -339,6 +359,7 @@ class Learner:
         self.apply(entries, vectors)
         self._follow_changes()
         self.publish()
+        self.rate.took(len(entries), time.monotonic() - began)
         self._release(len(entries))
         if self._dirty_since is None:
             self._dirty_since = time.monotonic()
@@ -413,7 +434,7 @@ class Learner:
         for name in self.state.heads:
             frozen = snapshot.heads[name]
             mine = [row for entry in entries for row in entry.born if row.head == name and row.id in judging | suspect]
-            if not mine or not frozen.known.any():
+            if not mine:
                 continue
             rows, judged = {row.id: row for row in mine}, []
             for told in self._told(name, mine, judging, suspect, vectors, frozen):
@@ -434,7 +455,7 @@ class Learner:
         """Yield what rows of a head tell: first those that told it before a restart. Each is to be followed before the next."""
         before = [row for row in rows if row.born <= self._kept.through]
         yield from (self._kept.told[row.id] for row in before if row.id in self._kept.told)  # not all are sampled
-        head, asked = self.state.heads[name], self._sample(rows[len(before):], name, frozen)
+        head, asked = self.state.heads[name], self._sample(rows[len(before):], name, frozen) if frozen.known.any() else []
         said = opine(torch.stack([vectors[row.event] for row in asked]), frozen) if asked else None
         for place, row in enumerate(asked):
             assert said is not None
@@ -535,11 +556,13 @@ class Learner:
 
     def solve(self) -> None:
         """Solve the ridges of all heads and serve them."""
+        began = time.monotonic()
         for head in self.state.heads.values():
             head.solve()  # also when nothing is stale: a restore brings the sums to the rows and leaves the rest to this
             head.compact()
         self.publish()
         self._dirty_since = None
+        self.told("solve", began)
 
     def publish(self) -> None:
         """Swap in a snapshot of the state, between two batches."""

@@ -55,6 +55,11 @@ class Paths:
         """One folder per training job: in/ and out/."""
         return self.state / "jobs"
 
+    @property
+    def runs(self) -> Path:
+        """What adaptations are logged to for TensorBoard and Weights & Biases, where that is wanted."""
+        return self.state / "runs"
+
 
 def locate(config: str | os.PathLike[str] | None = None) -> Paths:
     """Find the configuration file (argument, ADAPTD_CONFIG, ./adaptd.toml, /etc) and the state folder beside it.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 
@@ -238,3 +238,25 @@ class Problem:
     message: str
     since: float
     hint: str = ""
+    subject: str = ""  # what is wrong, where the message's words change; else the message is it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """What a sink is told."""
+
+    id: str  # of this alert: the same at every try
+    key: str  # of what it is about: the same while that lasts, and when it is over
+    kind: str  # problem, resolved, demote, or a verdict: promote, reject, undecided
+    code: str  # the problem's, or "verdict"
+    subject: str
+    message: str
+    hint: str
+    since: float
+    at: float
+    host: str
+    store: str  # the state folder
+
+    def body(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return asdict(self)

@@ -9,21 +9,26 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-import prometheus_client as prometheus
 from sqlalchemy import Connection, Engine, select
 
 from adaptd import backup, chain, deadletters, describe, incumbent, registry
 from adaptd import tables as t
 from adaptd import tokens as kept
+from adaptd.alerts import OUTCOMES, Alerts
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotFound, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
 from adaptd.grants import Keyring, Token
+from adaptd.health import Health
 from adaptd.history import act
-from adaptd.observe import Counts, Meters, Problems, quarantined
+from adaptd.host import Room
+from adaptd.meters import Meters
+from adaptd.observe import Counts, Problems, quarantined
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.selector import Selector
@@ -32,6 +37,7 @@ from adaptd.served import Served
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 T = TypeVar("T")
+DECISIONS = ("promote", "reject", "undecided", "failed")
 LISTENERS = 100  # events that a slow listener of the stream may lag behind
 
 
@@ -49,6 +55,9 @@ class Service:
         meters: Meters,
         paths: Paths,
         keyring: Keyring,
+        health: Health,
+        room: Room,
+        alerts: Alerts,
     ) -> None:
         self.domains = domains
         self.followers = followers
@@ -61,10 +70,21 @@ class Service:
         self._meters = meters
         self._paths = paths
         self._keyring = keyring
+        self._health = health
+        self._room = room
+        self.alerts = alerts
         self._backing_up = threading.Lock()
         self._started = time.monotonic()
+        for post, outcome in product(alerts.posts, OUTCOMES):
+            meters.alerts.labels(post.name, outcome)
         self._listeners: set[asyncio.Queue[Json]] = set()
         self._counts = Counts(reader, domains)
+        for name, served in domains.items():
+            for decision in DECISIONS:
+                meters.verdicts.labels(name, decision)  # a rate wants a beginning
+            served.adaptation.on_phase = partial(meters.phase, name)
+            served.adaptation.on_trained = partial(meters.trained, name)
+            served.adaptation.on_over = partial(self._adapted, name)
 
     def ready(self) -> bool:
         """Say whether every champion has answered its probe."""
@@ -97,11 +117,13 @@ class Service:
 
     # -- the stages --------------------------------------------------------------------------------------------
 
-    async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None) -> Json:
+    async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None,
+                      actor: str) -> Json:
         """Answer inputs and journal them."""
         served = self._served(domain)
         with self._meters.time("predict", domain):
-            answer = await served.predict(inputs, source=source, explain=explain, min_seq=min_seq, newest=self._writer.last_seq)
+            answer = await served.predict(inputs, source=source, explain=explain, min_seq=min_seq, newest=self._writer.last_seq,
+                                          client=actor)
         self._meters.predictions.labels(domain).inc(len(inputs))
         return answer
 
@@ -134,6 +156,10 @@ class Service:
         outcome = await asyncio.shield(asyncio.wrap_future(running))  # who stops waiting does not stop the adaptation
         self.tell("verdict", domain, **outcome.body())
         return outcome.body()
+
+    def _adapted(self, domain: str, last: Mapping[str, Any]) -> None:
+        self._meters.verdicts.labels(domain, last["verdict"]).inc()
+        self.alerts.verdict(domain, last)
 
     async def snapshot(self, domain: str, *, reason: str, actor: str) -> Json:
         """Name the live state as a version."""
@@ -413,9 +439,21 @@ class Service:
             "chain": self._read(chain.head).shown(),
             "listening": list(self.listening),
             "feeds": self._feeds(),
-            "problems": self.problems.now() + [one for served in self.domains.values() for one in quarantined(served)]
-            + [vars(one) for follower in self.followers.values() for one in follower.problems()],
+            "problems": self._wrong_now(),
         }
+
+    def _wrong_now(self) -> list[Json]:
+        """Return what was reported lately, and what is wrong for as long as it is."""
+        lasting = [one for follower in self.followers.values() for one in follower.problems()] + self.alerts.problems()
+        return [
+            *self.problems.now(),
+            *[one for served in self.domains.values() for one in quarantined(served)],
+            *[vars(one) for one in lasting],
+        ]
+
+    def look_for_alerts(self) -> None:
+        """Tell the alert sinks what is wrong now, and what is over."""
+        self.alerts.look(self._wrong_now())
 
     def _domain_status(self, served: Served) -> Json:
         state, counts = served.learner.state, self._counts.of(served.name)
@@ -431,6 +469,7 @@ class Service:
             "labelled": counts["labelled"],
             **{name: sum(one[key] for one in memory) for name, key in (("memory", "retrievable"), ("evicted", "evicted"))},
             "capacity": sum(one["capacity"] for one in memory),
+            "memory_bytes": served.memory_bytes(),
             "accuracy": {
                 "prequential": state.prequential.accuracy,
                 "holdout": evaluated.get("candidate" if promoted else "champion"),
@@ -451,16 +490,25 @@ class Service:
             "adaptation_held": served.adaptation.held,
         }
 
+    def health(self) -> Json:
+        """Return every part's state and the age of its heartbeat."""
+        return {"state": self.state, "parts": self._health.parts()}
+
     def metrics(self) -> bytes:
         """Return the Prometheus exposition."""
-        for name, served in self.domains.items():
-            self._meters.version.labels(name).set(served.learner.state.version)
-            self._meters.lag.labels(name).set(served.learner.lag)
-            self._meters.rows.labels(name).set(sum(int(h.means.counts.sum()) for h in served.learner.state.heads.values()))
-            if (accuracy := served.learner.state.prequential.accuracy) is not None:
-                self._meters.accuracy.labels(name).set(accuracy)
-            if figures := served.learner.state.prequential.calibration.figures():
-                self._meters.calibration.labels(name).set(figures["ece"])
-        self._meters.queue.labels("journal").set(self._writer.waiting)
-        self._meters.queue.labels("inference").set(self._inference.waiting)
-        return prometheus.generate_latest(self._meters.registry)
+        database = self._paths.database
+        files = [file for file in (database, database.with_name(f"{database.name}-wal")) if file.exists()]
+        queues = {
+            "journal": self._writer.waiting,
+            "inference": self._inference.waiting,
+            "encoding": self._inference.waiting_labels,
+            "alerts": self.alerts.waiting,
+            "learning": sum(served.learner.lag for served in self.domains.values()),
+        }
+        return self._meters.exposition({
+            **self.status(),
+            "parts": self._health.parts(),
+            "queues": queues,
+            "disk_free": self._room.free,
+            "store_size": sum(file.stat().st_size for file in files),
+        })

@@ -18,6 +18,12 @@ def secrets(file: Path) -> set[str]:
     return {_secret(reference, file.parent) for reference in _references(raw)}
 
 
+def secret_files(file: Path) -> list[Path]:
+    """Return the files that the file names instead of holding what is in them."""
+    raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    return [file.parent / reference["$file"] for reference in _references(raw) if "$file" in reference]
+
+
 def _references(value: Any) -> Iterator[dict[str, Any]]:
     if _is_reference(value):
         yield value

@@ -19,6 +19,7 @@ from adaptd.api.errors import Internal, failure, reply, status_failure
 from adaptd.api.guard import Guard, Report
 from adaptd.api.operations import Operations
 from adaptd.api.routes import ENDPOINTS, STREAM
+from adaptd.api.traced import ROUTE, RequestTracer, Traced
 from adaptd.config import Limits
 from adaptd.errors import AdaptdError, BadRequest
 from adaptd.grants import Grant, Keyring
@@ -26,7 +27,8 @@ from adaptd.grants import Grant, Keyring
 log = logging.getLogger(__name__)
 
 
-def create_app(operations: Operations, *, limits: Limits, keyring: Keyring, report: Report) -> Starlette:
+def create_app(operations: Operations, *, limits: Limits, keyring: Keyring, report: Report,
+               tracer: RequestTracer | None = None) -> Starlette:
     """Return the ASGI application; `report` hears of problems.
 
     `app.state.closing` is an event that ends the open streams.
@@ -36,7 +38,8 @@ def create_app(operations: Operations, *, limits: Limits, keyring: Keyring, repo
     for route in routes:
         if route.path == STREAM and route.methods:
             route.methods.discard("HEAD")  # its answer would never end
-    app = Starlette(routes=routes, middleware=[Middleware(Guard, keyring=keyring, report=report)],
+    guard = Middleware(Guard, keyring=keyring, report=report)
+    app = Starlette(routes=routes, middleware=[guard, *([Middleware(Traced, tracer=tracer)] if tracer else [])],
                     exception_handlers={HTTPException: _http_error, Exception: _internal})
     app.router.redirect_slashes = False
     app.state.closing = closing
@@ -46,6 +49,7 @@ def create_app(operations: Operations, *, limits: Limits, keyring: Keyring, repo
 def _route(endpoint: Endpoint, operations: Operations, limits: Limits,
            closing: asyncio.Event) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
+        request.scope[ROUTE] = endpoint.path
         try:
             grant: Grant = request.scope["adaptd.grant"]
             query = _query(request, endpoint)

@@ -22,6 +22,10 @@ class Operations(Protocol):
         """Return the contract's status document."""
         ...
 
+    def health(self) -> Json:
+        """Return {"state": …, "parts": {name: {state, age_s}}}."""
+        ...
+
     def metrics(self) -> bytes:
         """Return the Prometheus exposition."""
         ...
@@ -31,8 +35,8 @@ class Operations(Protocol):
         ...
 
     async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool,
-                      min_seq: int | None) -> Json:
-        """Answer inputs (raw JSON objects); journal them as events."""
+                      min_seq: int | None, actor: str) -> Json:
+        """Answer inputs (raw JSON objects); journal them as events. Actors take turns."""
         ...
 
     async def events(self, domain: str, items: Sequence[Any], *, source: str) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -17,7 +18,8 @@ from adaptd.api.errors import Unprocessable, failure, reply
 from adaptd.api.guard import SOCKET
 from adaptd.api.operations import Json
 from adaptd.api.stream import server_sent
-from adaptd.errors import Forbidden, NotReady
+from adaptd.errors import Forbidden, NotFound, NotReady
+from adaptd.health import STALLED
 
 
 async def predict(call: Call) -> Json:
@@ -25,7 +27,7 @@ async def predict(call: Call) -> Json:
     check_count(len(call.body.inputs), call.limits, "inputs")
     check_inputs(call.grant, call.body.inputs, explain=call.body.explain)
     return await call.operations.predict(call.domain, call.body.inputs, source=speaker(call.grant), explain=call.body.explain,
-                                         min_seq=call.body.min_seq)
+                                         min_seq=call.body.min_seq, actor=call.actor)
 
 
 async def events(call: Call) -> Response:
@@ -232,6 +234,20 @@ async def healthz(call: Call) -> Json:
     return {"ok": True}
 
 
+async def health(call: Call) -> Response:
+    """Say how each part does; 503 when one of them is stuck."""
+    found = call.operations.health()
+    return reply(found, 503 if any(part["state"] == STALLED for part in found["parts"].values()) else 200)
+
+
+async def ping(call: Call) -> Response:
+    """Say how one part does; 503 when it is stuck."""
+    parts, name = call.operations.health()["parts"], call.path["part"]
+    if name not in parts:
+        raise NotFound(f"there is no part {name!r}", field="part", hint=f"known: {', '.join(parts)}")
+    return reply(parts[name], 503 if parts[name]["state"] == STALLED else 200)
+
+
 async def readyz(call: Call) -> Json:
     """Say that every champion has answered; 503 until then."""
     if not call.operations.ready():
@@ -241,7 +257,8 @@ async def readyz(call: Call) -> Json:
 
 async def metrics(call: Call) -> Response:
     """Give the figures to Prometheus."""
-    return Response(call.operations.metrics(), media_type=f"{PROMETHEUS}; version=0.0.4; charset=utf-8")
+    text = await asyncio.to_thread(call.operations.metrics)  # it counts rows: answers do not wait for it
+    return Response(text, media_type=f"{PROMETHEUS}; version=0.0.4; charset=utf-8")
 
 
 async def stream(call: Call) -> Response:
@@ -291,6 +308,8 @@ ENDPOINTS = (
     Endpoint(method="GET", path=f"{DOMAIN}/review", handler=review, roles=READ, query=s.ReviewQuery, answer=s.ToReview),
     Endpoint(method="GET", path=f"{DOMAIN}/review/report", handler=review_report, roles=READ, answer=s.ReviewReport),
     Endpoint(method="GET", path="/v1/status", handler=status, roles=ANY, whole=True, answer=s.Status),
+    Endpoint(method="GET", path="/v1/health", handler=health, roles=ANY, whole=True, answer=s.Health),
+    Endpoint(method="GET", path="/v1/health/{part}", handler=ping, roles=ANY, whole=True, answer=s.Part),
     Endpoint(method="GET", path="/v1/history", handler=history, roles=OPERATE, whole=True, query=s.HistoryQuery,
              answer=s.History),
     Endpoint(method="GET", path="/v1/feeds", handler=feeds, roles=OPERATE, whole=True, answer=s.Feeds),

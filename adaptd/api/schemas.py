@@ -503,6 +503,20 @@ class Status(Answer):
     problems: list[dict[str, Any]]
 
 
+class Part(Answer):
+    """How a part of the daemon does, and how long ago its loop turned."""
+
+    state: str
+    age_s: float
+
+
+class Health(Answer):
+    """The daemon's state and that of its parts."""
+
+    state: str
+    parts: dict[str, Part]
+
+
 class BackedUp(Answer):
     """What a verified backup holds."""
 

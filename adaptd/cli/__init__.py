@@ -48,6 +48,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "restore": ("adaptd.cli.backup:restore", "Make a new store from a backup."),
     "doctor": ("adaptd.cli.doctor:doctor", "Check a store, running or stopped, and its machine."),
     "verify": ("adaptd.cli.verify:verify", "Prove that the journal is what was written."),
+    "install-service": ("adaptd.cli.service:install_service",
+                        "Make adaptd a service of systemd: unit, user, folders, a first configuration."),
     "db": ("adaptd.cli.db:db", "Look after the store's schema."),
     "demo": ("adaptd.cli.demo:demo", "Show adaptd at work on a real stream, beside a nightly retraining."),
     "bench": ("adaptd.cli.bench:bench", "Measure adaptd and its rivals."),

@@ -7,8 +7,6 @@ dead letters, and answered like the others: a sender that tries again for ever w
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -17,14 +15,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from adaptd import signing
 from adaptd.errors import BadConfig, BadSignature, Busy, NotReady
 from adaptd.feeds.elements import element
 from adaptd.interfaces import FeedItem
 
 TOLERANCE_S = 300.0  # that a sender's clock may be off; older deliveries may be somebody's recording
 ANSWER_S = 8.0  # GitHub waits for 10
-SHORTEST = 16  # characters, or bytes, of a secret
-PREFIX = "whsec_"
 GITHUB, STANDARD = "github", "standard"
 SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-hub-signature", "x-hub-signature-256",
                     "webhook-signature"})  # headers that are not kept
@@ -87,9 +84,7 @@ class Webhook:
                 raise BadSignature(f"webhook-timestamp is not within {TOLERANCE_S:g} s of our clock",
                                    hint="sign and send it now; compare the clocks")
             given = headers.get("webhook-signature", "").split()
-            content = f"{headers.get('webhook-id', '')}.{moment}.".encode("latin-1") + body
-            digests = [hmac.digest(key, content, "sha256") for key in self._keys]
-            wanted = [f"v1,{base64.b64encode(digest).decode()}" for digest in digests]
+            wanted = [signing.signature(key, headers.get("webhook-id", ""), moment, body) for key in self._keys]
         matches = [hmac.compare_digest(one.encode("latin-1"), other.encode()) for one in given[:10] for other in wanted]
         if not any(matches) or (self.signature == STANDARD and not headers.get("webhook-id")):
             raise BadSignature(hint=f"sign the body as it is sent: signature = {self.signature!r} in docs/feeds.md")
@@ -141,14 +136,10 @@ class Webhook:
         return element(one.body, json.dumps({"taken": self._taken}), key=one.key, about=one.about)
 
     def _key(self, secret: str) -> bytes:
-        key = secret.encode()
         if self.signature == STANDARD:
-            try:
-                key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-            except (binascii.Error, ValueError):
-                raise BadConfig("secret: not whsec_ and base64", field="secret",
-                                hint="take it as the sender shows it, by reference") from None
-        if len(key) < SHORTEST:
-            raise BadConfig(f"secret: shorter than {SHORTEST} bytes", field="secret",
-                            hint='openssl rand -hex 32 makes one; for "standard": whsec_ and openssl rand -base64 32')
+            return signing.key(secret)
+        key = secret.encode()
+        if len(key) < signing.SHORTEST:
+            raise BadConfig(f"secret: shorter than {signing.SHORTEST} bytes", field="secret",
+                            hint="openssl rand -hex 32 makes one")
         return key

@@ -13,11 +13,13 @@ from unittest.mock import patch
 import torch
 
 from adaptd import config, plugins, restore
+from adaptd.alerts import Alerts
 from adaptd.assembly import Assembly
 from adaptd.grants import Keyring
+from adaptd.meters import Meters
 from adaptd.model import files
 from adaptd.model.attention import Adapter
-from adaptd.observe import Meters, Problems
+from adaptd.observe import Problems
 from adaptd.paths import CONFIG
 from adaptd.records import Example
 from adaptd.service import Service
@@ -61,7 +63,7 @@ class Live:
             self.parts.open_domains()
         self.served = self.parts.domains["text"]
         self.service = Service(self.parts.domains, {}, self.parts.writer, self.parts.reader, self.parts.inference,
-                               self.problems, Meters(), self.paths, Keyring())
+                               self.problems, Meters(), self.paths, Keyring(), self.parts.health, self.parts.room, Alerts([]))
         self.served.learner.when(self.parts.writer.last_seq).result(60)
         self.service.state = "running"
         self.verdict = "undecided"

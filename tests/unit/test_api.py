@@ -50,6 +50,7 @@ class Double:
 
     fails: Exception | None = None
     is_ready: bool = True
+    learner: str = "ok"
     asked: list[tuple[str, Any]] = field(default_factory=list)
     happenings: Sequence[Json] = ()
     closed: bool = False
@@ -70,6 +71,10 @@ class Double:
         return {"state": "ready", "pid": 1, "uptime_s": 1.0, "domains": {}, "seq": 0, "chain": {}, "listening": {},
                 "feeds": {}, "problems": []}
 
+    def health(self) -> Json:
+        return {"state": "running", "parts": {"writer": {"state": "ok", "age_s": 0.1},
+                                              "learner:text": {"state": self.learner, "age_s": 0.2}}}
+
     def metrics(self) -> bytes:
         return b"adaptd_events_total 1\n"
 
@@ -82,8 +87,8 @@ class Double:
             self.closed = True
 
     async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool,
-                      min_seq: int | None) -> Json:
-        self._note("predict", domain, inputs, source=source, explain=explain, min_seq=min_seq)
+                      min_seq: int | None, actor: str) -> Json:
+        self._note("predict", domain, inputs, source=source, explain=explain, min_seq=min_seq, actor=actor)
         self.entered.set()
         if self.release:
             await self.release.wait()
@@ -264,7 +269,7 @@ def error(answer: httpx.Response, status: int, code: str) -> Json:
 ALONE = {"and_replay": False, "except_sources": []}
 ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/predict", {"inputs": [{"text": "a"}], "explain": True, "min_seq": 3}, "predict",
-     ("text", [{"text": "a"}], {"source": "http", "explain": True, "min_seq": 3})),
+     ("text", [{"text": "a"}], {"source": "http", "explain": True, "min_seq": 3, "actor": "socket"})),
     ("POST", "/v1/text/adapt", {"wait": True}, "adapt", ("text", {"wait": True, "actor": "socket"})),
     ("POST", "/v1/text/adapt", None, "adapt", ("text", {"wait": False, "actor": "socket"})),
     ("POST", "/v1/text/snapshot", {"reason": "r"}, "snapshot", ("text", {"reason": "r", "actor": "socket"})),
@@ -573,6 +578,15 @@ def test_health_and_readiness() -> None:
     answer = ask(Double(is_ready=False), "GET", "/readyz")
     error(answer, 503, "not_ready")
     assert answer.headers["retry-after"] == "1"
+
+
+def test_health_is_one_ping_per_part() -> None:
+    """200 while they turn; 503 for the one that is stuck, and for the whole."""
+    assert ask(Double(), "GET", "/v1/health").json()["parts"]["writer"] == {"state": "ok", "age_s": 0.1}
+    assert ask(Double(), "GET", "/v1/health/learner:text").status_code == 200
+    stuck = Double(learner="stalled")
+    assert [ask(stuck, "GET", f"/v1/health{path}").status_code for path in ("", "/writer", "/learner:text")] == [503, 200, 503]
+    assert "learner:text" in error(ask(stuck, "GET", "/v1/health/learner"), 404, "not_found")["hint"]
 
 
 def test_metrics_are_prometheus_text() -> None:

@@ -108,7 +108,7 @@ def test_every_command_has_help_with_an_example_and_takes_config(path: tuple[str
     result = CliRunner().invoke(main, [*path, "-h"])
     assert result.exit_code == 0
     assert f"Example:\n    adaptd {path[0]}" in result.stdout
-    assert path in {("init",), ("demo",), ("bench",)} or "--config PATH" in result.stdout
+    assert path in {("init",), ("demo",), ("bench",), ("install-service",)} or "--config PATH" in result.stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -224,7 +224,7 @@ def test_what_init_writes_is_the_defaults(tmp_path: Path, folder: Path) -> None:
 
 
 def test_what_init_shows_in_comments_is_the_defaults(tmp_path: Path, folder: Path) -> None:
-    text = TEMPLATE.split("# Follow a file")[0].format(domain="text", allow="", table="[domains.text]")
+    text = TEMPLATE.split("# Follow a file")[0].format(domain="text", allow="", table="[domains.text]", state=".")
     lines = [line.removeprefix("# ") if " = " in line else line for line in text.splitlines()]
     (tmp_path / "shown.toml").write_text("\n".join(lines))
     shown, _ = config.load(tmp_path / "shown.toml")

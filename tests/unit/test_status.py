@@ -246,7 +246,8 @@ def test_a_moment_comes_back_also_from_a_branch_that_was_discarded(store: Store)
     assert store.alive() == {"a", "b"}
     with store.engine.connect() as connection:
         found = registry.version(connection, done["version"])
-    assert (found.kind, found.parent, found.metrics["moment"]) == ("moment", number, {"at": between, "base": number, "behind": 1})
+    moment = {"at": between, "base": number, "folded": found.seq - 1, "behind": 1}
+    assert (found.kind, found.parent, found.metrics["moment"]) == ("moment", number, moment)
     assert not found.solved and (found.metrics["labels"], found.metrics["memory"]) == (2, 2)
     assert registry.read(store.paths.versions / str(found.number), found.files) == {"label.adapter": b"w", "label.head": b"h"}
     assert stopped_status(store.paths)["domains"]["text"]["held"] == [""]
