@@ -57,7 +57,7 @@ class Publisher:
         self._kept = self._place  # up to which the store knows
         self._sent = 0
         self._failure: Problem | None = None
-        self._started, self._look_at, self._ask_at, self._asked_up_to = time.monotonic(), 0.0, 0.0, -1
+        self._started, self._look_at, self._ask_at, self._asked_up_to = time.monotonic(), 0.0, 0.0, 0
         self.errors = 0
         self.beat = time.monotonic()
 
@@ -155,7 +155,6 @@ class Publisher:
             found, problems = self._alerts(place.problems)
             messages, place = messages + found, replace(place, problems=problems)
         if "review" in self._what and time.monotonic() >= self._ask_at:
-            self._ask_at = time.monotonic() + ASK_S
             found, asked = self._questions(place.asked)
             messages, place = messages + found, replace(place, asked=asked)
         return messages, place
@@ -179,8 +178,11 @@ class Publisher:
     def _questions(self, asked: Sequence[str]) -> tuple[list[Message], Sequence[str]]:
         """Return what to ask people about, so that no more than `OPEN` questions wait for their label, and all that wait."""
         with self._reader.connect() as connection:
-            still, last = outbox.open_questions(connection, asked), outbox.newest(connection).predictions
-        if len(still) >= OPEN or last == self._asked_up_to:
+            if (last := outbox.newest(connection).predictions) == self._asked_up_to:  # nothing new to ask about
+                return [], asked
+            still = outbox.open_questions(connection, asked)
+        self._ask_at = time.monotonic() + ASK_S
+        if len(still) >= OPEN:
             return [], still
         try:
             found = [message for message in self._chosen() if message.about not in still][:OPEN - len(still)]

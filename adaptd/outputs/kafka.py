@@ -6,7 +6,6 @@ The client library's calls may block: they are made in a thread of the output's 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,41 +35,69 @@ class KafkaTopic(KafkaCluster):
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Send]:
         """Connect; yield what produces."""
-        thread, over = ThreadPoolExecutor(1, thread_name_prefix="kafka-output"), threading.Event()
+        thread, session = ThreadPoolExecutor(1, thread_name_prefix="kafka-output"), _Session(self)
         try:
-            producer = await in_thread(thread, self._open)
+            await in_thread(thread, session.open)
 
             async def send(messages: Sequence[Message]) -> None:
-                await in_thread(thread, partial(self._produce, producer, messages, over))
+                await in_thread(thread, partial(session.produce, messages))
 
             yield send
         finally:
-            over.set()
+            session.over = True
             thread.shutdown(wait=False)
 
-    def _open(self) -> Any:
+
+class _Session:
+    """One connection. Used by one thread."""
+
+    def __init__(self, output: KafkaTopic) -> None:
+        self._output = output
+        self._producer: Any = None
+        self._down: str | None = None  # all brokers are away, or do not let us in
+        self._failed: list[Any] = []
+        self.over = False  # set from outside: what waits gives up
+
+    def open(self) -> None:
+        """Connect, and look whether the topic is there."""
         from confluent_kafka import KafkaException, Producer
 
-        producer = Producer({**self.config(), "acks": "all", "enable.idempotence": self.idempotent, "linger.ms": 5,
-                             "delivery.timeout.ms": int(1000 * SEND_S), "allow.auto.create.topics": False}, logger=log)
-        try:
-            about = producer.list_topics(self.topic, timeout=CONNECT_S).topics[self.topic]
-        except KafkaException as error:
-            raise ConnectionError(f"{self.address[0]}:{self.address[1]} does not answer: {words(error)}") from None
+        output, end = self._output, time.monotonic() + CONNECT_S
+        self._producer = Producer({
+            **output.config(), "acks": "all", "enable.idempotence": output.idempotent, "linger.ms": 5, "error_cb": self._met,
+            "delivery.timeout.ms": int(1000 * SEND_S), "allow.auto.create.topics": False}, logger=log)
+        while True:
+            try:
+                about = self._producer.list_topics(output.topic, timeout=1.0).topics[output.topic]
+                break
+            except KafkaException as error:
+                self._producer.poll(0)  # tells `_met` what went wrong
+                if self._down is not None or self.over or time.monotonic() > end:
+                    raise ConnectionError(self._down or f"{output.address[0]} does not answer: {words(error)}") from None
         if about.error is not None:
-            raise LookupError(f"there is no topic {self.topic!r}: {about.error.str()}")
-        return producer
+            raise LookupError(f"there is no topic {output.topic!r}: {about.error.str()}")
 
-    def _produce(self, producer: Any, messages: Sequence[Message], over: threading.Event) -> None:
-        failed: list[Any] = []
+    def produce(self, messages: Sequence[Message]) -> None:
+        """Produce, and return when all of it is acknowledged."""
+        self._failed, self._down, end = [], None, time.monotonic() + SEND_S
         for one in messages:
-            producer.produce(self.topic, one.raw(), key=one.about, headers={"id": one.id, "kind": one.kind},
-                             on_delivery=lambda error, _: failed.append(error) if error else None)
-        end = time.monotonic() + SEND_S
-        while (left := producer.flush(0.2)) and not over.is_set() and time.monotonic() < end:
+            self._producer.produce(self._output.topic, one.raw(), key=one.about, headers={"id": one.id, "kind": one.kind},
+                                   on_delivery=self._told)
+        while (left := self._producer.flush(0.2)) and self._down is None and not self.over and time.monotonic() < end:
             pass
         if left:
-            producer.purge()
-            raise ConnectionError(f"{self.address[0]}:{self.address[1]} does not acknowledge")
-        if failed:
-            raise ConnectionError(f"{self.address[0]}:{self.address[1]} did not take it: {failed[0].str()}")
+            self._producer.purge()
+            raise ConnectionError(self._down or f"{self._output.address[0]} does not acknowledge")
+        if self._failed:
+            raise ConnectionError(f"{self._output.address[0]} did not take it: {self._failed[0].str()}")
+
+    def _told(self, error: Any, _: Any) -> None:
+        if error is not None:
+            self._failed.append(error)
+
+    def _met(self, error: Any) -> None:
+        """Hear from the library what is wrong; it tries again by itself."""
+        from confluent_kafka import KafkaError
+
+        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL):
+            self._down = error.str()
