@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +54,7 @@ class Publisher:
         self._ask = ask
         self.wrong: Callable[[], Sequence[Json]] = list
         self._go = asyncio.Event()
+        self._again = asyncio.Event()  # what failed is tried now
         self._place = Place(predictions=0, verdicts=0)  # up to which was read
         self._kept = self._place  # up to which the store knows
         self._sent = 0
@@ -79,7 +81,7 @@ class Publisher:
         return [self._failure] if self._failure else []
 
     async def pause(self, paused: bool, actor: str) -> None:
-        """Pause or go on, durably."""
+        """Pause or go on, durably; what fails is tried again at once."""
 
         def write(connection: Any) -> None:
             connection.execute(update(t.output).where(t.output.c.name == self.name).values(paused=int(paused)))
@@ -87,6 +89,7 @@ class Publisher:
 
         await asyncio.wrap_future(self._writer.submit(write))
         self._go.clear() if paused else self._go.set()
+        self._again.set()
 
     async def run(self) -> None:
         """Send for ever; only a cancelled task or a failed store ends it."""
@@ -111,7 +114,9 @@ class Publisher:
                 raise
             except Exception as error:  # whatever an output raises: it is tried again, later and later
                 self._failed(error)
-                await asyncio.sleep(pause * (0.5 + random.random()))
+                self._again.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._again.wait(), pause * (0.5 + random.random()))
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _failed(self, error: Exception) -> None:

@@ -13,10 +13,12 @@ from adaptd.feeds.mqtt import MqttBroker, let_go
 from adaptd.interfaces import Send
 from adaptd.records import Message
 
+NOBODY = 16  # MQTT 5's reason code "no matching subscribers"; a broker need not tell
+
 
 @dataclass(kw_only=True)
 class MqttTopic(MqttBroker):
-    """Readers need a persistent session, or the broker drops what comes while they are away."""
+    """A reader needs a persistent session, or the broker drops what comes while it is away."""
 
     name: ClassVar[str] = "mqtt"
 
@@ -64,8 +66,11 @@ async def _answered(told: Sequence[asyncio.Future[Any]], lost: asyncio.Event) ->
         await asyncio.wait([answers, over], return_when=asyncio.FIRST_COMPLETED)
         if not answers.done():
             raise ConnectionError("the connection to the broker was lost")
-        if refused := [code for code in answers.result() if code.is_failure]:
-            raise ConnectionError(f"the broker refuses: {refused[0]}")
+        for code in answers.result():
+            if code.is_failure:
+                raise ConnectionError(f"the broker refuses: {code}")
+            if code.value == NOBODY:
+                raise ConnectionError("nobody has subscribed to the topic: the broker has dropped what it was sent")
     finally:
         answers.cancel()
         over.cancel()

@@ -34,6 +34,7 @@ MESSAGES, KILLS, RESTARTS, LABELLED = (
     int(os.environ.get(f"FEED_{name}", given))
     for name, given in (("MESSAGES", "2000"), ("KILLS", "3"), ("RESTARTS", "0"), ("LABELS", "0")))
 KINDS = os.environ.get("FEED_KINDS", ",".join(SERVERS)).split(",")
+LIMIT_S = 600.0 if LABELLED else 120.0
 BATCH, QUEUE = 20, 40
 POISON: Sequence[bytes] = (b"not json", b'["text"]', b'{"id": "p3", "text": 5, "label": "card"}')
 
@@ -182,7 +183,7 @@ def test_kill_9_of_the_daemon_gives_each_message_once(servers: Mapping[str, Serv
     for publisher in publishers:
         publisher.join(60)
     total = MESSAGES * len(servers)
-    until(lambda: count(daemon) >= total, f"all are journalled: {count(daemon)}, {daemon.problems()}", 600.0 if LABELLED else 120.0)
+    until(lambda: count(daemon) >= total, f"all are journalled: {count(daemon)}, {daemon.problems()}", LIMIT_S)
     wanted = sorted(one["id"] for one in sent)
     for kind in servers:
         found = [key for (key,) in daemon.rows("SELECT key FROM event WHERE source = ? ORDER BY key", kind)]
