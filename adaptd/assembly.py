@@ -21,7 +21,7 @@ from sqlalchemy import Connection, insert, select
 from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, outputs, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.alerts import Alerts, Post
-from adaptd.config import DomainSettings, Drift, Settings
+from adaptd.config import DomainSettings, Settings
 from adaptd.counterfactual import Counterfactual
 from adaptd.drift import Change
 from adaptd.follow import Follower
@@ -185,7 +185,7 @@ class Assembly:
         refold.up_to(base.seq)
         with self.reader.connect() as connection:
             state = restore.load_state(connection, number, base, contents, heads, vectors, settings.quarantine, self._report)
-            tail, kept = restore.tail(connection, number, live.branch, base.seq)
+            tail, kept = restore.tail(connection, number, live.branch, base.seq, encoder_id)
             if version.number == live.version and settings.probation.labels:
                 state.trial = restore.trial(connection, number, base, heads, self.paths.versions, encoder.digest, self._report)
         if version.number != live.version:
@@ -275,9 +275,9 @@ class Assembly:
         """Give what a learner finds to those whom it concerns."""
         learner, name = served.learner, served.name
         learner.on_failure, learner.told, learner.on_finding = self._fatal, self._told, partial(self._set_aside, served.id)
-        learner.on_change = partial(self._follow, served.id, settings.drift)
+        learner.follows_changes, learner.on_change = settings.drift.enabled, partial(self._follow, served.id)
         learner.forgotten = self.journal.forgotten
-        learner.record, learner.record_tested = refold.record, self.journal.tested
+        learner.record, learner.record_tested = refold.record, partial(self.journal.tested, served.vectors.encoder_id)
         learner.on_learned = self._after_learning(name, served.adaptation, served.probation, settings.learn.checkpoint_labels)
         # where the sums took long to make, the next start need not
         learner.on_caught_up = lambda rows: self._checkpoint_soon(name) if rows > CATCH_UP else None
@@ -380,9 +380,9 @@ class Assembly:
         log.warning("source %r is on hold: %s", found.source, found.words(), extra={"action": "quarantine"})
         return outcome.learned[-1].seq
 
-    def _follow(self, domain: int, rule: Drift, found: Change) -> None:
+    def _follow(self, domain: int, found: Change) -> None:
         """Let remembered rows follow a label that changed; in the learner's thread, behind what came meanwhile."""
-        if rule.enabled and self.journal.follow(domain, found, found.words()).result() is not None:
+        if self.journal.follow(domain, found, found.words()).result() is not None:
             log.warning("%s", found.words(), extra={"action": "drift"})
 
     def _checkpoint_failed(self, done: Future[None]) -> None:

@@ -290,6 +290,8 @@ def left(connection: Connection, domain: int) -> Counts:
     counts = {"event": int(connection.scalar(select(func.count()).select_from(t.event).where(full)) or 0)}
     salted = select(func.count()).select_from(t.chain).where(t.chain.c.seq.in_(gone), t.chain.c.salt.is_not(None))
     counts["chain"] = int(connection.scalar(salted) or 0)
+    without = t.tested.c.row.not_in(select(t.learned.c.id))
+    counts["tested"] = int(connection.scalar(select(func.count()).select_from(t.tested).where(without)) or 0)
     for table in (t.learned, t.label, t.vector, t.prediction):
         query = select(func.count()).select_from(table).where(table.c.event.in_(gone))
         counts[table.name] = int(connection.scalar(query) or 0)

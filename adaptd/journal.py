@@ -194,9 +194,9 @@ class Journal:
         """Record what memory evicted, (row, seq): all of it up to `through`."""
         return self._writer.submit(lambda connection: bounds.record(connection, domain, through, rows))
 
-    def tested(self, told: Sequence[Tested]) -> Future[None]:
+    def tested(self, encoder: int, told: Sequence[Tested]) -> Future[None]:
         """Record what labels told before they were learned."""
-        return self._writer.submit(lambda connection: tested.record(connection, told))
+        return self._writer.submit(lambda connection: tested.record(connection, encoder, told))
 
     def hold(self, domain: int, what: str, source: str, reason: str, actor: str) -> Future[None]:
         """Stop learning (of one source, or "" = all) or adaptation; journal and answers go on."""

@@ -103,6 +103,7 @@ eviction = Table(  # from retrieval only: the memory stays bounded, the sums kee
 tested = Table(  # what a row told before it was learned; `adaptd.tested`
     "tested", metadata,
     Column("row", Int, ForeignKey("learned.id"), primary_key=True),
+    Column("encoder", Int, ForeignKey("encoder.id"), nullable=False),  # whose vectors were put to the memory
     Column("told", Text, nullable=False),  # JSON
     **STRICT)
 

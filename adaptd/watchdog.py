@@ -16,7 +16,7 @@ from adaptd.health import STALL_S, Health
 
 log = logging.getLogger(__name__)
 LEAST_S = 15.0  # a loop may stand still for so long, whatever systemd's limit is
-LOOP = "event loop (HTTP and feeds)"
+LOOP = "event-loop"  # of HTTP and feeds
 HINT = "systemd restarts the daemon by its watchdog; the log has where every thread stood"
 
 

@@ -29,7 +29,7 @@ port = 0
 def shared() -> Iterator[Daemon]:
     """Return a running daemon for tests that neither stop it nor look at what others learn: each its own domain."""
     domains = "".join(f'[domains.d{number}]\nkind = "text"\n' for number in range(NUMBER))
-    with Daemon(CONFIG + domains) as daemon:
+    with Daemon(CONFIG + domains, afresh=True) as daemon:
         yield daemon.start()
 
 

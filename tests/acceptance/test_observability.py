@@ -254,7 +254,7 @@ def test_health_has_a_ping_for_every_part(watched: Watched) -> None:
     assert watched.failing[0] == 200 and watched.failing[1]["state"] == "failing"  # it is tried again by itself: not stuck
     status, health = watched.daemon.ask("GET", "/v1/health")
     assert status == 200 and health["state"] == "running"
-    assert set(health["parts"]) == {"writer", "inference", "learner:text", "feed:mail", "scheduler"}
+    assert set(health["parts"]) == {"writer", "inference", "learner:text", "feed:mail", "scheduler", "event-loop"}
     assert watched.daemon.ask("GET", "/v1/health/writer")[1]["state"] == "ok"
     assert watched.daemon.ask("GET", "/v1/health/nobody")[0] == 404
 
