@@ -1,6 +1,6 @@
 """Assembly: everything of a daemon built and joined, from the store on disk to domains that answer.
 
-`open_store` → `open_domains` → `open_feeds`, in this order; `adaptd.daemon` lives with what they leave.
+`open_store` → `open_domains` → `open_feeds`, `open_outputs`, in this order; `adaptd.daemon` lives with what they leave.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, plugins, registry, restore
+from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, outputs, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.alerts import Alerts, Post
 from adaptd.config import DomainSettings, Settings
@@ -38,6 +38,7 @@ from adaptd.model.network import CATCH_UP, Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.probation import Probation
+from adaptd.publish import Publisher
 from adaptd.quarantine import Finding
 from adaptd.records import Said
 from adaptd.redact import redactor
@@ -69,6 +70,7 @@ class Assembly:
         self._by_id: dict[int, Served] = {}
         self.domains: dict[str, Served] = {}
         self.followers: dict[str, Follower] = {}
+        self.publishers: dict[str, Publisher] = {}
         self.health = Health(patience_s())
 
     def open_store(self) -> None:
@@ -99,6 +101,7 @@ class Assembly:
         fast = plugins.load("adaptd", self.settings.plugins.allow)
         slow = plugins.load("adaptd.learner", self.settings.plugins.allow)
         self._feed_kinds = plugins.collect(fast, "register_feeds")
+        self._output_kinds = plugins.collect(fast, "register_outputs")
         self._gate_kinds = plugins.collect(fast, "register_gates")
         self._sink_kinds = plugins.collect(fast, "register_alert_sinks")
         self.strategies = plugins.collect(slow, "register_strategies")
@@ -409,6 +412,19 @@ class Assembly:
             )
             self.health.watch(f"feed:{name}", partial(getattr, self.followers[name], "beat"), limit_s=None,  # may be silent
                               state=self.followers[name].state)
+
+    def open_outputs(self) -> None:
+        """Build the configured outputs; paths are relative to the folder of the configuration."""
+        for name, settings in self.settings.outputs.items():
+            output = outputs.build(self._output_kinds, name, settings, self.paths.config.parent)
+            domains = {served.id: domain for domain, served in self.domains.items() if settings.domain in (None, domain)}
+            self.publishers[name] = Publisher(name, output, settings, domains, self.reader, self.writer, self._ask)
+            self.health.watch(f"output:{name}", partial(getattr, self.publishers[name], "beat"), limit_s=None,  # may be away
+                              state=self.publishers[name].state)
+
+    def _ask(self, domain: str, count: int) -> dict[str, Any]:
+        """Return what to ask a person about in a domain."""
+        return self.domains[domain].review.items(count, None)
 
     def open_alerts(self, count: Callable[[str, str], None]) -> Alerts:
         """Build the configured sinks, and tell them what they were told before the start."""

@@ -184,6 +184,15 @@ class FeedSettings(Section):
     fields: dict[str, str] = Field(default_factory=dict)
 
 
+class OutputSettings(Section):
+    """What is sent where; of one domain, or of all."""
+
+    kind: str
+    what: Annotated[list[Literal["predictions", "verdicts", "alerts", "review"]], Len(1)] = ["predictions"]
+    domain: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class TraceSettings(Section):
     """Where traces go, and of how many requests."""
 
@@ -237,6 +246,7 @@ class Settings(BaseSettings):
     encoders: dict[Name, EncoderSettings] = Field(default_factory=lambda: {"default": EncoderSettings()})
     domains: Annotated[dict[Name, DomainSettings], Len(0, 500)] = Field(default_factory=dict)
     feeds: dict[Name, FeedSettings] = Field(default_factory=dict)
+    outputs: dict[Name, OutputSettings] = Field(default_factory=dict)
     alerts: dict[Name, AlertSettings] = Field(default_factory=dict)
 
     @classmethod
@@ -345,6 +355,10 @@ def _check_references(settings: Settings, file: Path, text: str) -> None:
         if domain.encoder not in settings.encoders:
             raise BadConfig(f"{at('domains', name, 'encoder')}: no [encoders.{domain.encoder}]",
                             field=f"domains.{name}.encoder", hint=f"known: {', '.join(settings.encoders)}")
+    for name, output in settings.outputs.items():
+        if output.domain is not None and output.domain not in settings.served():
+            raise BadConfig(f"{at('outputs', name, 'domain')}: no domain {output.domain!r}",
+                            field=f"outputs.{name}.domain", hint=f"known: {', '.join(settings.served())}")
     for name, feed in settings.feeds.items():
         if feed.domain not in settings.served():
             raise BadConfig(f"{at('feeds', name, 'domain')}: no domain {feed.domain!r}",

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
-from adaptd import bounds, chain, registry, tested
+from adaptd import bounds, chain, outbox, registry, tested
 from adaptd import tables as t
 from adaptd.errors import NotFound
 from adaptd.history import act, last_seq
@@ -62,7 +62,8 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
         connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
     asked = selector.kept(lambda kind, value: token(key, kind, value))
     certificate = {"asked": asked, "removed": counts, "entries": entries, "labels_gone": len(orphans),
-                   "versions": marks["versions"], "backups": _backups(connection, events)}
+                   "versions": marks["versions"], "backups": _backups(connection, events),
+                   "outputs": outbox.holders(connection) if events else []}
     action = _history(connection, domain, seq, reason, actor, certificate)
     if events:
         _note(connection, domain, marks["files"], action)

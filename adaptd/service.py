@@ -31,6 +31,7 @@ from adaptd.meters import Meters
 from adaptd.observe import Counts, Problems, quarantined
 from adaptd.paths import Paths
 from adaptd.predict import Inference
+from adaptd.publish import Publisher
 from adaptd.selector import Selector
 from adaptd.served import Served
 
@@ -48,6 +49,7 @@ class Service:
         self,
         domains: Mapping[str, Served],
         followers: Mapping[str, Follower],
+        publishers: Mapping[str, Publisher],
         writer: Writer,
         reader: Engine,
         inference: Inference,
@@ -61,6 +63,9 @@ class Service:
     ) -> None:
         self.domains = domains
         self.followers = followers
+        self.publishers = publishers
+        for publisher in publishers.values():
+            publisher.wrong = self.wrong_now
         self.problems = problems
         self.listening: list[str] = []
         self.state = "starting"
@@ -347,6 +352,21 @@ class Service:
         await self._follower(name).pause(paused, actor)
         return self._feeds()[name]
 
+    async def outputs(self) -> Json:
+        """Return the outputs' state."""
+        return {"outputs": await asyncio.to_thread(self._outputs)}
+
+    async def output(self, name: str, *, paused: bool, actor: str) -> Json:
+        """Pause or resume an output."""
+        if name not in self.publishers:
+            known = ", ".join(self.publishers) or "none"
+            raise UnknownDomain(f"there is no output {name!r}", field="name", hint=f"known: {known}")
+        await self.publishers[name].pause(paused, actor)
+        return self.publishers[name].status()
+
+    def _outputs(self) -> dict[str, Json]:
+        return {name: one.status() for name, one in self.publishers.items()}
+
     async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
         """Take in what was sent to a feed."""
         self._go_on()
@@ -444,12 +464,17 @@ class Service:
             "chain": self._read(chain.head).shown(),
             "listening": list(self.listening),
             "feeds": self._feeds(),
-            "problems": self._wrong_now(),
+            "outputs": self._outputs(),
+            "problems": self.wrong_now(),
         }
 
-    def _wrong_now(self) -> list[Json]:
+    def wrong_now(self) -> list[Json]:
         """Return what was reported lately, and what is wrong for as long as it is."""
-        lasting = [one for follower in self.followers.values() for one in follower.problems()] + self.alerts.problems()
+        lasting = [
+            *[one for follower in self.followers.values() for one in follower.problems()],
+            *[one for publisher in self.publishers.values() for one in publisher.problems()],
+            *self.alerts.problems(),
+        ]
         return [
             *self.problems.now(),
             *[one for served in self.domains.values() for one in quarantined(served)],
@@ -458,7 +483,7 @@ class Service:
 
     def look_for_alerts(self) -> None:
         """Tell the alert sinks what is wrong now, and what is over."""
-        self.alerts.look(self._wrong_now())
+        self.alerts.look(self.wrong_now())
 
     def _domain_status(self, served: Served) -> Json:
         state, counts = served.learner.state, self._counts.of(served.name)

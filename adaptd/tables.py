@@ -198,6 +198,16 @@ feed = Table(
     Column("paused", Int, nullable=False),
     **STRICT)
 
+output = Table(  # how far what is sent was acknowledged; `adaptd.publish`
+    "output", metadata,
+    Column("name", Text, primary_key=True),
+    Column("predictions", Int, nullable=False),  # the last prediction's id
+    Column("verdicts", Int, nullable=False),  # the last action's id
+    Column("told", Text, nullable=False),  # JSON: the problems that it knows of, the events it was asked about
+    Column("sent", Int, nullable=False),  # messages, in all
+    Column("paused", Int, nullable=False),
+    **STRICT)
+
 dead = Table(  # what a feed gave and was not taken, in the same transaction as the offset
     "dead", metadata,
     Column("id", Int, primary_key=True),  # never given twice: an operator's list stays true
