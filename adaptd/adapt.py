@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptd import config, training
+from adaptd import config, runlog, training
 from adaptd.errors import Conflict, Refused, TrainingFailed
 from adaptd.interfaces import Gate
 from adaptd.learn import Learner
@@ -35,7 +35,9 @@ from adaptd.metrics import forgetting
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.network import Head
+from adaptd.process import GivingWay
 from adaptd.records import Paired, Verdict
+from adaptd.runlog import Run
 from adaptd.versions import Versions
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class Adaptation:
         gate: Gate,
         settings: config.Adapt,
         jobs: Path,
+        runs: Path,
         plugins: Sequence[str],
         report: Callable[[str, str, str], None],
     ) -> None:
@@ -80,8 +83,10 @@ class Adaptation:
         self._gate = gate
         self.settings = settings
         self._jobs = jobs
+        self._runs = runs
         self._plugins = plugins
         self._report = report
+        self._losses: dict[str, list[float]] = {}  # by head and epoch, of the newest training
         self._since = 0  # labels learned since the last adaptation began
         self._newest = versions.trained_up_to()  # seq up to which rows have been an experience
         self._running: Future[Outcome] | None = None
@@ -89,9 +94,13 @@ class Adaptation:
         self._stopped = False
         self._halted = False
         self._starting = threading.Lock()
+        self.suffers: Callable[[], bool] = lambda: False  # whether those who ask wait because of what runs here
         self.held = False
         self.stage: dict[str, Any] | None = None  # what it is doing now, for status
         self.last: dict[str, Any] | None = None  # the last verdict, for status
+        self.on_phase: Callable[[str, float], None] = lambda phase, seconds: None
+        self.on_trained: Callable[[Mapping[str, Any]], None] = lambda report: None
+        self.on_over: Callable[[Mapping[str, Any]], None] = lambda last: None
 
     @property
     def every(self) -> str | None:
@@ -166,12 +175,14 @@ class Adaptation:
                 self.stage = None
                 shutil.rmtree(folder, ignore_errors=True)
             self.last = {**outcome.body(), "at": time.time()}
+            self.on_over(self.last)
             done.set_result(outcome)
         except Exception as error:  # an adaptation that fails leaves the champion as it is
             if not self._stopped:
                 log.warning("adaptation failed: %s", error, extra={"action": "adapt_failed", "domain": self._domain})
                 self._report("adaptation_failed", f"{self._domain}: {error}", "the champion answers on; look at the log")
                 self.last = {"verdict": "failed", "reasons": [str(error)], "at": time.time()}
+                self.on_over(self.last)
             done.set_exception(error)
 
     @contextlib.contextmanager
@@ -187,9 +198,10 @@ class Adaptation:
 
     def _adapt(self, folder: Path, reason: str, actor: str) -> Outcome:
         self.stage = {"stage": "preparing", "progress": 0.0, "since": time.time(), "reason": reason}
-        branch, seq, jobs = self._learner.call(self._jobs_of_now).result()
-        for tensors, _, _, away in jobs.values():
-            away.read_into(tensors["vectors"])
+        with self._phase("prepare"):
+            branch, seq, jobs = self._learner.call(self._jobs_of_now).result()
+            for tensors, _, _, away in jobs.values():
+                away.read_into(tensors["vectors"])
         judged: dict[str, tuple[Verdict, dict[str, Any], bytes]] = {}
         for name, (tensors, facts, adapter, _) in jobs.items():
             if int((tensors["holdout"] == 0).sum()) >= self.settings.min_labels and len(set(tensors["targets"].tolist())) > 1:
@@ -214,7 +226,32 @@ class Adaptation:
             "made_by": next(iter(judged.values()))[1]["training"]["versions"],
         }
         self._newest = seq
-        return self._decide(judged, branch, trained, reason, actor)
+        with self._phase("decide"):
+            outcome = self._decide(judged, branch, trained, reason, actor)
+        if self.settings.log:
+            runs = [self._logged(outcome, name, metrics) for name, (_, metrics, _) in judged.items()]
+            threading.Thread(target=self._log_runs, args=(runs,), name=f"runlog-{self._domain}", daemon=True).start()
+        return outcome
+
+    def _logged(self, outcome: Outcome, head: str, metrics: Mapping[str, Any]) -> Run:
+        figures = {**metrics["training"]["numbers"], **{f"holdout_{name}": value for name, value in metrics["holdout"].items()},
+                   "holdout_rows": metrics["holdout_rows"], "seconds": metrics["training"]["seconds"]}
+        return Run(parent_pid=os.getpid(), log=[*self.settings.log], domain=self._domain, head=head, version=outcome.version,
+                   decision=outcome.verdict.decision, config=self._recipe.facts(), losses=self._losses.get(head, []),
+                   figures={name: float(value) for name, value in figures.items() if value is not None})
+
+    def _log_runs(self, runs: Sequence[Run]) -> None:
+        try:
+            for run in runs:
+                runlog.write(run, self._runs)
+        except OSError as error:  # the verdict stands: only the log lacks it
+            self._report("run_not_logged", f"{self._domain}: an adaptation was not logged: {error}", "look at [adapt] log")
+
+    @contextlib.contextmanager
+    def _phase(self, phase: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.on_phase(phase, time.monotonic() - began)
 
     @property
     def _recipe(self) -> training.Recipe:
@@ -247,13 +284,18 @@ class Adaptation:
         """Train, evaluate and judge one head."""
         training.write(folder, self._recipe, tensors, facts["labels"], adapter, plugins=self._plugins,
                        time_limit_s=self.settings.time_limit_s)
-        self._child_run("adaptd.trainer", folder, "training", self.settings.time_limit_s + 30.0)
+        with self._phase("train"):
+            self._child_run("adaptd.trainer", folder, "training", self.settings.time_limit_s + 30.0)
         (folder / "in" / "rows.safetensors").write_bytes(files.dump(tensors, facts))
-        self._child_run("adaptd.evaluate", folder, "evaluating", self.settings.time_limit_s)
+        with self._phase("evaluate"):
+            self._child_run("adaptd.evaluate", folder, "evaluating", self.settings.time_limit_s)
         candidate = (folder / "out" / "adapter.safetensors").read_bytes()
         scores, _ = files.parse((folder / "out" / "scores.safetensors").read_bytes(), "scores")
         verdict, metrics = self._judge(name, tensors, facts, scores)
         report = json.loads((folder / "out" / "report.json").read_text())
+        if self.settings.log:
+            self._losses[name] = json.loads((folder / "out" / "losses.json").read_text())
+        self.on_trained(report)
         return verdict, {**metrics, "training": report}, candidate
 
     def _judge(
@@ -325,9 +367,13 @@ class Adaptation:
         watchdog = threading.Timer(limit_s, child.kill)
         watchdog.start()
         try:
-            for line in child.stdout or ():
-                self._progress(line)
-            code = child.wait()
+            with GivingWay(child, lambda: self.suffers(), self.settings.time_limit_s / 2) as way:
+                for line in child.stdout or ():
+                    self._progress(line)
+                code = child.wait()
+            if way.stopped_s:
+                log.info("%s gave way to predictions for %.1f s", stage, way.stopped_s,
+                         extra={"action": "gave_way", "domain": self._domain})
             listener.join(timeout=5.0)
         finally:
             watchdog.cancel()

@@ -1,11 +1,13 @@
 """Assembly: everything of a daemon built and joined, from the store on disk to domains that answer.
 
-`take_store` → `open_store` → `open_domains` → `open_feeds`, in this order; `adaptd.daemon` lives with what they leave.
+`take_store` → `open_store` → `open_domains` → `open_feeds`, `open_outputs`, in this order; `adaptd.daemon` lives with what they
+leave.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import secrets
 import shutil
@@ -18,13 +20,15 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, bounds, db, erase, feeds, incumbent, mirror, plugins, registry, restore
+from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, mirror, outputs, plugins, registry, restore
 from adaptd import tables as t
-from adaptd.config import DomainSettings, Drift, Settings
+from adaptd.alerts import Alerts, Post
+from adaptd.config import DomainSettings, Settings
 from adaptd.counterfactual import Counterfactual
 from adaptd.drift import Change
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
+from adaptd.health import Health
 from adaptd.history import last_seq
 from adaptd.host import Room, check_not_lost
 from adaptd.ingest import Door
@@ -32,36 +36,45 @@ from adaptd.interfaces import Domain, Encoder, Gate
 from adaptd.journal import Journal
 from adaptd.learn import Incumbent, Learner
 from adaptd.model.closed_form import RandomFeatures
-from adaptd.model.network import Head, HeadOptions
+from adaptd.model.network import CATCH_UP, Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.probation import Probation
+from adaptd.publish import Publisher
 from adaptd.quarantine import Finding
 from adaptd.records import Said
+from adaptd.redact import redactor
 from adaptd.refold import Refold, Rules, made
 from adaptd.restore import Report
 from adaptd.review import Review
-from adaptd.rows import HoldoutRule, answered_before, lineage, replay
+from adaptd.rows import HoldoutRule, answered_before
 from adaptd.served import Served
+from adaptd.stages import Told, unheard
 from adaptd.status import is_there
 from adaptd.vectors import Vectors
 from adaptd.versions import Numbers, Versions
+from adaptd.watchdog import patience_s
 
 log = logging.getLogger(__name__)
+ALERTS = "alerts"  # where the store keeps what sinks were told
 
 
 class Assembly:
     """The parts of one daemon. `report` hears of problems, `fatal` of a part that must not fail and did."""
 
-    def __init__(self, settings: Settings, paths: Paths, report: Report, fatal: Callable[[BaseException], None]) -> None:
+    def __init__(self, settings: Settings, paths: Paths, report: Report, fatal: Callable[[BaseException], None],
+                 told: Told = unheard) -> None:
         self.settings = settings
         self.paths = paths
         self._report = report
         self._fatal = fatal
+        self._told = told
         self._features: dict[tuple[int, int, int], RandomFeatures] = {}
         self._by_id: dict[int, Served] = {}
         self.domains: dict[str, Served] = {}
         self.followers: dict[str, Follower] = {}
+        self.publishers: dict[str, Publisher] = {}
+        self.health = Health(patience_s())
 
     def take_store(self) -> None:
         """Open the database; refuse one that is damaged, or that another daemon writes."""
@@ -82,7 +95,8 @@ class Assembly:
         mirror.attach(self.engine, self.paths)
         self.reader = db.reading_engine(self.paths.store)
         self.writer = db.Writer(self.engine, self.settings.limits.queue)
-        self.writer.on_failure = self._fatal
+        self.writer.on_failure, self.writer.told = self._fatal, self._told
+        self.health.watch("writer", lambda: self.writer.beat)
         self.journal = Journal(self.writer, self._targets, self._deliver)
         for name in adapt.sweep(self.paths.jobs):
             self._report(
@@ -96,7 +110,9 @@ class Assembly:
         fast = plugins.load("adaptd", self.settings.plugins.allow)
         slow = plugins.load("adaptd.learner", self.settings.plugins.allow)
         self._feed_kinds = plugins.collect(fast, "register_feeds")
+        self._output_kinds = plugins.collect(fast, "register_outputs")
         self._gate_kinds = plugins.collect(fast, "register_gates")
+        self._sink_kinds = plugins.collect(fast, "register_alert_sinks")
         self.strategies = plugins.collect(slow, "register_strategies")
         self._policies = plugins.collect(slow, "register_memory_policies")
         kinds = plugins.collect(fast, "register_domains")
@@ -114,14 +130,17 @@ class Assembly:
             ids, encoder_ids = self._enter(connection, served, encoders)
             first = self._next_version(connection)
         self.inference = Inference(encoders, self.settings.limits.queue)
+        self.inference.told = self._told
         self.journal.holdout = {ids[name]: HoldoutRule(s.holdout.share, s.holdout.after) for name, s in served.items()}
         with self.reader.connect() as connection:
             self.journal.open(connection)
             self.writer.start(last_seq(connection))
         self.inference.start()
+        self.health.watch("inference", lambda: self.inference.beat)
         self._numbers = Numbers(first)
         for name, settings in served.items():
             self._bring_up(name, ids[name], self._built[name], settings, encoder_ids[settings.encoder], key)
+            self.health.watch(f"learner:{name}", partial(getattr, self.domains[name].learner, "beat"))
 
     def _load_encoders(self, kinds: dict[str, type], wanted: set[str]) -> dict[str, Encoder]:
         encoders = {}
@@ -165,7 +184,7 @@ class Assembly:
 
     def _bring_up(self, name: str, number: int, domain: Domain, settings: DomainSettings, encoder_id: int, key: bytes) -> None:
         """Bring one domain to its live state and start its learner."""
-        door = Door(domain, self.settings.limits, key, time.time)
+        door = Door(domain, self.settings.limits, key, time.time, redactor(settings.redact, key, f"domains.{name}.redact"))
         vectors = Vectors(domain, settings.encoder, encoder_id, self.inference, self.journal, self.reader)
         encoder = self.inference.encoders[settings.encoder]
         refold = self._refold(number, domain, settings, encoder.dim, vectors)
@@ -181,8 +200,8 @@ class Assembly:
                 contents = {}  # another encoder's adapter and head say nothing about these vectors
         refold.up_to(base.seq)
         with self.reader.connect() as connection:
-            state = restore.load_state(connection, number, base, contents, heads, vectors, self._report)
-            tail = replay(connection, number, lineage(connection, live.branch), base.seq)
+            state = restore.load_state(connection, number, base, contents, heads, vectors, settings.quarantine, self._report)
+            tail, kept = restore.tail(connection, number, live.branch, base.seq, encoder_id)
             if version.number == live.version and settings.probation.labels:
                 state.trial = restore.trial(connection, number, base, heads, self.paths.versions, encoder.digest, self._report)
         if version.number != live.version:
@@ -217,10 +236,11 @@ class Assembly:
             self._gate(settings),
             settings.adapt,
             self.paths.jobs,
+            self.paths.runs,
             self.settings.plugins.allow,
             self._report,
         )
-        adaptation.held = self._adaptation_held(number)
+        adaptation.held, adaptation.suffers = self._adaptation_held(number), self.inference.suffers
         probation = Probation(number, name, learner, versions, adaptation, self.writer, settings.probation, self._report)
         forgetting = Forgetting(
             number,
@@ -256,18 +276,27 @@ class Assembly:
             reader=self.reader,
             queue=self.settings.limits.queue,
             room=self.room,
+            told=self._told,
         )
-        learner.on_failure = self._fatal
-        learner.on_finding, learner.on_change = partial(self._set_aside, number), partial(self._follow, number, settings.drift)
-        learner.forgotten = self.journal.forgotten
-        learner.record = refold.record
-        learner.on_learned = self._after_learning(name, adaptation, probation, settings.learn.checkpoint_labels)
+        self._connect(self.domains[name], settings, refold)
         learner.start()
         refold.outcomes_at(base, learner)
-        learner.deliver(tail)
+        learner.resume(tail, kept)
         learner.call(partial(learner.settle, solved=all(head.is_solved() for head in heads.values()) and not tail
-                                                     and version.number == live.version))
+                                                     and version.number == live.version
+                                                     and not (base.own and version.trails)))
         forgetting.finish()
+
+    def _connect(self, served: Served, settings: DomainSettings, refold: Refold) -> None:
+        """Give what a learner finds to those whom it concerns."""
+        learner, name = served.learner, served.name
+        learner.on_failure, learner.told, learner.on_finding = self._fatal, self._told, partial(self._set_aside, served.id)
+        learner.follows_changes, learner.on_change = settings.drift.enabled, partial(self._follow, served.id)
+        learner.forgotten = self.journal.forgotten
+        learner.record, learner.record_tested = refold.record, partial(self.journal.tested, served.vectors.encoder_id)
+        learner.on_learned = self._after_learning(name, served.adaptation, served.probation, settings.learn.checkpoint_labels)
+        # where the sums took long to make, the next start need not
+        learner.on_caught_up = lambda rows: self._checkpoint_soon(name) if rows > CATCH_UP else None
 
     def _review(self, number: int, door: Door, learner: Learner, vectors: Vectors) -> Review:
         counterfactual = Counterfactual(number, learner, self.inference, self.reader, self.paths.versions)
@@ -351,10 +380,13 @@ class Assembly:
             since += rows
             if since >= every:
                 since = 0
-                done = self.domains[name].learner.call(lambda: self.checkpoint(name))
-                done.add_done_callback(self._checkpoint_failed)
+                self._checkpoint_soon(name)
 
         return learned
+
+    def _checkpoint_soon(self, name: str) -> None:
+        done = self.domains[name].learner.call(lambda: self.checkpoint(name))
+        done.add_done_callback(self._checkpoint_failed)
 
     def _set_aside(self, domain: int, found: Finding) -> int | None:
         """Hold a source that contradicts others; in the learner's thread, before what it taught is answered with."""
@@ -364,9 +396,9 @@ class Assembly:
         log.warning("source %r is on hold: %s", found.source, found.words(), extra={"action": "quarantine"})
         return outcome.learned[-1].seq
 
-    def _follow(self, domain: int, rule: Drift, found: Change) -> None:
+    def _follow(self, domain: int, found: Change) -> None:
         """Let remembered rows follow a label that changed; in the learner's thread, behind what came meanwhile."""
-        if rule.enabled and self.journal.follow(domain, found, found.words()).result() is not None:
+        if self.journal.follow(domain, found, found.words()).result() is not None:
             log.warning("%s", found.words(), extra={"action": "drift"})
 
     def _checkpoint_failed(self, done: Future[None]) -> None:
@@ -393,6 +425,30 @@ class Assembly:
                 self.room,
                 self._report,
             )
+            self.health.watch(f"feed:{name}", partial(getattr, self.followers[name], "beat"), limit_s=None,  # may be silent
+                              state=self.followers[name].state)
+
+    def open_outputs(self) -> None:
+        """Build the configured outputs; paths are relative to the folder of the configuration."""
+        for name, settings in self.settings.outputs.items():
+            output = outputs.build(self._output_kinds, name, settings, self.paths.config.parent)
+            domains = {served.id: domain for domain, served in self.domains.items() if settings.domain in (None, domain)}
+            self.publishers[name] = Publisher(name, output, settings, domains, self.reader, self.writer, self._ask)
+            self.health.watch(f"output:{name}", partial(getattr, self.publishers[name], "beat"), limit_s=None,  # may be away
+                              state=self.publishers[name].state)
+
+    def _ask(self, domain: str, count: int) -> dict[str, Any]:
+        """Return what to ask a person about in a domain."""
+        return self.domains[domain].review.items(count, None)
+
+    def open_alerts(self, count: Callable[[str, str], None]) -> Alerts:
+        """Build the configured sinks, and tell them what they were told before the start."""
+        store = str(self.paths.state)
+        told = Alerts([Post(name, alerts.build(self._sink_kinds, name, settings), settings, store, count)
+                       for name, settings in self.settings.alerts.items()])
+        with self.reader.connect() as connection:
+            told.remember(json.loads(connection.scalar(select(t.store.c.value).where(t.store.c.key == ALERTS)) or "{}"))
+        return told
 
     def _targets(self, domain: int, label: Any) -> dict[str, str]:
         return self._by_id[domain].door.targets(label)

@@ -39,14 +39,16 @@ class Client:
     """
 
     def __init__(self, where: str | os.PathLike[str] | None = None, *, token: str | None = None, domain: str = "text",
-                 timeout_s: float | None = 60.0, patience_s: float = 60.0) -> None:
+                 timeout_s: float | None = 60.0, patience_s: float = 60.0,
+                 cafile: str | os.PathLike[str] | None = None) -> None:
         """Name the daemon: a store's folder, a unix socket or a URL; by default the store that the command line finds.
 
-        `token` is for a URL: the content of the file `token` in the store's folder.
+        `token` is for a URL: one of `adaptd token create`, or the content of the file `token` in the store's folder.
+        `cafile` is for an https URL whose certificate no authority of this system has signed: who has.
         """
         self.domain = domain
         self._timeout_s, self._patience_s = timeout_s, patience_s
-        self._wire = Wire(_address(where), token)
+        self._wire = Wire(_address(where, None if cafile is None else Path(cafile)), token)
 
     def __enter__(self) -> Self:
         self._wire.keep()
@@ -272,9 +274,9 @@ class Client:
         return [*self._halving(start, chunk[:half], send), *self._halving(start + half, chunk[half:], send)]
 
 
-def _address(where: str | os.PathLike[str] | None) -> Address:
+def _address(where: str | os.PathLike[str] | None, cafile: Path | None) -> Address:
     if isinstance(where, str) and "://" in where:
-        return url(where)
+        return url(where, cafile)
     if where is None:
         return Address(path=locate().socket)
     path = Path(where)

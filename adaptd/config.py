@@ -13,7 +13,7 @@ import json
 import os
 import tomllib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,7 @@ from adaptd.errors import BadConfig
 from adaptd.paths import Paths, locate
 from adaptd.tomlfile import line_of, resolved, stands
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -51,15 +52,22 @@ class Http(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     tcp: bool = True
+    certfile: str | None = None
+    keyfile: str | None = None
+    cleartext: bool = False
 
 
 class Limits(Section):
-    """What one request may be, and how much may wait."""
+    """What one request and one client may be, and how much may wait."""
 
     items: Positive = 1000
     bytes: Positive = 8 * 1024 * 1024
     characters: Positive = 100_000
     future_s: Seconds = 300.0
+    connections: Positive = 512
+    header_s: Seconds = 10.0
+    body_s: Seconds = 60.0
+    rate: Annotated[float, Field(ge=0)] = 0.0
     queue: Positive = 10_000
     free_mb: Count = 256
     shutdown_s: Seconds = 30.0
@@ -129,6 +137,7 @@ class Adapt(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive = 1
     seed: int = 0
+    log: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 
 class GateSettings(Section):
@@ -146,6 +155,14 @@ class Probation(Section):
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
+class Redact(Section):
+    """Personal data that is taken out at the door; without entities none is looked for."""
+
+    entities: list[Literal["email", "phone", "card", "iban", "id", "ip"]] = Field(default_factory=list)
+    action: Literal["replace", "hash", "reject"] = "replace"
+    regions: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = Field(default_factory=lambda: ["US", "GB", "CN"])
+
+
 class DomainSettings(Section):
     """One prediction problem; `kind` names the domain class, by default the one with the domain's own name."""
 
@@ -160,6 +177,7 @@ class DomainSettings(Section):
     adapt: Adapt = Adapt()
     gate: GateSettings = GateSettings()
     probation: Probation = Probation()
+    redact: Redact = Redact()
 
 
 class FeedSettings(Section):
@@ -170,6 +188,32 @@ class FeedSettings(Section):
     source: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     fields: dict[str, str] = Field(default_factory=dict)
+
+
+class OutputSettings(Section):
+    """What is sent where; of one domain, or of all."""
+
+    kind: str
+    what: Annotated[list[Literal["predictions", "verdicts", "alerts", "review"]], Len(1)] = ["predictions"]
+    domain: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class TraceSettings(Section):
+    """Where traces go, and of how many requests."""
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?://.+)?$")] = ""
+    share: Share = 1.0
+    headers: dict[str, str] = Field(default_factory=dict)
+
+
+class AlertSettings(Section):
+    """Where alerts go, which ones, and how often one is told again while it lasts."""
+
+    kind: str
+    on: list[Literal["problem", "resolved", "demote", "promote", "reject", "undecided"]] = ["problem", "resolved"]
+    repeat_s: Seconds = 14_400.0
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Versions(Section):
@@ -204,10 +248,13 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     log: Log = Log()
     versions: Versions = Versions()
+    traces: TraceSettings = TraceSettings()
     plugins: PluginSettings = PluginSettings()
     encoders: dict[Name, EncoderSettings] = Field(default_factory=lambda: {"default": EncoderSettings()})
     domains: Annotated[dict[Name, DomainSettings], Len(0, 500)] = Field(default_factory=dict)
     feeds: dict[Name, FeedSettings] = Field(default_factory=dict)
+    outputs: dict[Name, OutputSettings] = Field(default_factory=dict)
+    alerts: dict[Name, AlertSettings] = Field(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
@@ -229,7 +276,7 @@ class Settings(BaseSettings):
 
 
 # top-level tables that are defaults for every domain
-SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "adapt", "gate", "probation")
+SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "adapt", "gate", "probation", "redact")
 
 
 def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]:
@@ -251,6 +298,8 @@ def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]
     raw["domains"] = {name: _merge(shared, body) for name, body in raw.get("domains", {}).items()}
     raw["domains"].setdefault("text", shared)
     raw["encoders"] = {"default": {}, **raw.get("encoders", {})}
+    if unknown := next((key for key in raw if key not in Settings.model_fields), None):  # some mean something to BaseSettings
+        raise _unknown(f"{paths.config}:{line_of(text, [unknown])}", [unknown], [unknown])
     _warn_unknown_environment()
     try:
         settings = Settings(**raw)
@@ -278,16 +327,19 @@ def _explain(error: ValidationError, file: Path, text: str) -> BadConfig:
     where = full = [str(part) for part in first["loc"] if part != "[key]"]
     if where[:1] == ["domains"] and len(where) > 2 and where[2] in SHARED and not stands(tomllib.loads(text), where):
         where = where[2:]  # it came from the tables for every domain
-    key, dotted = (where[-1] if where else ""), ".".join(where)
-    at = f"{file}:{line_of(text, where)}"
+    at, dotted = f"{file}:{line_of(text, where)}", ".".join(where)
     if first["type"] == "extra_forbidden":
-        known = _known(full[:-1])
-        near = difflib.get_close_matches(key, known, 1)
-        hint = (f"did you mean {near[0]!r}? " if near else "") + f"known here: {', '.join(known)}"
-        return BadConfig(f"{at}: unknown key {dotted!r}", field=dotted, hint=hint)
+        return _unknown(at, where, full)
     given = "" if isinstance(first["input"], dict) else f" (given {first['input']!r})"
     return BadConfig(f"{at}: {dotted}: {first['msg']}{given}", field=dotted,
                      hint="configs/adaptd.toml shows every setting with its default")
+
+
+def _unknown(at: str, where: list[str], full: list[str]) -> BadConfig:
+    known, dotted = _known(full[:-1]), ".".join(where)
+    near = difflib.get_close_matches(where[-1], known, 1)
+    hint = (f"did you mean {near[0]!r}? " if near else "") + f"known here: {', '.join(known)}"
+    return BadConfig(f"{at}: unknown key {dotted!r}", field=dotted, hint=hint)
 
 
 def _known(where: list[str]) -> list[str]:
@@ -311,6 +363,10 @@ def _check_references(settings: Settings, file: Path, text: str) -> None:
         if domain.encoder not in settings.encoders:
             raise BadConfig(f"{at('domains', name, 'encoder')}: no [encoders.{domain.encoder}]",
                             field=f"domains.{name}.encoder", hint=f"known: {', '.join(settings.encoders)}")
+    for name, output in settings.outputs.items():
+        if output.domain is not None and output.domain not in settings.served():
+            raise BadConfig(f"{at('outputs', name, 'domain')}: no domain {output.domain!r}",
+                            field=f"outputs.{name}.domain", hint=f"known: {', '.join(settings.served())}")
     for name, feed in settings.feeds.items():
         if feed.domain not in settings.served():
             raise BadConfig(f"{at('feeds', name, 'domain')}: no domain {feed.domain!r}",
@@ -318,9 +374,20 @@ def _check_references(settings: Settings, file: Path, text: str) -> None:
     if settings.domain is not None and settings.domain not in settings.served():
         raise BadConfig(f"{at('domain')}: no domain {settings.domain!r}", field="domain",
                         hint=f"known: {', '.join(settings.served())}")
-    if settings.http.tcp and settings.http.host not in ("127.0.0.1", "::1", "localhost"):
-        raise BadConfig(f"{at('http', 'host')}: {settings.http.host!r} is not loopback", field="http.host",
-                        hint="listen on 127.0.0.1 and put a TLS proxy in front")
+    _check_listening(settings.http, at)
+
+
+def _check_listening(http: Http, at: Callable[..., str]) -> None:
+    """Refuse to listen beyond loopback in clear text, unless it is said that this is meant."""
+    if (http.certfile is None) != (http.keyfile is None):
+        missing = "keyfile" if http.keyfile is None else "certfile"
+        raise BadConfig(f"{at('http', missing)}: certfile and keyfile go together", field=f"http.{missing}",
+                        hint=f"give {missing}")
+    if http.tcp and http.certfile is None and not http.cleartext and http.host not in LOOPBACK:
+        raise BadConfig(f"{at('http', 'host')}: {http.host!r} is not loopback, and tokens and texts would go over the network"
+                        " in clear text", field="http.host",
+                        hint="give certfile and keyfile, or listen on 127.0.0.1 behind a TLS proxy; cleartext = true where"
+                             " something else encrypts")
 
 
 def _warn_unknown_environment() -> None:

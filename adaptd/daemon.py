@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import hmac
 import logging
 import os
 import signal
@@ -15,39 +14,47 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Connection, insert, update
 
-from adaptd import db, jobs, systemd
+from adaptd import db, jobs, systemd, tls, tokens
 from adaptd import tables as t
 from adaptd.api.app import create_app
 from adaptd.api.operations import Operations
 from adaptd.api.server import Server
-from adaptd.assembly import Assembly
+from adaptd.assembly import ALERTS, Assembly
 from adaptd.config import Settings
 from adaptd.errors import AdaptdError, StoreLocked
 from adaptd.futures import ended
-from adaptd.host import bind, check_folder, log_to_stderr, read_token
+from adaptd.grants import Keyring
+from adaptd.host import address, bind, check_folder, log_to_stderr, raise_open_files, read_token
 from adaptd.learn import Learner
-from adaptd.observe import Meters, Problems
+from adaptd.meters import Meters
+from adaptd.observe import Problems
 from adaptd.paths import Paths
 from adaptd.records import Example, canonical
 from adaptd.reload import HINT, reload
 from adaptd.service import Service
 from adaptd.standby import Standby
+from adaptd.watchdog import LOOP, Watchdog
+
+if TYPE_CHECKING:
+    from adaptd.tracing import Tracer
 
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
+ALERTS_S = 2.0  # that a stop waits for alerts on their way
+TURN_S = 1.0  # between two heartbeats of the event loop
 PROGRESS_S = 2.0  # between two words about a long start
-STALL_S = 60.0  # a loop that has not turned for so long is hung
 
 
 def run(settings: Settings, paths: Paths) -> int:
     """Run the daemon until it is told to stop; return the exit code."""
     log_to_stderr(settings.log)
     sys.setswitchinterval(SWITCH_S)
+    raise_open_files()
     faulthandler.enable()  # a stack dump when the watchdog aborts us
     paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_folder(paths.state)
@@ -78,7 +85,11 @@ class Daemon:
         self._problems = Problems()
         self._tasks: list[asyncio.Task[Any]] = []
         self.server: Server | None = None
-        self.parts = Assembly(settings, paths, self._report, self._fatal)
+        self._meters = Meters()
+        self._tracer = self._made_tracer()
+        told = self._meters.told if self._tracer is None else self._tracer.told(self._meters.told)
+        self.parts = Assembly(settings, paths, self._report, self._fatal, told)
+        self._watchdog = Watchdog(self.parts.health, self._report)
 
     async def live(self) -> int:
         """startup → main loop → shutdown."""
@@ -93,34 +104,52 @@ class Daemon:
             await self.shutdown()
         return self._exit_code
 
+    def _made_tracer(self) -> Tracer | None:
+        """Return what traces requests, where it was asked for; it is not imported else."""
+        if not self.settings.traces.endpoint:
+            return None
+        from adaptd.tracing import Tracer
+
+        return Tracer(self.settings.traces, self._report)
+
     # -- startup ----------------------------------------------------------------------------------------------
 
     async def startup(self) -> bool:
         """Open the store, bring every domain up, listen, probe, say ready; False where it is told to stop before that."""
         began = time.monotonic()
-        self._token = read_token(self.paths.token) if self.settings.http.tcp else ""
-        tcp = bind(self.settings.http.host, self.settings.http.port) if self.settings.http.tcp else None
-        self.listening = [f"unix:{self.paths.socket}"] + (
-            [f"http://{tcp.getsockname()[0]}:{tcp.getsockname()[1]}"] if tcp else []
-        )
-        parts = self.parts
+        http, parts = self.settings.http, self.parts
+        self.keyring = Keyring(rate=self.settings.limits.rate)
+        if http.tcp:
+            self.keyring.own(read_token(self.paths.token))
+        self.tls = tls.context(http, self.paths.config.parent) if http.tcp else None
+        tcp = bind(http.host, http.port) if http.tcp else None
+        self.listening = [f"unix:{self.paths.socket}"] + ([address(tcp, secure=self.tls is not None)] if tcp else [])
         if not await self._take_store(tcp):
             return False
         await asyncio.to_thread(parts.open_store)
         await asyncio.to_thread(parts.open_domains)
         parts.open_feeds()
+        parts.open_outputs()
+        with parts.reader.connect() as connection:
+            self.keyring.hold(tokens.all_of(connection))
+        self._alerts = parts.open_alerts(lambda sink, outcome: self._meters.alerts.labels(sink, outcome).inc())
         self.service = Service(
-            parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, Meters(), self.paths
+            parts.domains, parts.followers, parts.publishers, parts.writer, parts.reader, parts.inference, self._problems,
+            self._meters, self.paths, self.keyring, parts.health, parts.room, self._alerts
         )
         await self._serve(self.service, tcp)
         self.service.listening = self.listening
         await self._probe()
         self.service.state = "running"
         self._scheduler = BackgroundScheduler()
-        jobs.schedule(self._scheduler, parts.domains, self.save_status, self.settings.versions)
+        look = self.service.look_for_alerts if self._alerts.posts else None
+        jobs.schedule(self._scheduler, parts.domains, parts.health, look, self.save_status, self.settings.versions)
         self._scheduler.start()
+        self._alerts.start()
         self._tasks += [asyncio.create_task(one.run(), name=f"feed-{name}") for name, one in parts.followers.items()]
-        self._tasks.append(asyncio.create_task(self._watch(), name="watchdog"))
+        self._tasks += [asyncio.create_task(one.run(), name=f"output-{name}") for name, one in parts.publishers.items()]
+        self._tasks.append(asyncio.create_task(self._turn(), name="event loop"))
+        self._watchdog.start()
         systemd.notify("READY=1", f"STATUS=serving {', '.join(parts.domains)}")
         log.info("ready after %.1f s: %s", time.monotonic() - began, ", ".join(self.service.listening), extra={"action": "ready"})
         return True
@@ -141,12 +170,12 @@ class Daemon:
 
     async def _serve(self, operations: Operations, tcp: socket.socket | None) -> None:
         """Listen and let `operations` answer; where the server listens already, from now on."""
-        app = create_app(operations, limits=self.settings.limits, token_check=lambda given:
-                         "token" if hmac.compare_digest(given, self._token) and self._token else None)
+        limits = self.settings.limits
+        app = create_app(operations, limits=limits, keyring=self.keyring, report=self._report, tracer=self._tracer)
         if self.server is not None:
             self.server.become(app)
         else:
-            self.server = Server(app, unix=self.paths.socket, tcp=tcp)
+            self.server = Server(app, unix=self.paths.socket, limits=limits, tcp=tcp, tls=self.tls)
             await self.server.start()
 
     async def _probe(self) -> None:
@@ -182,21 +211,12 @@ class Daemon:
             self._exit_code = 1
         stopping.cancel()
 
-    async def _watch(self) -> None:
-        """Feed systemd's watchdog only while every loop turns."""
-        pause = systemd.watchdog_s() or STALL_S / 3
+    async def _turn(self) -> None:
+        """Show that this loop turns: the feeds turn in it, and a feed that holds it up holds everything up."""
+        self.parts.health.watch(LOOP)
         while True:
-            await asyncio.sleep(pause)
-            now = time.monotonic()
-            loops = {"writer": self.parts.writer.beat, "inference": self.parts.inference.beat}
-            loops |= {f"learner of {name}": served.learner.beat for name, served in self.parts.domains.items()}
-            stuck = [name for name, beat in loops.items() if now - beat > STALL_S]
-            if stuck:
-                self._report(
-                    "stalled", f"no sign of life from: {', '.join(stuck)}", "systemd restarts the daemon by its watchdog"
-                )
-            else:
-                systemd.notify("WATCHDOG=1")
+            self.parts.health.beat(LOOP)
+            await asyncio.sleep(TURN_S)
 
     def _on_signal(self) -> None:
         if self._closing or self._stop.is_set():
@@ -213,6 +233,8 @@ class Daemon:
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self.settings = reload(self.settings, self.paths, self.parts)
+            if self.tls is not None:  # a certificate that was renewed
+                tls.load(self.tls, self.settings.http, self.paths.config.parent)
         except AdaptdError as error:
             self._report("bad_config", f"not reloaded: {error}", HINT)
         except OSError as error:
@@ -233,6 +255,7 @@ class Daemon:
     async def shutdown(self) -> None:
         """Take no more, learn what is journalled, write checkpoints and the last status, close in reverse order."""
         self._closing = True
+        self._watchdog.stop()
         systemd.notify("STOPPING=1")
         if hasattr(self, "service"):
             self.service.state = "stopping"
@@ -251,6 +274,8 @@ class Daemon:
     def _close(self) -> None:
         for served in self.parts.domains.values():
             served.adaptation.close()
+        if hasattr(self, "_alerts"):
+            self._alerts.close(ALERTS_S)
         if self._exit_code == 0 and hasattr(self, "service"):
             for name, served in self.parts.domains.items():
                 served.learner.call(lambda name=name: self.parts.checkpoint(name)).result()  # type: ignore[misc]
@@ -262,16 +287,22 @@ class Daemon:
                 served.learner.close()
             self.parts.inference.close()
             self.parts.writer.close()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def save_status(self, state: str | None = None) -> None:
-        """Keep the status document in the store, for when the daemon is stopped."""
+        """Keep the status document in the store, for when the daemon is stopped, what alert sinks were told, who used a token."""
         if self.parts.writer.failed is not None:
             return
-        document = canonical(self.service.status() | ({"state": state} if state else {}))
+        documents = {"status": canonical(self.service.status() | ({"state": state} if state else {}))}
+        if self._alerts.posts:
+            documents[ALERTS] = canonical(self._alerts.facts())
 
         def write(connection: Connection) -> None:
-            done = connection.execute(update(t.store).where(t.store.c.key == "status").values(value=document))
-            if not done.rowcount:
-                connection.execute(insert(t.store).values(key="status", value=document))
+            tokens.note_used(connection, self.keyring.used())
+            for key, document in documents.items():
+                done = connection.execute(update(t.store).where(t.store.c.key == key).values(value=document))
+                if not done.rowcount:
+                    connection.execute(insert(t.store).values(key=key, value=document))
 
         self.parts.writer.submit(write).result()

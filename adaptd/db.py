@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -49,7 +51,9 @@ from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from adaptd import postgres, sqlite
 from adaptd.errors import Busy, CannotStart, SchemaMismatch, StoreFailed, StoreLocked, StoreUnreadable
+from adaptd.fair import Rate
 from adaptd.futures import fail, settle
+from adaptd.stages import Told, Traces, traces, unheard
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -220,8 +224,11 @@ class _Operation:
     run: Callable[[Connection], Any]
     events: int
     size: int
+    lane: str
     after: Callable[[Any], None] | None  # in the writer, after the commit: keeps journal order for the learner
     done: Future[Any] = field(default_factory=Future)
+    traces: Traces = field(default_factory=traces.get)
+    born: float = field(default_factory=time.monotonic)
 
 
 class Writer:
@@ -231,11 +238,13 @@ class Writer:
         self._engine, self._dialect = engine, _dialect(engine)
         self._queue: queue.Queue[_Operation | None] = queue.Queue()
         self._limit = limit
-        self._waiting = 0  # events in the queue
+        self._waiting = Counter[str]()  # events in the queue, by lane
+        self.rate = Rate()  # of events
         self._count = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self.failed: BaseException | None = None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
+        self.told: Told = unheard
         self.before_commit: Callable[[Connection], None] = lambda connection: None  # once a group, in its transaction
         self.beat = time.monotonic()  # the watchdog's view of this loop
         self._seq = 0
@@ -257,30 +266,35 @@ class Writer:
         return self._seq
 
     def submit(self, run: Callable[[Connection], T], *, events: int = 1, size: int = 0, bounded: bool = False,
-               after: Callable[[T], None] | None = None) -> Future[T]:
+               lane: str = "events", after: Callable[[T], None] | None = None) -> Future[T]:
         """Queue an operation; its future completes after the commit, or fails with what it raised.
 
         Raises
         ------
         Busy
-            `bounded`, and more than the limit of events are waiting.
+            `bounded`, and more than the limit of events are waiting in its lane: what fills one leaves room in the others.
         StoreFailed
             An earlier commit failed.
         """
         if self.failed is not None:
             raise StoreFailed(hint="the daemon is stopping; look at its log")
         with self._count:
-            if bounded and self._waiting + events > self._limit and self._waiting:
-                raise Busy("the journal's queue is full")
-            self._waiting += events
-        operation = _Operation(run, events, size, after)
+            if bounded and self._waiting[lane] + events > self._limit and self._waiting[lane]:
+                raise Busy("the journal's queue is full", retry_after_s=self.rate.retry_after_s(self._waiting.total()))
+            self._waiting[lane] += events
+        operation = _Operation(run, events, size, lane, after)
         self._queue.put(operation)
         return operation.done
 
     def scrub(self) -> Future[str | None]:
         """Rewrite the database: what was deleted is on its disk no more; return what went wrong."""
         done: Future[str | None] = Future()
-        self.submit(lambda connection: connection, after=lambda connection: settle(done, scrub(connection)))
+
+        def rewrite(connection: Connection) -> None:
+            self.beat = math.inf  # it takes as long as the database is large
+            settle(done, scrub(connection))
+
+        self.submit(lambda connection: connection, after=rewrite)
         return done
 
     @property
@@ -291,7 +305,7 @@ class Writer:
     @property
     def waiting(self) -> int:
         """Events that wait to be committed."""
-        return self._waiting
+        return self._waiting.total()
 
     def close(self) -> None:
         """Commit what is queued, end the thread."""
@@ -319,7 +333,9 @@ class Writer:
                 if first is None:
                     break
                 group, last = self._collect(first)
+                began = time.monotonic()
                 self._commit(connection, group)
+                self.rate.took(sum(operation.events for operation in group), time.monotonic() - began)
                 if self.failed is not None:
                     return
                 if last:
@@ -342,6 +358,9 @@ class Writer:
 
     def _commit(self, connection: Connection, group: list[_Operation]) -> None:
         results: list[tuple[_Operation, Any, BaseException | None]] = []
+        began = time.monotonic()
+        for operation in group:
+            self.told("journal_wait", operation.born, operation.traces)
         try:
             with connection.begin() as transaction:
                 for operation in group:
@@ -351,23 +370,30 @@ class Writer:
                         savepoint.commit()
                 self.before_commit(connection)
         except BaseException as error:  # the first failed commit is fatal, whatever it was
-            self.failed, why = error, self._dialect.lost(connection) or error
-            log.critical("the journal could not be written: %s", why, extra={"action": "commit_failed"})
-            for operation in group:
-                fail(operation.done, StoreFailed(f"the journal could not be written: {why}"))
-            self._drain()
-            self.on_failure(error)
+            self._fail(group, self._dialect.lost(connection) or error)
             return
         with self._count:
-            self._waiting -= sum(operation.events for operation in group)
+            for operation in group:
+                self._waiting[operation.lane] -= operation.events
+        self.told("commit", began, tuple({trace: None for operation in group for trace in operation.traces}))
         for operation, value, failure in results:  # all of the group's, before anybody hears of it
             if failure is None and operation.after is not None:
+                token = traces.set(operation.traces)
                 operation.after(value)
+                traces.reset(token)
         for operation, value, failure in results:
             settle(operation.done, value) if failure is None else fail(operation.done, failure)
         self._commits += 1
         if self._commits % 1000 == 0:
             self._dialect.rest(connection)
+
+    def _fail(self, group: list[_Operation], error: BaseException) -> None:
+        self.failed = error
+        log.critical("the journal could not be written: %s", error, extra={"action": "commit_failed"})
+        for operation in group:
+            fail(operation.done, StoreFailed(f"the journal could not be written: {error}"))
+        self._drain()
+        self.on_failure(error)
 
     def _one(self, connection: Connection, operation: _Operation,
              undo: Transaction) -> tuple[_Operation, Any, BaseException | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -21,16 +22,21 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-from adaptd import config, db, feeds, plugins, postgres, registry
+from adaptd import config, db, feeds, modelfiles, plugins, postgres, registry
 from adaptd.errors import AdaptdError, BadConfig, CannotStart, CorruptFile, SchemaMismatch, StoreLocked, StoreUnreadable
-from adaptd.host import check_folder
+from adaptd.host import bind, check_folder
 from adaptd.interfaces import Examined
+from adaptd.newstore import SOCKET_PATH_BYTES
 from adaptd.paths import Paths
 from adaptd.status import DAMAGED, Statements, is_there, open_store
+from adaptd.tomlfile import secret_files
 from adaptd.verify import verify
 
 SPARE_BYTES = 256 << 20  # for the WAL and a version, beside room for the database once more
 YOUNG_S = 600.0  # beside a daemon what is younger may be on its way into the database
+OPEN_FILES = 2048  # fewer are too few for the connections that the daemon takes
+SKEW_S = 300.0  # a clock may be wrong by so much
+CREDENTIALS = Path("/run/credentials")  # where systemd shows secrets to a service alone
 IMPORT_S = 60.0
 SOURCE_S = 15.0  # in which a feed's source must say how it is set up
 NEXT_START = "nothing is lost: it is made again at the next start; adaptd doctor --repair takes it away"
@@ -65,7 +71,7 @@ def is_running(paths: Paths) -> bool:
 
 def examine(paths: Paths, given: str | None, *, running: bool) -> list[Finding]:
     """Look at everything; `given` is the configuration as the command line named it."""
-    return [*_configuration(given), *_machine(paths), *_store(paths, running)]
+    return [*_configuration(given, running), *_machine(paths), *_store(paths, running)]
 
 
 def repair(paths: Paths, given: str | None) -> tuple[list[Finding], list[Finding]]:
@@ -90,7 +96,7 @@ def repair(paths: Paths, given: str | None) -> tuple[list[Finding], list[Finding
 # -- the configuration and the machine ----------------------------------------------------------------------------
 
 
-def _configuration(given: str | None) -> Iterator[Finding]:
+def _configuration(given: str | None, running: bool) -> Iterator[Finding]:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -100,8 +106,32 @@ def _configuration(given: str | None) -> Iterator[Finding]:
             return
     for one in told:
         yield Finding(code="configuration", message=str(one.message), hint="unset it, or mend its name: adaptd config show")
+    yield from around(settings, paths, running=running)
     yield from _plugins(settings.plugins.allow)
     yield from _feeds(settings.feeds, paths.config.parent)
+
+
+def around(settings: config.Settings, paths: Paths, *, running: bool) -> Iterator[Finding]:
+    """Look at what a valid configuration names: secrets, encoders, socket, port."""
+    for file in secret_files(paths.config):
+        if file.stat().st_mode & 0o077 and not file.is_relative_to(CREDENTIALS):
+            yield Finding(code="open_file", message=f"{file} can be read by others, and holds a secret of {paths.config}",
+                          hint=f"chmod 600 {file}, and change the secret where others may have read it")
+    for name in sorted({domain.encoder for domain in settings.served().values()}):
+        encoder = settings.encoders[name]
+        if encoder.kind == "transformers" and not encoder.options.get("download"):
+            try:
+                modelfiles.find(str(encoder.options.get("model", modelfiles.MINILM)), download=False)
+            except AdaptdError as error:
+                yield Finding(code="encoder_missing", message=f"[encoders.{name}]: {error.message}", hint=error.hint)
+    if len(os.fsencode(paths.socket)) > SOCKET_PATH_BYTES:
+        yield Finding(code="long_path", message=f"{paths.socket} is too long for a unix socket ({SOCKET_PATH_BYTES} bytes)",
+                      hint="set state to a folder nearer to the root")
+    if settings.http.tcp and settings.http.port and not running:
+        try:
+            bind(settings.http.host, settings.http.port).close()
+        except CannotStart as error:
+            yield Finding(code="port_taken", message=error.message, hint=error.hint)
 
 
 def _feeds(configured: Mapping[str, config.FeedSettings], folder: Path) -> Iterator[Finding]:
@@ -154,10 +184,26 @@ def _machine(paths: Paths) -> Iterator[Finding]:
         if file.exists() and file.stat().st_mode & 0o077:
             yield Finding(code="open_file", message=f"{file} can be read by others, and {holds}",
                           hint=f"chmod 600 {file}; a token that others have read: remove it, a start makes a new one")
+    if (hard := resource.getrlimit(resource.RLIMIT_NOFILE)[1]) != resource.RLIM_INFINITY and hard < OPEN_FILES:
+        yield Finding(code="open_files", message=f"a process may have {hard} open files; clients and feeds hold one each",
+                      hint=f"raise the limit to {OPEN_FILES}: LimitNOFILE= of the unit, or ulimit -Hn")
+    owner = paths.state.stat().st_uid
+    if strangers := sorted(str(path) for path in paths.state.rglob("*") if _owner(path, owner) != owner):
+        yield Finding(code="owner", message=f"{strangers[0]} belongs to another user than {paths.state}"
+                                            + (f", as do {len(strangers) - 1} more" if len(strangers) > 1 else ""),
+                      hint=f"a command was run as another user: chown -R --reference={paths.state} {paths.state}")
     size = paths.database.stat().st_size if paths.database.exists() else 0
     if (free := shutil.disk_usage(paths.state).free) < size + SPARE_BYTES:
         yield Finding(code="disk_space", message=f"{free >> 20} MiB are free where {paths.state} is",
                       hint=f"make room: {(size + SPARE_BYTES) >> 20} MiB are for a growing journal, a version and a backup")
+
+
+def _owner(path: Path, gone: int) -> int:
+    """Return whose a file is; beside a daemon files come and go."""
+    try:
+        return path.lstat().st_uid
+    except FileNotFoundError:
+        return gone
 
 
 # -- the store ------------------------------------------------------------------------------------------------------
@@ -211,12 +257,20 @@ def _schema(store: Statements) -> Iterator[Finding]:
 
 def _tables(store: Statements, paths: Paths, running: bool) -> Iterator[Finding]:
     domains = [name for (name,) in store.execute("SELECT name FROM domain")]
+    yield from _clock(store)
     yield from _journal(store)
     yield from _rows(store, running)
     yield from _versions(store, paths.versions, running)
     yield from _orphans(store, paths.versions, running)
     yield from _checkpoints(paths.checkpoints, domains, running)
     yield from _jobs(paths, running)
+
+
+def _clock(store: Statements) -> Iterator[Finding]:
+    newest = store.execute("SELECT received FROM event ORDER BY seq DESC LIMIT 1").fetchone()
+    if newest is not None and (ahead := newest[0] - time.time()) > SKEW_S:
+        yield Finding(code="clock", message=f"the newest event came {ahead / 3600:.1f} hours from now: the clock was set back",
+                      hint="set the clock (timedatectl set-ntp true); until then ages and schedules are wrong, the order is not")
 
 
 def _journal(store: Statements) -> Iterator[Finding]:

@@ -47,12 +47,18 @@ class Change:
         became = Counter(label for label in self.moves.values() if label is not None)
         return f"{self.label!r} was contradicted with {contradicted}; of what is remembered of it, now {_counted(became)}"
 
+    @property
+    def heir(self) -> str | None:
+        """The label that all of them took; None: they took several."""
+        became = {label for label in self.moves.values() if label is not None}
+        return became.pop() if self.whole and len(became) == 1 else None
+
     def facts(self) -> dict[str, Any]:
         """Return it for the history."""
         became = Counter(label for label in self.moves.values() if label is not None)
         return {"head": self.head, "label": self.label, "origin": self.origin, "since": self.since, "at": self.seq,
                 "contradicted": dict(self.labels), "confirmed": self.confirmed, "evidence": round(self.evidence, 2),
-                "became": dict(became), "ended": sum(label is None for label in self.moves.values())}
+                "became": dict(became), "heir": self.heir, "ended": sum(label is None for label in self.moves.values())}
 
 
 def _counted(labels: Mapping[str, int]) -> str:
@@ -118,14 +124,14 @@ class Drift:
         """Return the rows that contradict an answer in the evidence of any kind: they are no old examples of their label."""
         return {row for (label, _), record in self.records.get(head, {}).items() for row, truth in record.seen if truth != label}
 
-    def follow(self, found: Change) -> None:
-        """Begin anew with examples whose label changed; where all took one label the record goes with them."""
-        records = self.records[found.head]
-        record = records[found.label, found.origin]
+    def follow(self, head: str, label: str, origin: str, heir: str | None) -> None:
+        """Begin anew with examples whose label changed; where all took one label, its heir, the record goes with them."""
+        record = self.records.get(head, {}).get((label, origin))
+        if record is None:  # of a fold that knows nothing of them
+            return
         record.clear()
-        became = {label for label in found.moves.values() if label is not None}
-        if found.whole and len(became) == 1:
-            records[became.pop(), found.origin] = Record(record.tested, record.wrong)
+        if heir is not None:
+            self.records[head][heir, origin] = Record(record.tested, record.wrong)
 
     # -- with the other folds, in versions and checkpoints ------------------------------------------------------
 

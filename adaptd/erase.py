@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
-from adaptd import bounds, chain, registry
+from adaptd import bounds, chain, outbox, registry, tested
 from adaptd import tables as t
 from adaptd.errors import NotFound
 from adaptd.history import act, last_seq
@@ -50,8 +50,9 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
         .where(t.learned.c.event.in_(some)))]
     entries = sum(chain.destroy_salts(connection, some) for some in _chunks(events))
     counts = _delete(connection, events, [r.id for r in rows])
-    if rows:  # what was evicted since, went for one row more than there are now
-        bounds.cut(connection, domain, min(r.born for r in rows))
+    if rows:  # what was evicted since, went for one row more than there are now, and what was tested since knew of it
+        bounds.cut(connection, domain, first := min(r.born for r in rows))
+        tested.cut(connection, domain, first)
     _empty(connection, events, key)
     orphans = _orphans(connection, domain, {(r.head, r.target) for r in rows})
     _take_from_answers(connection, domain, orphans)
@@ -61,7 +62,8 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
         connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
     asked = selector.kept(lambda kind, value: token(key, kind, value))
     certificate = {"asked": asked, "removed": counts, "entries": entries, "labels_gone": len(orphans),
-                   "versions": marks["versions"], "backups": _backups(connection, events)}
+                   "versions": marks["versions"], "backups": _backups(connection, events),
+                   "outputs": outbox.holders(connection) if events else []}
     action = _history(connection, domain, seq, reason, actor, certificate)
     if events:
         _note(connection, domain, marks["files"], action)
@@ -96,8 +98,8 @@ def _selected(selector: Selector) -> Select[tuple[int]]:
 def _delete(connection: Connection, events: Sequence[int], rows: Sequence[int]) -> Counts:
     """Delete what hangs on the events, children first; return how many of each."""
     counts: Counts = {"event": len(events)}
-    for column, keys in ((t.death.c.row, rows), (t.eviction.c.row, rows), (t.learned.c.event, events), (t.label.c.event, events),
-                         (t.vector.c.event, events), (t.prediction.c.event, events)):
+    of_rows, of_events = (t.death, t.eviction, t.tested), (t.learned, t.label, t.vector, t.prediction)
+    for column, keys in (*((table.c.row, rows) for table in of_rows), *((table.c.event, events) for table in of_events)):
         gone = sum(connection.execute(delete(column.table).where(column.in_(some))).rowcount for some in _chunks(keys))
         counts[column.table.name] = gone
     return counts
@@ -288,6 +290,8 @@ def left(connection: Connection, domain: int) -> Counts:
     counts = {"event": int(connection.scalar(select(func.count()).select_from(t.event).where(full)) or 0)}
     salted = select(func.count()).select_from(t.chain).where(t.chain.c.seq.in_(gone), t.chain.c.salt.is_not(None))
     counts["chain"] = int(connection.scalar(salted) or 0)
+    without = t.tested.c.row.not_in(select(t.learned.c.id))
+    counts["tested"] = int(connection.scalar(select(func.count()).select_from(t.tested).where(without)) or 0)
     for table in (t.learned, t.label, t.vector, t.prediction):
         query = select(func.count()).select_from(table).where(table.c.event.in_(gone))
         counts[table.name] = int(connection.scalar(query) or 0)

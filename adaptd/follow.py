@@ -28,7 +28,7 @@ from adaptd.ingest import Door
 from adaptd.interfaces import Delivered, Examined, Feed, FeedItem
 from adaptd.journal import Journal
 from adaptd.learn import Learner
-from adaptd.records import DeadLetter, Item, Problem, canonical
+from adaptd.records import DeadLetter, Feedback, Item, Problem, canonical
 
 log = logging.getLogger(__name__)
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
@@ -75,12 +75,16 @@ class Follower:
         self._risks: Sequence[Problem] = ()
         self._examine_at = 0.0
         self.errors = 0
+        self.beat = time.monotonic()  # when the source last gave something or failed: it may be silent for long
+
+    def state(self) -> str:
+        """Say whether it runs, is paused or fails."""
+        return "failing" if self._failure else "running" if self._go.is_set() else "paused"
 
     def status(self) -> dict[str, Any]:
         """Return state, offset, lag and errors."""
-        state = "failing" if self._failure else "running" if self._go.is_set() else "paused"
         return {
-            "state": state,
+            "state": self.state(),
             "offset": json.loads(self._cursor) if self._cursor else None,
             "lag": self._feed.lag(),
             "errors": self.errors,
@@ -128,6 +132,7 @@ class Follower:
             batches = self._feed.read(self._cursor)
             try:
                 async for batch in batches:
+                    self.beat = time.monotonic()
                     await self._go.wait()
                     if batch:
                         await self._take(batch)
@@ -148,12 +153,14 @@ class Follower:
 
     def _failed(self, error: Exception) -> None:
         self.errors += 1
+        self.beat = time.monotonic()
         self._examine_at = 0.0  # the source may come back with other settings
         words = str(error) or type(error).__name__
         log.warning("feed %s: %s", self.name, words, extra={"action": "feed_failed", "feed": self.name})
         since = self._failure.since if self._failure else time.time()
         hint = getattr(error, "hint", "") or "it is tried again by itself"
-        self._failure = Problem(code="feed_failed", message=f"feed {self.name}: {words}", since=since, hint=hint)
+        self._failure = Problem(code="feed_failed", message=f"feed {self.name}: {words}", since=since, hint=hint,
+                                subject=f"feed {self.name}")
 
     async def _examine(self) -> None:
         """Ask now and then whether the source is set up to lose nothing. That this cannot be asked stops nothing."""
@@ -211,7 +218,7 @@ class Follower:
             hint = f"adaptd feeds dead list {self.name}"
             self._report("feed_rejected", f"feed {self.name} gave items that were not taken", hint)
 
-    def _admitted(self, batch: Sequence[FeedItem]) -> tuple[dict[int, Item], dict[int, str]]:
+    def _admitted(self, batch: Sequence[FeedItem]) -> tuple[dict[int, Item | Feedback], dict[int, str]]:
         """Return what the door takes, by its place, and why it does not take the others."""
         events: dict[int, Any] = {}
         errors: dict[int, str] = {}
@@ -221,11 +228,14 @@ class Follower:
             except BadPayload as error:
                 errors[place] = canonical(error.body())
         places = [*events]
-        items, rejected = self._door.items([*events.values()], source=self._source)
+        admit = self._door.feedback if self._fields.labels else self._door.items
+        items, rejected = admit([*events.values()], source=self._source)
         errors |= {places[one["index"]]: canonical(one["error"]) for one in rejected}
         return {places[index]: item for index, item in items}, errors
 
     def _letter(self, item: FeedItem, reason: str = "") -> DeadLetter:
+        if self._door.redactor is not None:
+            item, reason = self._door.redactor.letter(item, reason)
         about = canonical({"key": item.key, "about": item.about})
         # without a stable place a second delivery is known by what it is
         by_content = self._fields.needs_id or (self._fields.needs_key and item.key is None)

@@ -9,7 +9,7 @@ the fork would have spared: cumulative, over time. Adaptations are not run again
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,18 +17,14 @@ from pydantic import ValidationError
 from scipy.stats import binomtest
 from sqlalchemy import Connection, func, select
 
-from adaptd import beside, moments, offline, plugins, registry, restore
+from adaptd import beside, moments, offline, registry
 from adaptd import tables as t
-from adaptd.bounds import Bounds
+from adaptd.asof import AsOf
 from adaptd.config import DomainSettings
 from adaptd.errors import BadConfig, NotFound
-from adaptd.model.closed_form import RandomFeatures
-from adaptd.model.network import Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.records import Learned, Row, Said
-from adaptd.refold import Rules
 from adaptd.rows import answered_before, first_labels, lineage, replay
-from adaptd.stored import Stored, stored
 
 FEWEST, MOST = 16, 256  # labels between two solutions of the ridge, whenever they came
 PARTS = 12  # into which the time is divided
@@ -98,10 +94,11 @@ def fork(paths: Paths, domain: str, at: float, now: DomainSettings, change: Chan
         moment = moments.find(connection, number, at)
         entries = replay(connection, number, lineage(connection, registry.live(connection, number).branch), moment.seq)
         _check_sources(entries, change.without)
-        start = Start.of(connection, paths, number, moment, allow)
+        start = AsOf.at(connection, paths, number, moment, allow)
         times = _times(connection, [entry.seq for entry in entries])
         blocks = list(_blocks(entries, times, now.learn.solve_after_s))
-        lines = (start.line(now, blocks), start.line(change.settings, _without(blocks, change.without)))
+        lines = (beside.outcomes(start.state(now), blocks, start.vectors),
+                 beside.outcomes(start.state(change.settings), _without(blocks, change.without), start.vectors))
         found: tuple[dict[int, bool], dict[int, bool]] = ({}, {})
         for step, parts in enumerate(zip(*lines, strict=True)):
             for known, part in zip(found, parts, strict=True):
@@ -141,54 +138,6 @@ def _blocks(entries: Sequence[Learned], times: Mapping[int, float], solve_after_
 def _without(blocks: Sequence[Sequence[Learned]], sources: Sequence[str]) -> Iterator[list[Learned]]:
     for block in blocks:
         yield [replace(entry, born=[row for row in entry.born if row.source not in sources]) for entry in block]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """What both lines start from."""
-
-    connection: Connection
-    domain: int
-    base: restore.Base
-    files: Mapping[str, bytes]
-    heads: Sequence[str]
-    vectors: Stored
-    policies: Mapping[str, type]
-
-    @classmethod
-    def of(cls, connection: Connection, paths: Paths, domain: int, moment: moments.Moment, allow: Sequence[str]) -> Start:
-        """Read what was live at a moment: rows as of it, the live version's adapters, the nearest version's folds."""
-        live = moment.version
-        registry.check_not_retired(live)
-        folded, files = moments.base_of(connection, moment, paths.versions)
-        adapters = {name: digest for name, digest in live.files.items() if name.endswith(moments.ADAPTER)}
-        contents = {**files, **registry.read(paths.versions / str(live.number), adapters)}
-        heads = connection.execute(select(t.learned.c.head).where(t.learned.c.domain == domain).distinct()
-                                   .order_by(t.learned.c.head)).scalars().all()
-        base = restore.Base(version=folded, intervals=lineage(connection, moment.branch, moment.seq), seq=moment.seq, own=True)
-        kinds = plugins.collect(plugins.load("adaptd.learner", allow), "register_memory_policies")
-        return cls(connection=connection, domain=domain, base=base, files=contents, heads=heads,
-                   vectors=stored(connection, live.encoder, live.number), policies=kinds)
-
-    def line(self, settings: DomainSettings, blocks: Iterable[Sequence[Learned]]) -> Iterator[Mapping[int, bool]]:
-        """Yield by block of entries which rows a line would have answered right."""
-        heads = {name: self._head(settings) for name in self.heads}
-        state = restore.load_state(self.connection, self.domain, self.base, self.files, heads, self.vectors, _unreported)
-        return beside.outcomes(state, blocks, self.vectors)
-
-    def _head(self, settings: DomainSettings) -> Head:
-        learn, dim = settings.learn, self.vectors.dim
-        head = Head(HeadOptions(dim=dim, features=learn.features, neighbours=settings.memory.neighbours, seed=learn.seed,
-                                abstain_error=learn.abstain_error, out_of_scope=learn.out_of_scope),
-                    RandomFeatures(dim, learn.features, learn.seed))
-        limits = settings.memory.model_dump(include={"capacity", "per_class", "policy", "options"})
-        head.bounded.rules = Rules(Bounds(through=0, limits=[(-1, limits)]), self.policies)
-        head.bounded.read_from(self.vectors)
-        return head
-
-
-def _unreported(code: str, message: str, hint: str) -> None:
-    """What is damaged is told by the daemon."""
 
 
 def _judged(connection: Connection, rows: Sequence[Row], times: Mapping[int, float], now: Mapping[int, bool],

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -14,10 +15,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from adaptd import journald
 from adaptd.config import Log
 from adaptd.errors import BadConfig, CannotStart, DiskLow
 from adaptd.paths import Paths
 
+OPEN_FILES = 65_536
+MOUNTS = Path("/proc/self/mounts")
+NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs", "fuse.sshfs", "fuse.glusterfs",
+           "fuse.s3fs", "fuse.rclone")
 LOOK_S, RETRY_S = 1.0, 10.0  # between two looks at the disk; when to try again
 
 
@@ -65,12 +71,37 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def address(bound: socket.socket, *, secure: bool) -> str:
+    """Return the URL of a bound TCP socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http{'s' if secure else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def check_folder(state: Path) -> None:
     """Refuse a state folder that cannot be written or that others can write."""
     if not os.access(state, os.W_OK | os.X_OK):
         raise CannotStart(f"the state folder {state} is not writable", hint="chown it to this user, or mount it read-write")
     if state.stat().st_mode & stat.S_IWOTH:
         raise CannotStart(f"anybody can write to the state folder {state}", hint=f"chmod 700 {state}")
+    if (kind := file_system(state)) in NETWORK:
+        raise CannotStart(f"the state folder {state} is on a network file system ({kind}), on which SQLite's WAL does not work",
+                          hint="put it on a local disk, and backups on the network: adaptd backup")
+
+
+def file_system(path: Path) -> str:
+    """Return the kind of file system on which a path lies."""
+    mounts = [line.split() for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]
+    around = {Path(words[1].encode().decode("unicode_escape")): words[2] for words in mounts}  # of a place's mounts the last
+    found = path.resolve()
+    return next((around[place] for place in (found, *found.parents) if place in around), "")
+
+
+def raise_open_files() -> None:
+    """Take as many open files as this process may have: each client and each feed holds one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Room:
@@ -92,6 +123,11 @@ class Room:
                 self._report("disk_low", f"the disk of {self._folder} is nearly full: {what}, answers go on",
                              "free some space: adaptd doctor names what can go; [limits] free_mb is the mark")
         return bool(self._mark) and self._free < self._mark
+
+    @property
+    def free(self) -> int:
+        """Free bytes, looked at now."""
+        return shutil.disk_usage(self._folder).free
 
     def check(self) -> None:
         """Refuse what would fill the disk.
@@ -121,10 +157,14 @@ def check_not_lost(paths: Paths, there: bool) -> None:
 
 
 def log_to_stderr(settings: Log) -> None:
-    """Log to standard error, as text or as one JSON object a line."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonFormatter() if settings.format == "json" else
-                         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    """Log to standard error, as text or as one JSON object a line; text in the journal comes with its fields."""
+    handler: logging.Handler = logging.StreamHandler()
+    if settings.format == "json":
+        handler.setFormatter(_JsonFormatter())
+    elif journald.is_stderr():
+        handler = journald.Handler()
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     for noisy in ("alembic", "apscheduler", "httpx", "uvicorn", "faiss"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -135,7 +175,7 @@ class _JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         body = {"at": record.created, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-        body |= {key: getattr(record, key) for key in ("action", "domain", "feed", "version") if hasattr(record, key)}
+        body |= {key: getattr(record, key) for key in journald.FIELDS if getattr(record, key, None) is not None}
         if record.exc_info:
             body["traceback"] = self.formatException(record.exc_info)
         return json.dumps(body)

@@ -13,10 +13,13 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from adaptd import config
 from adaptd.errors import BadConfig
+from adaptd.health import Health
 from adaptd.served import Served
 
 EXPIRE_S = 3600  # how often old versions lose their files, and once at the start
 PROBATION_S = 60  # how often a probation is looked at without a label
+LOOK_S = 2  # between two looks at what is to be alerted
+BEAT_S = 5  # how often the scheduler shows that it turns
 STATUS_S = 60  # how often the status document is kept for when the daemon is stopped
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -39,10 +42,14 @@ def trigger(every: str) -> BaseTrigger:
         ) from None
 
 
-def schedule(scheduler: BaseScheduler, domains: Mapping[str, Served], save_status: Callable[[], None],
-             versions: config.Versions) -> None:
+def schedule(scheduler: BaseScheduler, domains: Mapping[str, Served], health: Health, look: Callable[[], None] | None,
+             save_status: Callable[[], None], versions: config.Versions) -> None:
     """Enter every job: one at a time each, missed ones run once."""
     common = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    health.watch("scheduler")
+    scheduler.add_job(health.beat, IntervalTrigger(seconds=BEAT_S), args=("scheduler",), id="beat", **common)
+    if look is not None:
+        scheduler.add_job(look, IntervalTrigger(seconds=LOOK_S), id="alerts", **common)
     scheduler.add_job(save_status, IntervalTrigger(seconds=STATUS_S), id="status", **common)
     for name, served in domains.items():
         scheduler.add_job(served.versions.expire, IntervalTrigger(seconds=EXPIRE_S), args=(versions.keep, versions.keep_days),

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -26,22 +27,25 @@ from torch import Tensor
 
 from adaptd.config import Quarantine
 from adaptd.drift import Change, Drift
+from adaptd.fair import Rate
 from adaptd.futures import fail, settle
 from adaptd.metrics import Comparison, Outcomes, count_answers
 from adaptd.model.change import changed, spoke
-from adaptd.model.decoder import Opinions, opine
+from adaptd.model.decoder import opine
 from adaptd.model.dissent import dissent
-from adaptd.model.fold import Fold
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
-from adaptd.quarantine import Dissent, Finding, Suspicion
+from adaptd.quarantine import Finding, Suspicion
 from adaptd.records import Learned, Row, Said
 from adaptd.rows import first_labels
 from adaptd.sequential import Trial
+from adaptd.stages import Told, Traces, traces, unheard
+from adaptd.tested import Kept, Tested
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Record = Callable[[int, Sequence[tuple[int, int]]], Future[None]]  # evictions (row, seq), all of them up to a seq
+RecordTested = Callable[[Sequence[Tested]], Future[None]]
 Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored or freshly encoded vectors
 Answers = Callable[[dict[int, int]], dict[int, Said]]  # {event: its label's seq} -> the answer before
 Incumbent = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # the same, of the model in production today
@@ -66,10 +70,28 @@ class State:
     suspicion: Suspicion = field(default_factory=Suspicion)
     drift: Drift = field(default_factory=Drift)
 
+    def begin_anew(self, changes: deque[dict[str, Any]], before: int) -> None:
+        """Take the changes of labels that were found before a seq off the front, and begin anew with those examples."""
+        while changes and changes[0]["at"] < before:
+            one = changes.popleft()
+            self.drift.follow(one["head"], one["label"], one["origin"], one.get("heir"))
+
+    def follow(self, row: Row, told: Tested, rule: Quarantine) -> Finding | None:
+        """Fold what a label told before it was learned; return what speaks against its source once that is enough."""
+        if row.head not in self.heads:
+            return None  # the domain has lost it
+        if told.step is not None:
+            self.heads[row.head].fold.follow(told.step)
+            self.progressive.add(told.step.right)
+        if told.said is not None:
+            self.drift.judge(row.head, told.said, row.target, row.id, row.born)
+        return None if told.dissent is None else self.suspicion.judge(row.source, row.born, told.dissent, rule)
+
 
 @dataclass
 class _Call:
     run: Callable[[], Any]
+    trailing: bool = False  # may run while the sums are made again, which takes long: the ridge that answers trails
     done: Future[Any] = field(default_factory=Future)
 
 
@@ -117,6 +139,11 @@ def _unrecorded(seq: int, evicted: Sequence[tuple[int, int]]) -> Future[None]:
     return done
 
 
+def _kept_nowhere(tested: Sequence[Tested]) -> Future[None]:
+    """Stand for a store, beside one."""
+    return _unrecorded(0, ())
+
+
 class Learner:
     """The thread of one domain."""
 
@@ -130,7 +157,7 @@ class Learner:
         self._incumbent = incumbent
         self._block = block
         self._solve_after_s = solve_after_s
-        self._quarantine = quarantine
+        self.quarantine = quarantine
         self._queue: queue.SimpleQueue[Learned | _Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiters: list[tuple[int, Future[None]]] = []
@@ -138,6 +165,7 @@ class Learner:
         self._dirty_since: float | None = None
         self._credit: dict[str, float] = {}  # rows that testing may still take, per head
         self._behind = False  # the sums follow a restore, in chunks
+        self._made = 0  # rows that they have followed so far
         self._aside: dict[str, tuple[int, int]] = {}  # source -> what was born from .. to is not answered with
         self._out_at = 0  # the seq at which the journal has taken all of that out,
         self._deferred: deque[_Call | None] = deque()  # and what waits for it: no version holds half of it
@@ -145,12 +173,20 @@ class Learner:
         self.on_learned: Callable[[int], None] = lambda rows: None
         self.on_tested: Callable[[Mapping[int, bool]], None] = lambda tested: None
         self.on_finding: Callable[[Finding], int | None] = lambda found: None  # the seq at which it was set aside
+        self.follows_changes = True
         self.on_change: Callable[[Change], None] = lambda found: None
+        self.on_caught_up: Callable[[int], None] = lambda rows: None  # that many rows' sums had to be made after a restore
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.record: Record = _unrecorded
+        self.record_tested: RecordTested = _kept_nowhere
+        self.told: Told = unheard
+        self._traces: dict[int, Traces] = {}  # of queued entries whose requests are traced, by seq
         self._recorded: Future[None] | None = None
+        self._tested: Future[None] | None = None
+        self._kept = Kept()
         self._none_new = False  # that nothing was evicted lately, which waits for the next barrier
         self.failed: BaseException | None = None
+        self.rate = Rate()  # of labels
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"learner-{domain}", daemon=True)
 
@@ -166,10 +202,17 @@ class Learner:
 
     # -- called from other threads ----------------------------------------------------------------------------
 
+    def resume(self, tail: Sequence[Learned], kept: Kept) -> None:
+        """Go on with what the journal taught behind the state; what it told then is followed, not asked again."""
+        self._kept = kept
+        self.deliver(tail)
+
     def deliver(self, learned: Sequence[Learned]) -> None:
         """Queue journal entries; the writer calls this in order, after their commit."""
         with self._lock:  # also while they are queued: at a start the journal's tail comes before what it leads to
             self._pending += [entry.seq for entry in learned]
+            if traced := traces.get():
+                self._traces |= {entry.seq: traced for entry in learned}
             for entry in learned:
                 self._queue.put(entry)
 
@@ -212,9 +255,12 @@ class Learner:
         first, last = self._aside.get(row.source, (0, -1))
         return first <= row.born <= last
 
-    def call(self, run: Callable[[], T]) -> Future[T]:
-        """Run something in the learner's thread, after what is queued now, with the ridge solved: the barrier."""
-        call = _Call(run)
+    def call(self, run: Callable[[], T], *, trailing: bool = False) -> Future[T]:
+        """Run something in the learner's thread, after what is queued now, with the ridge solved: the barrier.
+
+        With `trailing` it does not wait for sums that are far behind the rows (`trails` tells).
+        """
+        call = _Call(run, trailing)
         self._queue.put(call)
         if self.failed is not None:
             self._refuse_calls(self.failed)
@@ -251,23 +297,33 @@ class Learner:
         self.beat = time.monotonic()
         entries, call, end = self._take()
         if entries:
-            self._learn(entries)
+            self._learn_traced(entries)
         if self.state.seq >= self._out_at:
             self._out_at = 0  # before a call: a rollback goes back in seq
         if (call is not None or end) and self._out_at:
             self._deferred.append(call)
             return True
-        if self._behind and (call is None or self._dirty_since is not None):
-            self._catch_up(wholly=call is not None)
-        if self._dirty_since is not None and not self._behind and (call is not None or end or self._due()):
+        barrier = call is not None and not (call.trailing and self._far_behind())
+        if self._behind and (call is None or (barrier and self.trails)):
+            self._catch_up(wholly=barrier)
+        if self.trails and not self._behind and (call is not None or end or self._due()):
             self.solve()
         if call is not None:
             self._complete_record()
+            self.beat = math.inf  # what is asked for takes as long as it takes: records are forgotten, a version is brought back
             try:
                 settle(call.done, call.run())
             except Exception as error:  # belongs to whoever called
                 fail(call.done, error)
         return not end
+
+    def _far_behind(self) -> bool:
+        return self._behind and sum(head.stale for head in self.state.heads.values()) > self._block
+
+    @property
+    def trails(self) -> bool:
+        """Whether the ridge that answers lacks labels that memory has."""
+        return self._dirty_since is not None
 
     def _due(self) -> bool:
         assert self._dirty_since is not None
@@ -293,7 +349,18 @@ class Learner:
             rows += len(item.born)
         return entries, None, False
 
+    def _learn_traced(self, entries: Sequence[Learned]) -> None:
+        began, mine = time.monotonic(), Traces()
+        if self._traces:
+            with self._lock:
+                mine = tuple({trace: None for entry in entries for trace in self._traces.pop(entry.seq, ())})
+        token = traces.set(mine)
+        self._learn(entries)
+        traces.reset(token)
+        self.told("learn", began, mine, [row.event for entry in entries for row in entry.born] if mine else ())
+
     def _learn(self, entries: Sequence[Learned]) -> None:
+        began = time.monotonic()
         if self.forgotten:
             entries = [replace(e, born=[row for row in e.born if row.event not in self.forgotten]) for e in entries]
         vectors = self._vectors(sorted({row.event for entry in entries for row in entry.born}))
@@ -301,6 +368,7 @@ class Learner:
         self.apply(entries, vectors)
         self._follow_changes()
         self.publish()
+        self.rate.took(len(entries), time.monotonic() - began)
         self._release(len(entries))
         if self._dirty_since is None:
             self._dirty_since = time.monotonic()
@@ -343,11 +411,12 @@ class Learner:
         self._none_new = not new and any(head.bounded.rules(self.state.seq) is not None for head in heads)
 
     def _complete_record(self) -> None:
-        """Wait until whoever reads the store finds every eviction that memory has made, and that there are no others."""
+        """Wait until whoever reads the store finds what labels told, every eviction that memory has made, and no others."""
         if self._none_new:
             self._recorded, self._none_new = self.record(self.state.seq, []), False
-        if self._recorded is not None:
-            self._recorded.result()
+        for written in (self._recorded, self._tested):
+            if written is not None:
+                written.result()
 
     def _enter(self, fresh: dict[str, list[Row]], vectors: dict[int, Tensor]) -> None:
         for name, rows in fresh.items():
@@ -362,57 +431,77 @@ class Learner:
 
     def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
         """Fold outcomes: what was answered at the time, what would have been answered now, and who contradicts whom."""
+        if entries[0].seq > self._kept.through:  # the journal's tail is through
+            self.state.begin_anew(self._kept.changes, entries[0].seq)
+            self._kept = Kept()
         first = first_labels(entries)
         given = self._count(first)
         judging = {row.id for row in first}
-        suspect = {row.id for entry in entries if not entry.admitted for row in entry.born} if self._quarantine.enabled else set()
+        suspect = {row.id for entry in entries if not entry.admitted for row in entry.born} if self.quarantine.enabled else set()
         snapshot = self._inference.snapshot(self.domain)
-        tested: dict[int, bool] = {}
-        for name, head in self.state.heads.items():
+        right: dict[int, bool] = {}
+        fresh: list[Tested] = []
+        for name in self.state.heads:
             frozen = snapshot.heads[name]
             mine = [row for entry in entries for row in entry.born if row.head == name and row.id in judging | suspect]
-            if not mine or not frozen.known.any() or not (mine := self._sample(mine, name, frozen)):
+            if not mine:
                 continue
-            asked = torch.stack([vectors[row.event] for row in mine])
-            said = opine(asked, frozen)
-            tested |= self._judge(name, [row if row.id in judging else None for row in mine], asked, said, frozen)
-            for place, row in enumerate(mine):
-                if row.id in suspect and (known := frozen.index_of(row.target)) is not None:
-                    self._suspect(row, dissent(said, place, row, known, frozen, head.taught))
-        self._compare(first, given, tested)
-        self.on_tested(tested)
+            rows, judged = {row.id: row for row in mine}, []
+            for told in self._told(name, mine, judging, suspect, vectors, frozen):
+                self.state.begin_anew(self._kept.changes, rows[told.row].born)
+                self._suspect(self.state.follow(rows[told.row], told, self.quarantine))
+                if told.step is not None:
+                    right[told.row] = told.step.right
+                    judged.append(rows[told.row])
+                if told.row not in self._kept.told:
+                    fresh.append(told)
+            self._try(name, judged, vectors, right, frozen)
+        if fresh:
+            self._tested = self.record_tested(fresh)
+        self._compare(first, given, right)
+        self.on_tested(right)
 
-    def _judge(self, name: str, rows: Sequence[Row | None], asked: Tensor, said: Opinions,
-               frozen: HeadSnapshot) -> dict[int, bool]:
-        """Learn from what would have been answered to rows, None for one that judges nothing; return which were right."""
-        head = self.state.heads[name]
-        right = _outcomes(rows, said, head.fold, frozen)
-        for one in right.values():
-            self.state.progressive.add(one)
-        for place, judging in enumerate(rows):
-            if judging is not None:
-                self.state.drift.judge(name, spoke(said, place, frozen), judging.target, judging.id, judging.born)
-        if (trial := self.state.trial) is not None and (shadow := trial.shadows.get(name)) is not None:
-            head.other_index(shadow.adapter)  # made anew it takes a second: not between two batches
-            self._inference.between(partial(head.keep_up, shadow)).result()
-            before = head.under(shadow, frozen)
-            for row, old in _outcomes(rows, opine(asked, before), shadow.fold, before).items():
-                trial.add(right[row], old)
-        return right
+    def _told(self, name: str, rows: Sequence[Row], judging: AbstractSet[int], suspect: AbstractSet[int],
+              vectors: Mapping[int, Tensor], frozen: HeadSnapshot) -> Iterator[Tested]:
+        """Yield what rows of a head tell: first those that told it before a restart. Each is to be followed before the next."""
+        before = [row for row in rows if row.born <= self._kept.through]
+        yield from (self._kept.told[row.id] for row in before if row.id in self._kept.told)  # not all are sampled
+        head, asked = self.state.heads[name], self._sample(rows[len(before):], name, frozen) if frozen.known.any() else []
+        said = opine(torch.stack([vectors[row.event] for row in asked]), frozen) if asked else None
+        for place, row in enumerate(asked):
+            assert said is not None
+            target, judges = frozen.index_of(row.target), row.id in judging
+            doubted = row.id in suspect and target is not None
+            yield Tested(
+                row=row.id, step=head.fold.step(said, place, target, frozen) if judges else None,
+                said=spoke(said, place, frozen) if judges else None,
+                dissent=dissent(said, place, row, target, frozen, head.taught) if doubted and target is not None else None)
+
+    def _try(self, name: str, rows: Sequence[Row], vectors: Mapping[int, Tensor], right: Mapping[int, bool],
+             frozen: HeadSnapshot) -> None:
+        """Ask the champion before this one the same, on probation."""
+        trial, head = self.state.trial, self.state.heads[name]
+        if not rows or trial is None or (shadow := trial.shadows.get(name)) is None:
+            return
+        head.other_index(shadow.adapter)  # made anew it takes a second: not between two batches
+        self._inference.between(partial(head.keep_up, shadow)).result()
+        before = head.under(shadow, frozen)
+        said = opine(torch.stack([vectors[row.event] for row in rows]), before)
+        for place, row in enumerate(rows):
+            trial.add(right[row.id], shadow.fold.update(said, place, before.index_of(row.target), before).right)
 
     def _follow_changes(self) -> None:
         """Where answers are contradicted by examples like the remembered ones, have those follow the label."""
-        for name, head in self.state.heads.items():
+        for name, head in self.state.heads.items() if self.follows_changes else ():
             drift = self.state.drift
             for kind in drift.suspects(name):
                 if (found := changed(head, name, kind, drift, self.state.seq)) is not None:
-                    drift.follow(found)
+                    drift.follow(name, found.label, found.origin, found.heir)
                     self.on_change(found)
 
-    def _suspect(self, row: Row, stands: Dissent) -> None:
-        """Fold how a label stands to others'; where its source contradicts too often, have it set aside before it is learned."""
-        found = self.state.suspicion.judge(row.source, row.born, stands, self._quarantine)
-        if found is None or row.source in self._quarantine.trusted:
+    def _suspect(self, found: Finding | None) -> None:
+        """Where a source contradicts too often, have what it taught set aside before it is learned."""
+        if found is None or found.source in self.quarantine.trusted:
             return
         until = self.on_finding(found)
         if until is not None:
@@ -464,9 +553,9 @@ class Learner:
 
     def _beside(self, state: State) -> Learner:
         return Learner(self.domain, state, Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
-                       quarantine=self._quarantine, incumbent=self._incumbent)
+                       quarantine=self.quarantine, incumbent=self._incumbent)
 
-    def _sample(self, rows: list[Row], name: str, head: HeadSnapshot) -> list[Row]:
+    def _sample(self, rows: Sequence[Row], name: str, head: HeadSnapshot) -> list[Row]:
         """Return the rows to test: all, or evenly spaced ones where retrieval among so many would cost more than it tells.
 
         What a block leaves of its share is carried over, so small blocks are sampled like large ones.
@@ -478,11 +567,13 @@ class Learner:
 
     def solve(self) -> None:
         """Solve the ridges of all heads and serve them."""
+        began = time.monotonic()
         for head in self.state.heads.values():
             head.solve()  # also when nothing is stale: a restore brings the sums to the rows and leaves the rest to this
             head.compact()
         self.publish()
         self._dirty_since = None
+        self.told("solve", began)
 
     def publish(self) -> None:
         """Swap in a snapshot of the state, between two batches."""
@@ -502,15 +593,12 @@ class Learner:
             self._dirty_since = time.monotonic()
 
     def _catch_up(self, *, wholly: bool) -> None:
-        left = sum(head.sync(None if wholly else self._block) for head in self.state.heads.values())
-        self._behind = left > 0
-
-
-def _outcomes(rows: Sequence[Row | None], said: Opinions, fold: Fold, head: HeadSnapshot) -> dict[int, bool]:
-    """Return by row whether it was answered right, and let what answered learn from it; None is passed over."""
-    right = {}
-    for place, row in enumerate(rows):
-        if row is None:
-            continue
-        right[row.id] = fold.update(said, place, head.index_of(row.target), head)
-    return right
+        heads = self.state.heads.values()
+        left = before = sum(head.stale for head in heads)
+        while left and (wholly or left == before):
+            self.beat = time.monotonic()  # of many rows this takes minutes
+            left = sum(head.sync(self._block) for head in heads)
+        self._behind, self._made = left > 0, self._made + before - left
+        if not self._behind:
+            made, self._made = self._made, 0
+            self.on_caught_up(made)

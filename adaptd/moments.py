@@ -8,8 +8,9 @@ the history of the pointer), and so a state. Of that state
   that were given (`prequential`, per label), folded forward over the journal;
 - solved anew from those rows, with the same solver: the ridge, wherever labels came between the version and the
   moment; its scores differ in the last bits;
-- of the nearest earlier version on the same line: trust among the experts, temperature, `progressive`. What they
-  learned between that version and the moment hung on which labels arrived together and is not in the journal.
+- folded on, where it is restored, from the nearest earlier version on the same line, by what every label told before it was
+  learned (`adaptd.tested`): trust among the experts, temperature, limits, drift, suspicion, `progressive`. Of labels whose
+  record a crash or a forget has taken, nothing is folded.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ def enter(connection: Connection, moment: Moment, folder: Path, number: int, act
     intervals = lineage(connection, moment.branch, moment.seq)
     tail = replay(connection, live.domain, intervals, base.seq)
     metrics = {**_metrics(connection, live.domain, base, intervals, tail),
-               "moment": {"at": moment.at, "base": base.number, "behind": len(tail)}}
+               "moment": {"at": moment.at, "base": base.number, "folded": base.seq, "behind": len(tail)},
+               "trails": base.trails}
     return Version(number=number, domain=live.domain, kind="moment", parent=live.number, branch=moment.branch, seq=moment.seq,
                    encoder=live.encoder, config=live.config, files=registry.publish(folder / str(number), contents),
                    metrics=metrics, verdict=None, actor=actor, reason=f"as of {written(moment.at)}", created=time.time())

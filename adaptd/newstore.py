@@ -17,7 +17,7 @@ TEMPLATE = """\
 # Check it with: adaptd config check
 
 domain = "{domain}"  # the domain that commands mean when none is named
-state = "."  # where the database, versions and the socket are, seen from this file
+state = "{state}"  # where the database, versions and the socket are, seen from this file
 
 [http]
 # The unix socket adaptd.sock is always there; loopback TCP is guarded by the token in the file `token`.
@@ -62,7 +62,8 @@ def create(folder: Path, domain: str = "text") -> str | None:
     check_folder(folder)
     plugin = _provider(domain)
     kind = "" if plugin or domain == "text" else '\nkind = "text"  # the generic text classification'
-    text = TEMPLATE.format(domain=domain, allow=f'"{plugin}"' if plugin else "", table=f"[domains.{domain}]{kind}")
+    text = TEMPLATE.format(domain=domain, allow=f'"{plugin}"' if plugin else "", table=f"[domains.{domain}]{kind}",
+                           state=".")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     _write(Paths(config=folder / CONFIG, state=folder).token, secrets.token_hex(32) + "\n")

@@ -1,4 +1,4 @@
-"""What the daemon says about itself: problems, figures of the tables, meters for Prometheus."""
+"""What the daemon says about itself: problems, and figures of the tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import prometheus_client as prometheus
 from sqlalchemy import Engine, func, select
 
 from adaptd import incumbent, registry
@@ -51,7 +50,8 @@ def quarantined(served: Served) -> list[Json]:
         hint = (f"look at its labels, then admit what waits: adaptd resume {words}; or drop it: adaptd resume {words} --drop. "
                 "What it taught before that: adaptd rollback --at TIME --and-replay --except-source, or adaptd forget --source")
         message = f"{served.name}: source {source!r} is on hold: {reason}"
-        found.append(vars(Problem(code="quarantine", message=message, since=since, hint=hint)))
+        found.append(vars(Problem(code="quarantine", message=message, since=since, hint=hint,
+                                  subject=f"{served.name}: {source}")))
     return found
 
 
@@ -103,32 +103,3 @@ class Counts:
             "metrics": json.loads(newest.metrics) if newest else {},
             "forgetting": served.adaptation.forgetting(),
         }
-
-
-class Meters:
-    """The Prometheus metrics, by its naming rules."""
-
-    def __init__(self) -> None:
-        self.registry = registry = prometheus.CollectorRegistry()
-        prometheus.ProcessCollector(registry=registry)
-        self.latency = prometheus.Histogram(
-            "adaptd_request_seconds", "Latency of a stage's requests.", ["stage", "domain"], registry=registry
-        )
-        self.predictions = prometheus.Counter("adaptd_predictions_total", "Inputs answered.", ["domain"], registry=registry)
-        self.ingested = prometheus.Counter(
-            "adaptd_ingested_total", "Events and labels by what became of them.", ["domain", "status"], registry=registry
-        )
-        self.version = prometheus.Gauge("adaptd_live_version", "The live version's number.", ["domain"], registry=registry)
-        self.lag = prometheus.Gauge("adaptd_learn_lag_entries", "Journal entries not learned yet.", ["domain"], registry=registry)
-        self.rows = prometheus.Gauge("adaptd_memory_rows", "Learned rows that are retrievable.", ["domain"], registry=registry)
-        self.accuracy = prometheus.Gauge(
-            "adaptd_prequential_accuracy_ratio", "Accuracy of recent answers.", ["domain"], registry=registry
-        )
-        self.calibration = prometheus.Gauge(
-            "adaptd_calibration_error_ratio", "Expected calibration error of recent answers.", ["domain"], registry=registry
-        )
-        self.queue = prometheus.Gauge("adaptd_queue_length", "Events that wait.", ["queue"], registry=registry)
-
-    def time(self, stage: str, domain: str) -> Any:
-        """Return a context manager that observes a stage's latency."""
-        return self.latency.labels(stage, domain).time()

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert
+from sqlalchemy import Connection, Engine, delete, insert, select
 
-from adaptd import backup, db, describe, erase, mirror, moments, registry, storecopy
+from adaptd import backup, config, db, describe, erase, mirror, moments, registry, storecopy
 from adaptd import tables as t
+from adaptd import tokens as kept
+from adaptd.config import DomainSettings
 from adaptd.errors import CorruptFile, SchemaMismatch, UnknownDomain
 from adaptd.history import last_seq
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.paths import Paths
+from adaptd.redact import redactor
 from adaptd.rows import lineage, replay
 from adaptd.selector import Selector
 from adaptd.status import check_there
@@ -83,6 +86,7 @@ def forget(paths: Paths, domain: str, selector: Selector, reason: str, actor: st
         with connection.begin():
             _wanted_schema(connection)
             number = _domain(connection, domain)
+            selector = _named(connection, paths, domain, selector)
             erased = erase.erase(connection, number, selector, reason, actor)
             pending = erase.pending(connection, number) if erased.events else None
         checks: dict[str, Any] = {}
@@ -95,6 +99,39 @@ def forget(paths: Paths, domain: str, selector: Selector, reason: str, actor: st
             checks |= {"tables": erase.left(connection, number)} if checks else {}
             certificate = erase.certify(connection, [erased.action], checks)
     return {**certificate, "asked": selector.asked()}
+
+
+def _named(connection: Connection, paths: Paths, domain: str, selector: Selector) -> Selector:
+    """Return the selector with names as the journal has them, where the domain is redacted."""
+    settings = config.load(paths.config)[0].served().get(domain, DomainSettings())
+    key = bytes.fromhex(connection.scalar(select(t.store.c.value).where(t.store.c.key == "hmac")) or "")
+    policy = redactor(settings.redact, key, f"domains.{domain}.redact")
+    return selector if policy is None else selector.named(policy.named)
+
+
+def create_token(paths: Paths, name: str, actor: str, *, roles: Collection[str], domains: Collection[str] | None,
+                 source: str | None, expires: float | None) -> dict[str, Any]:
+    """Make a token; return it, which is not kept, with what it allows."""
+    with _store(paths) as engine, engine.begin() as connection:
+        _wanted_schema(connection)
+        token, made = kept.create(connection, last_seq(connection), actor, name, roles=roles, domains=domains, source=source,
+                                  expires=expires)
+        return {"token": token, **made}
+
+
+def revoke_token(paths: Paths, name: str, reason: str, actor: str) -> dict[str, Any]:
+    """End a token."""
+    with _store(paths) as engine, engine.begin() as connection:
+        _wanted_schema(connection)
+        return kept.revoke(connection, last_seq(connection), actor, name, reason)
+
+
+def tokens(paths: Paths) -> dict[str, Any]:
+    """Return all tokens; needs no lock."""
+    check_there(paths.store)
+    with db.reading_engine(paths.store).connect() as connection:
+        _wanted_schema(connection)
+        return {"tokens": kept.listed(connection)}
 
 
 def upgrade(paths: Paths) -> tuple[str | None, str]:

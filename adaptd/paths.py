@@ -79,6 +79,11 @@ class Paths:
         """One folder per training job: in/ and out/."""
         return self.state / "jobs"
 
+    @property
+    def runs(self) -> Path:
+        """What adaptations are logged to for TensorBoard and Weights & Biases, where that is wanted."""
+        return self.state / "runs"
+
 
 def locate(config: str | os.PathLike[str] | None = None) -> Paths:
     """Find the configuration file (argument, ADAPTD_CONFIG, ./adaptd.toml, /etc) and the state folder beside it.
@@ -98,7 +103,7 @@ def locate(config: str | os.PathLike[str] | None = None) -> Paths:
         raise BadConfig(f"no configuration at {path}", hint="name one with --config, or make one: adaptd init DIR") from None
     except OSError as error:
         raise BadConfig(f"{path}: {error.strerror}", hint="make the file readable for this user") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # what tomllib refuses, and what it cannot hold
         raise BadConfig(f"{path}: not valid TOML: {error}", hint="mend that line") from None
     state = os.environ.get("ADAPTD_STATE", read.get("state", "."))
     store = read.get("store")

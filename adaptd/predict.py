@@ -1,18 +1,20 @@
 """Predict: the one thread that encodes and answers, on immutable snapshots, swapped between batches.
 
-Requests that arrive together are encoded together (sorted by length by the encoder). Learning's encodings wait
-behind predictions and go in small chunks, so that they never hold an answer up for long; every fourth round
-they go first, so that a flood of predictions cannot starve a label.
+Requests that arrive together are encoded together (sorted by length by the encoder), clients and domains in turn; a
+large one is encoded in pieces, and decoded when all of it is there. Learning's encodings wait behind predictions and
+go in small chunks, so that they never hold an answer up for long; every fourth round they go first, so that a flood
+of predictions cannot starve a label.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,18 +22,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from adaptd.errors import Busy
+from adaptd.fair import TURN, FairQueue, Piece
 from adaptd.futures import fail, settle
 from adaptd.interfaces import Encoder
 from adaptd.model.decoder import Decoded, decode
 from adaptd.model.network import Snapshot
 from adaptd.model.threads import one_thread
 from adaptd.records import Example
+from adaptd.stages import Told, Traces, traces, unheard
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-ROUND = 64  # predictions encoded together
+ROUND = 64  # predictions encoded together at most,
+ROUND_S, LEAST = 0.1, 2 * TURN  # and no more than take so long; but so many always
 FEW = 8  # examples up to which decoding is a small piece of work
+LONG_S, SUFFERED_S = 0.1, 0.5  # a wait that is too long; how long it is remembered
 CHUNK = 16  # learning's examples encoded between two rounds of predictions
 
 
@@ -54,9 +59,17 @@ class _Request:
     domain: str
     encoder: str
     examples: Sequence[Example]
-    evidence: int  # how many neighbours to name
+    evidence: int = 0  # how many neighbours to name
+    client: str = ""
+    traces: Traces = field(default_factory=traces.get)
     born: float = field(default_factory=time.monotonic)
+    begun: float | None = None
+    encoded: list[tuple[Tensor, Sequence[bool]]] = field(default_factory=list)  # its pieces so far
+    left: int = field(init=False)  # examples that are not encoded yet
     done: Future[Any] = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        self.left = len(self.examples)
 
 
 class Inference:
@@ -64,14 +77,15 @@ class Inference:
 
     def __init__(self, encoders: Mapping[str, Encoder], limit: int) -> None:
         self.encoders = encoders
-        self._limit = limit
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._predictions: deque[_Request] = deque()
+        self._predictions = FairQueue[_Request](limit)
         self._encodings: deque[_Request] = deque()
         self._swaps: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._snapshots: dict[str, Snapshot] = {}
         self._stop = False
         self._round = 0
+        self.told: Told = unheard
+        self._waited_at = -math.inf  # when a prediction last had to wait long
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
@@ -88,27 +102,41 @@ class Inference:
     @property
     def waiting(self) -> int:
         """Examples that wait for an answer."""
-        return sum(len(request.examples) for request in tuple(self._predictions))
+        return self._predictions.waiting
+
+    def suffers(self) -> bool:
+        """Say whether predictions waited long just now: what else runs on this machine is to give way."""
+        return time.monotonic() - self._waited_at < SUFFERED_S
+
+    @property
+    def waiting_labels(self) -> int:
+        """Labelled examples that wait to be encoded."""
+        return sum(len(request.examples) for request in tuple(self._encodings))
 
     def snapshot(self, domain: str) -> Snapshot:
         """Return what a domain answers with now."""
         return self._snapshots[domain]
 
-    def predict(self, domain: str, encoder: str, examples: Sequence[Example], *, evidence: int = 0) -> Future[list[Answered]]:
-        """Queue examples to be answered.
+    def predict(self, domain: str, encoder: str, examples: Sequence[Example], *, evidence: int = 0,
+                client: str = "") -> Future[list[Answered]]:
+        """Queue examples to be answered; clients take turns.
 
         Raises
         ------
         Busy
             Too many are waiting.
         """
-        if self.waiting + len(examples) > self._limit and self.waiting:
-            raise Busy("too many predictions are waiting")
-        return self._put(self._predictions, _Request(domain, encoder, examples, evidence))
+        request = _Request(domain, encoder, examples, evidence, client)
+        self._predictions.put(request)
+        self._wake.put(None)
+        return request.done
 
     def encode(self, encoder: str, examples: Sequence[Example]) -> Future[tuple[Tensor, Sequence[bool]]]:
         """Queue examples to be encoded for learning: (float16 [n, dim], truncated)."""
-        return self._put(self._encodings, _Request("", encoder, examples, 0))
+        request = _Request("", encoder, examples)
+        self._encodings.append(request)
+        self._wake.put(None)
+        return request.done
 
     def swap(self, domain: str, make: Callable[[], Snapshot]) -> Future[Snapshot]:
         """Run `make` between two batches and answer with what it returns from then on."""
@@ -124,11 +152,6 @@ class Inference:
         self._swaps.append((run, done))
         self._wake.put(None)
         return done
-
-    def _put(self, requests: deque[_Request], request: _Request) -> Future[Any]:
-        requests.append(request)
-        self._wake.put(None)
-        return request.done
 
     def _run(self) -> None:
         while not (self._stop and not self._predictions and not self._encodings and not self._swaps):
@@ -153,46 +176,58 @@ class Inference:
                 self._encode_chunk()
 
     def _answer_round(self) -> None:
-        taken: list[_Request] = []
-        count = 0
-        while self._predictions and (not taken or count + len(self._predictions[0].examples) <= ROUND):
-            taken.append(self._predictions.popleft())
-            count += len(taken[-1].examples)
-        for encoder in {request.encoder for request in taken}:
-            group = [request for request in taken if request.encoder == encoder]
+        began, rate = time.monotonic(), self._predictions.rate
+        taken = [piece for piece in self._predictions.take(min(ROUND, max(LEAST, rate.within(ROUND_S))))
+                 if not piece.request.done.done()]  # it failed with an earlier piece, or nobody waits any more
+        for encoder in dict.fromkeys(piece.request.encoder for piece in taken):
+            group = [piece for piece in taken if piece.request.encoder == encoder]
             try:
                 self._answer(encoder, group)
             except Exception as error:  # one bad batch is its callers' failure, not the thread's end
                 log.exception("prediction failed", extra={"action": "predict_failed"})
-                for request in group:
-                    fail(request.done, error)
+                for piece in group:
+                    fail(piece.request.done, error)
+        rate.took(sum(len(piece.rows) for piece in taken), time.monotonic() - began)
 
-    def _answer(self, encoder: str, group: list[_Request]) -> None:
+    def _answer(self, encoder: str, group: list[Piece[_Request]]) -> None:
         """Encode all of a group's examples together, and decode together what one snapshot answers."""
         start = time.monotonic()
-        vectors, truncated = self.encoders[encoder].encode([e for request in group for e in request.examples])
-        alike: dict[tuple[str, int], list[tuple[_Request, range]]] = {}
+        for piece in group:
+            if piece.request.begun is None:
+                self.told("inference_wait", piece.request.born, piece.request.traces)
+        vectors, truncated = self.encoders[encoder].encode([p.request.examples[row] for p in group for row in p.rows])
+        self.told("encode", start, _traces(piece.request for piece in group))
+        alike: dict[tuple[str, int], list[_Request]] = {}
         at = 0
-        for request in group:
-            rows = range(at, at + len(request.examples))
+        for piece in group:
+            request, rows = piece.request, slice(at, at + len(piece.rows))
             at = rows.stop
-            alike.setdefault((request.domain, request.evidence), []).append((request, rows))
+            if request.begun is None:
+                request.begun = start
+                self._waited_at = start if start - request.born > LONG_S else self._waited_at
+            request.encoded.append((vectors[rows], truncated[rows]))
+            request.left -= len(piece.rows)
+            if not request.left:
+                alike.setdefault((request.domain, request.evidence), []).append(request)
         for (domain, evidence), requests in alike.items():
-            snapshot = self._snapshots[domain]
-            mine = vectors[[row for _, rows in requests for row in rows]]
+            began, snapshot = time.monotonic(), self._snapshots[domain]
+            mine = torch.cat([part for request in requests for part, _ in request.encoded])
             with one_thread(len(mine) <= FEW):
                 heads = {name: iter(decode(mine, head, evidence=evidence)) for name, head in snapshot.heads.items()}
+            self.told("decode", began, _traces(requests))
             now = time.monotonic()
-            for request, rows in requests:
+            for request in requests:
+                begun = request.begun or start
                 settle(request.done, [
-                    Answered(heads={name: next(decoded) for name, decoded in heads.items()}, vector=vectors[row],
-                             truncated=truncated[row], version=snapshot.version, seq=snapshot.seq, batch=len(vectors),
-                             wait_ms=1e3 * (start - request.born), work_ms=1e3 * (now - start)) for row in rows])
+                    Answered(heads={name: next(decoded) for name, decoded in heads.items()}, vector=vector,
+                             truncated=flag, version=snapshot.version, seq=snapshot.seq, batch=len(vectors),
+                             wait_ms=1e3 * (begun - request.born), work_ms=1e3 * (now - begun))
+                    for part, flags in request.encoded for vector, flag in zip(part, flags, strict=True)])
 
     def _encode_chunk(self) -> None:
         request = self._encodings.popleft()
         try:
-            parts = []
+            began, parts = time.monotonic(), []
             for start in range(0, len(request.examples), CHUNK):
                 parts.append(self.encoders[request.encoder].encode(request.examples[start:start + CHUNK]))
                 while self._swaps:
@@ -201,9 +236,15 @@ class Inference:
                 if self._predictions:
                     self._answer_round()
             vectors = torch.cat([vector for vector, _ in parts])
+            self.told("encode_labels", began, request.traces)
             settle(request.done, (vectors, [flag for _, flags in parts for flag in flags]))
         except Exception as error:  # the learner reports it
             fail(request.done, error)
+
+
+def _traces(requests: Iterable[_Request]) -> Traces:
+    """Return the traces of requests, each once."""
+    return tuple({trace: None for request in requests for trace in request.traces})
 
 
 def _apply(done: Future[Any], make: Callable[[], Any]) -> None:

@@ -6,11 +6,17 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from adaptd.errors import TrainingFailed
 
 PR_SET_PDEATHSIG = 1
+LOOK_S = 0.1  # between two looks at whether somebody suffers
+STOPPED_S, RUNNING_S = 1.0, 0.25  # a child is stopped for so long at most, and then runs for so long at least
 NICE = 10  # lower than the daemon, not so low that a busy machine starves it
 OOM_SCORE = "800"  # of 1000
 
@@ -29,3 +35,39 @@ def be_a_quiet_child(parent: int, nice: int = NICE) -> None:
     os.nice(nice)
     with contextlib.suppress(OSError):  # not ours to set in some containers: a wish, not a need
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+
+
+class GivingWay:
+    """Stops a child while others suffer, for a moment at a time and `most_s` in all: it comes to its end whatever happens."""
+
+    def __init__(self, child: subprocess.Popen[str], suffers: Callable[[], bool], most_s: float) -> None:
+        self.stopped_s = 0.0
+        self._child = child
+        self._suffers = suffers
+        self._most_s = most_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="giving-way", daemon=True)
+
+    def __enter__(self) -> GivingWay:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(LOOK_S) and self.stopped_s < self._most_s:
+            if self._suffers():
+                self._stop()
+                self._over.wait(RUNNING_S)
+
+    def _stop(self) -> None:
+        began = time.monotonic()
+        self._child.send_signal(signal.SIGSTOP)
+        try:
+            while self._suffers() and time.monotonic() - began < STOPPED_S and not self._over.wait(LOOK_S):
+                pass
+        finally:
+            self._child.send_signal(signal.SIGCONT)
+            self.stopped_s += time.monotonic() - began

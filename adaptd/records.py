@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -224,6 +224,20 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Message:
+    """What an output sends: `body` is what the other side reads, `id` the same at every delivery."""
+
+    id: str
+    kind: str  # prediction, verdict, alert, question
+    about: str  # what orders it among others: the event, or the domain
+    body: Mapping[str, Any]
+
+    def raw(self) -> bytes:
+        """Return it as JSON."""
+        return canonical({"id": self.id, "kind": self.kind, **self.body}).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """Something that is wrong now, for `status`."""
 
@@ -231,3 +245,25 @@ class Problem:
     message: str
     since: float
     hint: str = ""
+    subject: str = ""  # what is wrong, where the message's words change; else the message is it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """What a sink is told."""
+
+    id: str  # of this alert: the same at every try
+    key: str  # of what it is about: the same while that lasts, and when it is over
+    kind: str  # problem, resolved, demote, or a verdict: promote, reject, undecided
+    code: str  # the problem's, or "verdict"
+    subject: str
+    message: str
+    hint: str
+    since: float
+    at: float
+    host: str
+    store: str  # the state folder
+
+    def body(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return asdict(self)

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, func, select
 from adaptd import beside, bounds, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.bounds import Bounds, Limits
+from adaptd.config import Quarantine
 from adaptd.interfaces import MemoryPolicy
 from adaptd.learn import Learner, State
 from adaptd.model.network import Head
@@ -115,7 +116,8 @@ class Refold:
                 return
             version = registry.version(connection, registry.live(connection, self.domain).version)
             base = restore.Base(version=version, intervals=lineage(connection, branch, begin), seq=begin, own=False)
-            state: State = restore.load_state(connection, self.domain, base, {}, self.heads(), self.vectors, _unreported)
+            state: State = restore.load_state(connection, self.domain, base, {}, self.heads(), self.vectors, Quarantine(),
+                                              _unreported)
         beside.evictions(state, entries, self.vectors, self.record, self.block)
 
 

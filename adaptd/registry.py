@@ -54,6 +54,16 @@ class Version:
         """Whether its heads were solved over its own rows; those of a moment may be an earlier version's."""
         return not self.metrics.get("moment", {}).get("behind")
 
+    @property
+    def trails(self) -> bool:
+        """Whether its heads answered while their sums were made again, and are to be solved when these are there."""
+        return bool(self.metrics.get("trails"))
+
+    @property
+    def folded(self) -> int:
+        """Return the seq up to which its files and figures have folded outcomes; those of a moment are an earlier version's."""
+        return int(self.metrics.get("moment", {}).get("folded", self.seq))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Live:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +22,9 @@ import torch
 from sqlalchemy import Connection, and_, select
 from torch import Tensor
 
-from adaptd import registry
+from adaptd import registry, relearn, tested
 from adaptd import tables as t
+from adaptd.config import Quarantine
 from adaptd.drift import Drift
 from adaptd.errors import CorruptFile, Refused
 from adaptd.history import last_seq
@@ -35,9 +38,11 @@ from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, Shadow
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.quarantine import Suspicion
+from adaptd.records import Learned
 from adaptd.registry import Version
-from adaptd.rows import Interval, Standing, alive, evicted, labels, lineage, retaught, standing
+from adaptd.rows import FOREVER, Interval, Standing, after, alive, evicted, labels, lineage, replay, retaught, standing
 from adaptd.sequential import Trial
+from adaptd.tested import Kept
 
 log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
@@ -69,7 +74,8 @@ class Base:
     own: bool  # these are the version's own rows: its heads and folds are for them
     folder: Path | None = None
     facts: Mapping[str, Any] | None = None
-    digests: Mapping[str, str] | None = None
+    heads: Mapping[str, bytes] = field(default_factory=dict)  # a checkpoint's, read
+    digests: Mapping[str, str] = field(default_factory=dict)  # of its other files, which are not
 
 
 def sound(connection: Connection, number: int, versions: Path, report: Report) -> tuple[Version, dict[str, bytes]]:
@@ -102,9 +108,11 @@ def find_base(connection: Connection, live: registry.Live, version: Version, fol
                 registry.withdraw(candidate)
             elif (facts["branch"], facts["encoder"], facts["version"]) == (live.branch, encoder, version.number):
                 # sums and keys can be made again; what the heads folded only by the journal's tail
-                registry.read(candidate, {name: d for name, d in manifest["files"].items() if name.endswith(HEAD)})
+                files: dict[str, str] = manifest["files"]
+                heads = registry.read(candidate, {name: digest for name, digest in files.items() if name.endswith(HEAD)})
                 return Base(version=version, intervals=lineage(connection, live.branch, facts["seq"]), seq=facts["seq"],
-                            own=False, folder=candidate, facts=facts, digests=manifest["files"])
+                            own=False, folder=candidate, facts=facts, heads=heads,
+                            digests={name: digest for name, digest in files.items() if name not in heads})
         except (OSError, ValueError, KeyError, TypeError, CorruptFile):
             report("corrupt_checkpoint", f"checkpoint {candidate.name} was refused and its state made again from the journal",
                    "nothing was lost")
@@ -116,28 +124,37 @@ def find_base(connection: Connection, live: registry.Live, version: Version, fol
 
 
 def load_state(connection: Connection, domain: int, base: Base, version_files: Mapping[str, bytes],
-               heads: dict[str, Head], vectors: Encoded, report: Report) -> State:
+               heads: dict[str, Head], vectors: Encoded, rule: Quarantine, report: Report) -> State:
     """Build the state at a base. The ridge may be behind it; the learner solves it."""
     state = State(version=base.version.number, seq=base.seq, heads=heads)
-    stored = _checkpoint_files(base, report)
-    for name, head in heads.items():
-        stand = standing(connection, domain, base.intervals, name)
-        if f"{name}.adapter" in version_files:
-            head.adapter = files.parse_adapter(version_files[f"{name}.adapter"], f"version {base.version.number}")
-        answering = stored.get(f"{name}.head", version_files.get(f"{name}.head") if base.own else None)
-        if answering is not None:
-            head.load_head(answering, name, solved=base.folder is not None or base.version.solved)
-        head.set_labels(list(dict.fromkeys([*head.labels, *labels(connection, domain, base.intervals, name)])))
-        rows = alive_rows(connection, domain, base.intervals, name, head, vectors, stand)
-        gone = evicted_columns(connection, domain, base.intervals, name, head)
-        statistics = files.parse(stored[f"{name}.sums"], name) if f"{name}.sums" in stored else None
-        head.restore(rows, statistics, stored.get(f"{name}.keys"), gone)
-        head.age(stand.born)
-        head.trace(retaught(connection, domain, base.intervals, name))
-        head.fold.expect(head.adapter)
+    with ThreadPoolExecutor(1) as aside:  # of many rows, reading these files takes as long as reading the rows
+        reading = aside.submit(_checkpoint_files, base, report)
+        for name, head in heads.items():
+            _load_head(connection, domain, base, version_files, name, head, vectors, reading)
     if found := folds_at(base):
         load_folds(state, found)
+    if base.own:
+        fold_on(connection, state, domain, base.intervals, base.version.folded, vectors.encoder_id, rule)
     return state
+
+
+def _load_head(connection: Connection, domain: int, base: Base, version_files: Mapping[str, bytes], name: str, head: Head,
+               vectors: Encoded, reading: Future[dict[str, bytes]]) -> None:
+    stand = standing(connection, domain, base.intervals, name)
+    if f"{name}.adapter" in version_files:
+        head.adapter = files.parse_adapter(version_files[f"{name}.adapter"], f"version {base.version.number}")
+    answering = base.heads.get(f"{name}.head", version_files.get(f"{name}.head") if base.own else None)
+    if answering is not None:
+        head.load_head(answering, name, solved=base.folder is not None or base.version.solved)
+    head.set_labels(list(dict.fromkeys([*head.labels, *labels(connection, domain, base.intervals, name)])))
+    rows = alive_rows(connection, domain, base.intervals, name, head, vectors, stand)
+    gone = evicted_columns(connection, domain, base.intervals, name, head)
+    stored = reading.result()
+    statistics = files.parse(stored[f"{name}.sums"], name) if f"{name}.sums" in stored else None
+    head.restore(rows, statistics, stored.get(f"{name}.keys"), gone)
+    head.age(stand.born)
+    head.trace(retaught(connection, domain, base.intervals, name))
+    head.fold.expect(head.adapter)
 
 
 def folds_at(base: Base) -> Mapping[str, Any] | None:
@@ -195,6 +212,27 @@ def load_folds(state: State, folds: Mapping[str, Any]) -> None:
     state.drift = Drift.of(folds.get("drift"))
 
 
+def tail(connection: Connection, domain: int, branch: int, seq: int, encoder: int) -> tuple[Sequence[Learned], Kept]:
+    """Return what the journal taught on a branch behind a seq, and what is kept of what that told."""
+    intervals = lineage(connection, branch)
+    entries, found = replay(connection, domain, intervals, seq), tested.behind(connection, domain, intervals, seq, encoder)
+    if not found:
+        return entries, Kept()
+    changes = relearn.changes(connection, domain, after(intervals, seq))
+    return entries, Kept(through=found[-1][0].born, told={row.id: told for row, told in found}, changes=deque(changes))
+
+
+def fold_on(connection: Connection, state: State, domain: int, intervals: Sequence[Interval], seq: int, encoder: int,
+            rule: Quarantine) -> None:
+    """Fold what the labels of a lineage told that came behind a seq: a moment's folds are an earlier version's."""
+    found = tested.behind(connection, domain, intervals, seq, encoder)
+    changes = deque(relearn.changes(connection, domain, after(intervals, seq)) if found else ())
+    for row, told in found:
+        state.begin_anew(changes, row.born)
+        state.follow(row, told, rule)
+    state.begin_anew(changes, FOREVER)
+
+
 def folds(state: State) -> dict[str, Any]:
     """Return the metrics of a state, for a version or a checkpoint."""
     return {"prequential": state.prequential.facts(), "progressive": state.progressive.facts(), "per_label": state.per_label,
@@ -249,7 +287,7 @@ def evicted_columns(connection: Connection, domain: int, intervals: Sequence[Int
 def _checkpoint_files(base: Base, report: Report) -> dict[str, bytes]:
     """Read the checkpoint's files; each that is damaged is left out, and made again."""
     found: dict[str, bytes] = {}
-    for name, digest in (base.digests or {}).items():
+    for name, digest in base.digests.items():
         assert base.folder is not None
         try:
             found.update(registry.read(base.folder, {name: digest}))

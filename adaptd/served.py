@@ -24,10 +24,12 @@ from adaptd.interfaces import Domain
 from adaptd.journal import Journal, Outcome
 from adaptd.learn import Learner
 from adaptd.model.decoder import Decoded
+from adaptd.model.network import Head
 from adaptd.predict import Answered, Inference
 from adaptd.probation import Probation
 from adaptd.records import MISSING, Evidence, HeadAnswer, Prediction, Receipt, canonical
 from adaptd.review import Review
+from adaptd.stages import Told, traces, unheard
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
 
@@ -58,9 +60,10 @@ class Served:
     reader: Engine
     queue: int  # labels that may wait to be learned
     room: Room
+    told: Told = unheard
 
     async def predict(
-        self, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None, newest: int
+        self, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None, newest: int, client: str
     ) -> dict[str, Any]:
         """Answer inputs and journal them as events; the input rows commit while encoding runs."""
         items, rejected = self.door.items(inputs, source=source)
@@ -77,9 +80,13 @@ class Served:
             await self.wait(min_seq, newest)
         seq = self.learner.learned_up_to(newest)
         answering = self.inference.predict(
-            self.name, self.encoder, [self.domain.example(item.payload) for _, item in items], evidence=EVIDENCE if explain else 0
+            self.name,
+            self.encoder,
+            [self.domain.example(item.payload) for _, item in items],
+            evidence=EVIDENCE if explain else 0,
+            client=client,
         )
-        journalled = self.journal.append(self.id, [item for _, item in items], bounded=True)
+        journalled = self.journal.append(self.id, [item for _, item in items], bounded=True, lane="predictions")
         answered = await asyncio.wrap_future(answering)
         receipts = (await asyncio.wrap_future(journalled)).receipts
         self._refuse_conflicts(receipts)
@@ -145,7 +152,8 @@ class Served:
 
     def search(self, text: str, k: int) -> dict[str, Any]:
         """Return the k remembered examples nearest to a text."""
-        found = self.inference.predict(self.name, self.encoder, [self.domain.example({"text": text})], evidence=k).result()[0]
+        example = self.domain.example({"text": self.door.read(text)})
+        found = self.inference.predict(self.name, self.encoder, [example], evidence=k).result()[0]
         results = [{"head": head, **vars(one)} for head, answer in self._heads(found).items() for one in answer.evidence]
         return {"results": results}
 
@@ -162,9 +170,13 @@ class Served:
                 "slots": size,
                 "holdout": int((memory.holdout[:size] & memory.alive[:size]).sum()) + head.bounded.gone.holdout,
                 "key_dim": head.keys.dim,
-                "bytes": size * (2 * head.options.dim + 2 * head.keys.dim) + head.bounded.gone.rows.nbytes,
+                "bytes": _bytes(head),
             }
         return {"domain": self.name, "heads": heads}
+
+    def memory_bytes(self) -> int:
+        """Return the bytes that rows take in RAM."""
+        return sum(_bytes(head) for head in self.learner.state.heads.values())
 
     def abstention(self) -> dict[str, Any] | None:
         """Return what share was answered and how much of it was wrong, and the limits by head; None where none is set."""
@@ -192,7 +204,7 @@ class Served:
     def _admit(self) -> None:
         self.room.check()
         if self.learner.lag > self.queue:
-            raise Busy("too many labels wait to be learned")
+            raise Busy("too many labels wait to be learned", retry_after_s=self.learner.rate.retry_after_s(self.learner.lag))
 
     async def _until_learned(self, outcome: Outcome) -> None:
         """Wait for all labels up to here, those of an earlier delivery of the same events too."""
@@ -243,7 +255,7 @@ class Served:
 
     def _record(self, receipts: Sequence[Receipt], answered: Sequence[Answered], predictions: Sequence[Prediction]) -> None:
         """Store answers and vectors; nobody waits for it, and the writer keeps the order."""
-        now = time.time()
+        began, now = time.monotonic(), time.time()
         rows: list[Mapping[str, Any]] = []
         vectors = []
         for receipt, answer, prediction in zip(receipts, answered, predictions, strict=True):
@@ -265,6 +277,7 @@ class Served:
             self.journal.record(self.vectors.encoder_id, rows, vectors)
         except StoreFailed as error:  # the answer is out; the daemon is about to stop
             log.error("answers were not recorded: %s", error, extra={"action": "record_failed", "domain": self.name})
+        self.told("record", began, traces.get(), [row["event"] for row in rows])
 
     def _body(self, prediction: Prediction) -> dict[str, Any]:
         """Return one element of the answer; the domain may add to it."""
@@ -284,6 +297,10 @@ class Served:
         if prediction.truncated:
             body["truncated"] = True
         return {**body, **self.domain.render(prediction)}
+
+
+def _bytes(head: Head) -> int:
+    return head.memory.size * (2 * head.options.dim + 2 * head.keys.dim) + int(head.bounded.gone.rows.nbytes)
 
 
 def _head_answer(decoded: Decoded, named: Mapping[int, tuple[str, str | None]]) -> HeadAnswer:

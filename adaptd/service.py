@@ -9,27 +9,36 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-import prometheus_client as prometheus
 from sqlalchemy import Connection, Engine, select
 
 from adaptd import backup, chain, deadletters, describe, incumbent, registry
 from adaptd import tables as t
+from adaptd import tokens as kept
+from adaptd.alerts import OUTCOMES, Alerts
 from adaptd.db import Writer
 from adaptd.errors import Conflict, NotFound, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
+from adaptd.grants import Keyring, Token
+from adaptd.health import Health
 from adaptd.history import act
-from adaptd.observe import Counts, Meters, Problems, quarantined
+from adaptd.host import Room
+from adaptd.meters import Meters
+from adaptd.observe import Counts, Problems, quarantined
 from adaptd.paths import Paths
 from adaptd.predict import Inference
+from adaptd.publish import Publisher
 from adaptd.selector import Selector
 from adaptd.served import Served
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 T = TypeVar("T")
+DECISIONS = ("promote", "reject", "undecided", "failed")
 LISTENERS = 100  # events that a slow listener of the stream may lag behind
 
 
@@ -40,15 +49,23 @@ class Service:
         self,
         domains: Mapping[str, Served],
         followers: Mapping[str, Follower],
+        publishers: Mapping[str, Publisher],
         writer: Writer,
         reader: Engine,
         inference: Inference,
         problems: Problems,
         meters: Meters,
         paths: Paths,
+        keyring: Keyring,
+        health: Health,
+        room: Room,
+        alerts: Alerts,
     ) -> None:
         self.domains = domains
         self.followers = followers
+        self.publishers = publishers
+        for publisher in publishers.values():
+            publisher.wrong = self.wrong_now
         self.problems = problems
         self.listening: list[str] = []
         self.state = "starting"
@@ -57,10 +74,22 @@ class Service:
         self._inference = inference
         self._meters = meters
         self._paths = paths
+        self._keyring = keyring
+        self._health = health
+        self._room = room
+        self.alerts = alerts
         self._backing_up = threading.Lock()
         self._started = time.monotonic()
+        for post, outcome in product(alerts.posts, OUTCOMES):
+            meters.alerts.labels(post.name, outcome)
         self._listeners: set[asyncio.Queue[Json]] = set()
         self._counts = Counts(reader, domains)
+        for name, served in domains.items():
+            for decision in DECISIONS:
+                meters.verdicts.labels(name, decision)  # a rate wants a beginning
+            served.adaptation.on_phase = partial(meters.phase, name)
+            served.adaptation.on_trained = partial(meters.trained, name)
+            served.adaptation.on_over = partial(self._adapted, name)
 
     def ready(self) -> bool:
         """Say whether every champion has answered its probe."""
@@ -93,11 +122,13 @@ class Service:
 
     # -- the stages --------------------------------------------------------------------------------------------
 
-    async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None) -> Json:
+    async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None,
+                      actor: str) -> Json:
         """Answer inputs and journal them."""
         served = self._served(domain)
         with self._meters.time("predict", domain):
-            answer = await served.predict(inputs, source=source, explain=explain, min_seq=min_seq, newest=self._writer.last_seq)
+            answer = await served.predict(inputs, source=source, explain=explain, min_seq=min_seq, newest=self._writer.last_seq,
+                                          client=actor)
         self._meters.predictions.labels(domain).inc(len(inputs))
         return answer
 
@@ -130,6 +161,10 @@ class Service:
         outcome = await asyncio.shield(asyncio.wrap_future(running))  # who stops waiting does not stop the adaptation
         self.tell("verdict", domain, **outcome.body())
         return outcome.body()
+
+    def _adapted(self, domain: str, last: Mapping[str, Any]) -> None:
+        self._meters.verdicts.labels(domain, last["verdict"]).inc()
+        self.alerts.verdict(domain, last)
 
     async def snapshot(self, domain: str, *, reason: str, actor: str) -> Json:
         """Name the live state as a version."""
@@ -176,6 +211,7 @@ class Service:
     ) -> Json:
         """Move the pointer to an earlier version or to a moment; learn again what came since, if asked."""
         served = self._served(domain)
+        except_sources = [served.door.named(source) for source in except_sources]
         await asyncio.to_thread(served.check_sources, except_sources)  # before anything is moved
         number, saved = await asyncio.to_thread(served.versions.rollback, to, reason, actor, at)
         self.tell("rollback", domain, version=number, saved=saved)
@@ -201,6 +237,7 @@ class Service:
     ) -> Json:
         """Learn again what the live lineage lacks; learned when it returns."""
         served = self._served(domain)
+        except_sources = [served.door.named(source) for source in except_sources]
         scope = await asyncio.to_thread(served.scope, self._writer.last_seq, since, except_sources, except_events)
         relearned, skipped = await asyncio.to_thread(served.versions.replay, scope, reason, actor)
         await asyncio.wrap_future(served.learner.when(self._writer.last_seq))
@@ -216,7 +253,8 @@ class Service:
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         """Forget events and their influence; return the certificate."""
         served = self._served(domain)
-        certificate = await asyncio.to_thread(served.forgetting.forget, Selector.of(selector), reason, actor)
+        wanted = Selector.of(selector).named(served.door.named)
+        certificate = await asyncio.to_thread(served.forgetting.forget, wanted, reason, actor)
         self._counts.renew(domain)
         self.tell("forget", domain, events=certificate["removed"]["event"])
         return certificate
@@ -239,6 +277,7 @@ class Service:
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         """Put learning or adaptation on hold."""
         served = self._served(domain)
+        source = served.door.named(source)
         await asyncio.wrap_future(served.journal.hold(served.id, what, source, reason, actor))
         served.adaptation.held = served.adaptation.held or what == "adaptation"
         return {"held": what, "source": source}
@@ -246,6 +285,7 @@ class Service:
     async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str, drop: bool) -> Json:
         """Lift a hold and learn what waited; or drop it."""
         served = self._served(domain)
+        source = served.door.named(source)
         if drop:
             dropped = await asyncio.to_thread(served.versions.drop, source, reason, actor)
             return {"resumed": what, "source": source, "learned": 0, "dropped": dropped}
@@ -312,6 +352,21 @@ class Service:
         await self._follower(name).pause(paused, actor)
         return self._feeds()[name]
 
+    async def outputs(self) -> Json:
+        """Return the outputs' state."""
+        return {"outputs": await asyncio.to_thread(self._outputs)}
+
+    async def output(self, name: str, *, paused: bool, actor: str) -> Json:
+        """Pause or resume an output."""
+        if name not in self.publishers:
+            known = ", ".join(self.publishers) or "none"
+            raise UnknownDomain(f"there is no output {name!r}", field="name", hint=f"known: {known}")
+        await self.publishers[name].pause(paused, actor)
+        return self.publishers[name].status()
+
+    def _outputs(self) -> dict[str, Json]:
+        return {name: one.status() for name, one in self.publishers.items()}
+
     async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
         """Take in what was sent to a feed."""
         self._go_on()
@@ -367,6 +422,31 @@ class Service:
         log.info("backup %s, asked for by %s", file, actor, extra={"action": "backup"})
         return done
 
+    async def tokens(self) -> Json:
+        """Return all tokens."""
+        used = self._keyring.used()
+        return {"tokens": await asyncio.to_thread(self._read, lambda connection: kept.listed(connection, used))}
+
+    async def create_token(self, name: str, *, roles: Sequence[str], domains: Sequence[str] | None, source: str | None,
+                           expires: float | None, actor: str) -> Json:
+        """Make a token; it is valid when this returns."""
+        token, made = await self._changed(lambda c: kept.create(c, self._writer.last_seq, actor, name, roles=roles,
+                                                                domains=domains, source=source, expires=expires))
+        return {"token": token, **made}
+
+    async def revoke_token(self, name: str, *, reason: str, actor: str) -> Json:
+        """End a token; it opens nothing when this returns."""
+        return await self._changed(lambda c: kept.revoke(c, self._writer.last_seq, actor, name, reason))
+
+    async def _changed(self, change: Callable[[Connection], T]) -> T:
+        """Change the table of tokens; the ring knows it behind the commit and before anybody is answered."""
+        def run(connection: Connection) -> tuple[T, list[Token]]:
+            done = change(connection)
+            return done, kept.all_of(connection)
+
+        done, _ = await asyncio.wrap_future(self._writer.submit(run, after=lambda both: self._keyring.hold(both[1])))
+        return done
+
     def _go_on(self) -> None:
         if not self.ready():
             raise NotReady(f"the daemon is {self.state}")
@@ -384,9 +464,26 @@ class Service:
             "chain": self._read(chain.head).shown(),
             "listening": list(self.listening),
             "feeds": self._feeds(),
-            "problems": self.problems.now() + [one for served in self.domains.values() for one in quarantined(served)]
-            + [vars(one) for follower in self.followers.values() for one in follower.problems()],
+            "outputs": self._outputs(),
+            "problems": self.wrong_now(),
         }
+
+    def wrong_now(self) -> list[Json]:
+        """Return what was reported lately, and what is wrong for as long as it is."""
+        lasting = [
+            *[one for follower in self.followers.values() for one in follower.problems()],
+            *[one for publisher in self.publishers.values() for one in publisher.problems()],
+            *self.alerts.problems(),
+        ]
+        return [
+            *self.problems.now(),
+            *[one for served in self.domains.values() for one in quarantined(served)],
+            *[vars(one) for one in lasting],
+        ]
+
+    def look_for_alerts(self) -> None:
+        """Tell the alert sinks what is wrong now, and what is over."""
+        self.alerts.look(self.wrong_now())
 
     def _domain_status(self, served: Served) -> Json:
         state, counts = served.learner.state, self._counts.of(served.name)
@@ -402,6 +499,7 @@ class Service:
             "labelled": counts["labelled"],
             **{name: sum(one[key] for one in memory) for name, key in (("memory", "retrievable"), ("evicted", "evicted"))},
             "capacity": sum(one["capacity"] for one in memory),
+            "memory_bytes": served.memory_bytes(),
             "accuracy": {
                 "prequential": state.prequential.accuracy,
                 "holdout": evaluated.get("candidate" if promoted else "champion"),
@@ -422,16 +520,25 @@ class Service:
             "adaptation_held": served.adaptation.held,
         }
 
+    def health(self) -> Json:
+        """Return every part's state and the age of its heartbeat."""
+        return {"state": self.state, "parts": self._health.parts()}
+
     def metrics(self) -> bytes:
         """Return the Prometheus exposition."""
-        for name, served in self.domains.items():
-            self._meters.version.labels(name).set(served.learner.state.version)
-            self._meters.lag.labels(name).set(served.learner.lag)
-            self._meters.rows.labels(name).set(sum(int(h.means.counts.sum()) for h in served.learner.state.heads.values()))
-            if (accuracy := served.learner.state.prequential.accuracy) is not None:
-                self._meters.accuracy.labels(name).set(accuracy)
-            if figures := served.learner.state.prequential.calibration.figures():
-                self._meters.calibration.labels(name).set(figures["ece"])
-        self._meters.queue.labels("journal").set(self._writer.waiting)
-        self._meters.queue.labels("inference").set(self._inference.waiting)
-        return prometheus.generate_latest(self._meters.registry)
+        database = self._paths.database
+        files = [file for file in (database, database.with_name(f"{database.name}-wal")) if file.exists()]
+        queues = {
+            "journal": self._writer.waiting,
+            "inference": self._inference.waiting,
+            "encoding": self._inference.waiting_labels,
+            "alerts": self.alerts.waiting,
+            "learning": sum(served.learner.lag for served in self.domains.values()),
+        }
+        return self._meters.exposition({
+            **self.status(),
+            "parts": self._health.parts(),
+            "queues": queues,
+            "disk_free": self._room.free,
+            "store_size": sum(file.stat().st_size for file in files),
+        })

@@ -100,6 +100,13 @@ eviction = Table(  # from retrieval only: the memory stays bounded, the sums kee
     Column("seq", Int, primary_key=True),
     **STRICT)
 
+tested = Table(  # what a row told before it was learned; `adaptd.tested`
+    "tested", metadata,
+    Column("row", Int, ForeignKey("learned.id"), primary_key=True),
+    Column("encoder", Int, ForeignKey("encoder.id"), nullable=False),  # whose vectors were put to the memory
+    Column("told", Text, nullable=False),  # JSON
+    **STRICT)
+
 vector = Table(  # encoded once; float16, little-endian
     "vector", metadata,
     Column("event", Int, ForeignKey("event.seq"), primary_key=True),
@@ -197,6 +204,16 @@ feed = Table(
     Column("paused", Int, nullable=False),
     **STRICT)
 
+output = Table(  # how far what is sent was acknowledged; `adaptd.publish`
+    "output", metadata,
+    Column("name", Text, primary_key=True),
+    Column("predictions", Int, nullable=False),  # the last prediction's id
+    Column("verdicts", Int, nullable=False),  # the last action's id
+    Column("told", Text, nullable=False),  # JSON: the problems that it knows of, the events it was asked about
+    Column("sent", Int, nullable=False),  # messages, in all
+    Column("paused", Int, nullable=False),
+    **STRICT)
+
 dead = Table(  # what a feed gave and was not taken, in the same transaction as the offset
     "dead", metadata,
     Column("id", Int, primary_key=True),  # never given twice: an operator's list stays true
@@ -208,4 +225,19 @@ dead = Table(  # what a feed gave and was not taken, in the same transaction as 
     Column("about", Text),  # JSON: what is needed beside `raw` to read it again
     UniqueConstraint("feed", "key"),
     sqlite_autoincrement=True,
+    **STRICT)
+
+token = Table(  # who may come in over TCP, beside whoever has the file `token`; `adaptd.tokens`
+    "token", metadata,
+    Column("id", Int, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),  # also of one that has ended: the log names tokens by it
+    Column("digest", LargeBinary, nullable=False),  # SHA-256; the token itself is kept nowhere
+    Column("roles", Text, nullable=False),  # JSON
+    Column("domains", Text),  # JSON; null: all
+    Column("source", Text),  # the only one that it speaks for
+    Column("created", Real, nullable=False),
+    Column("creator", Text, nullable=False),
+    Column("expires", Real),
+    Column("revoked", Real),
+    Column("used", Real),  # last; kept once a minute
     **STRICT)

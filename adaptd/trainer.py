@@ -1,9 +1,9 @@
 """The trainer: `python -m adaptd.trainer FOLDER`. A folder in, a folder out; nothing else is shared with the daemon.
 
 In: `in/job.json` (the `Job`), `in/rows.safetensors` (vectors, targets, fresh; oldest first) and
-`in/adapter.safetensors` (the champion's). Out: `out/adapter.safetensors`, then `out/report.json`: when the report is
-there, the candidate is whole. Progress goes to standard output, one JSON object a line; the reason of a failure to
-standard error, as the last line, `{"code", "message", "hint"}`, with exit code 1.
+`in/adapter.safetensors` (the champion's). Out: `out/adapter.safetensors`, `out/losses.json` (by epoch), then
+`out/report.json`: when the report is there, the candidate is whole. Progress goes to standard output, one JSON object a
+line; the reason of a failure to standard error, as the last line, `{"code", "message", "hint"}`, with exit code 1.
 
 It gives way to everything: lowest priority, the kernel's first choice when memory is short, killed with its parent.
 """
@@ -96,7 +96,7 @@ def run(folder: Path, job: Job) -> None:
     champion = files.parse_adapter((folder / "in" / "adapter.safetensors").read_bytes(), "in/adapter.safetensors",
                                    rows.vectors.shape[1])
     started, used = time.monotonic(), time.process_time()
-    network, numbers = train(strategy, rows, champion, job, device, _progress)
+    network, numbers, losses = train(strategy, rows, champion, job, device, _progress)
     report = {
         "strategy": strategy.name, "device": device, "numbers": numbers, "rows": len(rows.targets),
         "new": int(rows.fresh.sum()), "seconds": round(time.monotonic() - started, 3),
@@ -105,12 +105,13 @@ def run(folder: Path, job: Job) -> None:
         "versions": {name: version(name) for name in ("adaptd", "torch", "avalanche-lib")},
     }
     _write(folder / "out" / "adapter.safetensors", files.dump_adapter(network))
+    _write(folder / "out" / "losses.json", json.dumps(losses).encode())
     _write(folder / "out" / "report.json", json.dumps(report, sort_keys=True).encode())
 
 
 def train(strategy: Strategy, rows: Rows, champion: Adapter, job: Job, device: str,
-          progress: Callable[[float, str], None]) -> tuple[Adapter, dict[str, float]]:
-    """Adapt the champion to the rows; return the candidate's adapter and numbers about the training."""
+          progress: Callable[[float, str], None]) -> tuple[Adapter, dict[str, float], list[float]]:
+    """Adapt the champion to the rows; return the candidate's adapter, numbers about the training, the loss by epoch."""
     generator = torch.Generator().manual_seed(job.seed)
     rank = min(job.rank, rows.vectors.shape[1])
     network = TrainableAttention(rows.vectors, rows.targets, len(job.labels), champion, job.labels, rank, KEYS, DROPOUT,
@@ -125,7 +126,7 @@ def train(strategy: Strategy, rows: Rows, champion: Adapter, job: Job, device: s
         if loss != loss:
             raise TrainingFailed(f"{strategy.name}: the loss on {name} rows is not finite after training")
         numbers |= {f"loss_{name}_before": before[name], f"loss_{name}_after": loss}
-    return network.adapter(), numbers
+    return network.adapter(), numbers, task.losses
 
 
 def _strategy(job: Job) -> Strategy:

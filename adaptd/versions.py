@@ -107,7 +107,7 @@ class Versions:
             held_before, moved = "" in self._journal.holds(self.domain), threading.Event()
             self._journal.hold(self.domain, "learning", "", reason or "rollback", actor).result()
             try:
-                return self._learner.call(lambda: self._rollback(target, contents, reason, actor, moved)).result()
+                return self._learner.call(lambda: self._rollback(target, contents, reason, actor, moved), trailing=True).result()
             except BaseException:
                 if not held_before and not moved.is_set():
                     self._journal.resume(self.domain, "learning", "", "the rollback failed", actor)
@@ -256,6 +256,7 @@ class Versions:
             "prequential": state.prequential.accuracy,
             "labels": sum(len(head.labels) for head in state.heads.values()),
             "memory": sum(int(head.means.counts.sum()) for head in state.heads.values()),
+            "trails": self._learner.trails,
         }
 
     def _live(self) -> registry.Live:
@@ -314,12 +315,15 @@ class Versions:
             self._become_head(head, name, target, contents, stand[name], intervals)
         if folded := target.metrics.get("folds"):
             restore.load_folds(state, folded)
+            with self._reader.connect() as connection:
+                restore.fold_on(connection, state, self.domain, intervals, target.folded, self._vectors.encoder_id,
+                                self._learner.quarantine)
         else:  # version 1, or a forget took them
             with self._reader.connect() as connection:
                 entries = replay(connection, self.domain, intervals, -1)
             fold_outcomes(self._learner, entries)
         if target.solved:
-            self._learner.settle(solved=all(head.is_solved() for head in state.heads.values()))
+            self._learner.settle(solved=all(head.is_solved() for head in state.heads.values()) and not target.trails)
             self._learner.publish()
         else:
             self._learner.solve()  # before it answers; what answered until now goes on meanwhile

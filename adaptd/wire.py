@@ -6,10 +6,12 @@ daemon's own errors are rebuilt from its error objects.
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import select
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +48,25 @@ class Address:
     port: int | None = None
     secure: bool = False
     prefix: str = ""  # of a proxy that serves the daemon below a path
+    cafile: Path | None = None  # who vouches for the daemon's certificate, where the system's do not
 
     def connection(self, timeout_s: float | None) -> http.client.HTTPConnection:
         """Return a connection that is not open yet."""
         if self.path is not None:
             return UnixConnection(self.path, timeout_s)
-        kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
-        return kind(self.host, self.port, timeout=timeout_s)
+        if self.secure:
+            return http.client.HTTPSConnection(self.host, self.port, timeout=timeout_s, context=self._context)
+        return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+
+    @functools.cached_property
+    def _context(self) -> ssl.SSLContext:
+        try:
+            made = ssl.create_default_context(cafile=self.cafile)
+        except OSError as error:  # ssl.SSLError is one
+            raise BadConfig(f"cafile: {self.cafile}: {error.strerror or error}", field="cafile",
+                            hint="give the PEM certificates of the authority that signed the daemon's") from None
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        return made
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -61,7 +75,7 @@ class Address:
         return f"http{'s' if self.secure else ''}://{self.host}{port}{self.prefix}"
 
 
-def url(text: str) -> Address:
+def url(text: str, cafile: Path | None = None) -> Address:
     """Read a URL.
 
     >>> str(url("http://127.0.0.1:8410/"))
@@ -74,7 +88,7 @@ def url(text: str) -> Address:
         raise BadConfig(f"where is no URL: {error}", field="where", hint=SHAPES) from None
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or parts.username is not None:
         raise BadConfig("where is no URL of a daemon", field="where", hint=f"{SHAPES}; the token goes into token=")
-    return Address(host=host, port=port, secure=parts.scheme == "https", prefix=parts.path.rstrip("/"))
+    return Address(host=host, port=port, secure=parts.scheme == "https", prefix=parts.path.rstrip("/"), cafile=cafile)
 
 
 class Wire:
@@ -160,6 +174,8 @@ def _encoded(body: Any) -> bytes:
 
 
 def _cure(error: Exception, address: Address) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "name the host as the certificate does; cafile= says who vouches for it"
     if isinstance(error, PermissionError):
         return "run this as the daemon's user"
     if address.path is None:

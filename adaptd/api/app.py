@@ -16,17 +16,20 @@ from starlette.routing import Route
 from adaptd.api.bodies import check, read_batch, read_bytes, read_object
 from adaptd.api.endpoint import Call, Endpoint
 from adaptd.api.errors import Internal, failure, reply, status_failure
-from adaptd.api.guard import Guard, TokenCheck
+from adaptd.api.guard import Guard, Report
 from adaptd.api.operations import Operations
 from adaptd.api.routes import ENDPOINTS, STREAM
+from adaptd.api.traced import ROUTE, RequestTracer, Traced
 from adaptd.config import Limits
 from adaptd.errors import AdaptdError, BadRequest
+from adaptd.grants import Grant, Keyring
 
 log = logging.getLogger(__name__)
 
 
-def create_app(operations: Operations, *, limits: Limits, token_check: TokenCheck) -> Starlette:
-    """Return the ASGI application; `token_check` returns the name behind a token, or None.
+def create_app(operations: Operations, *, limits: Limits, keyring: Keyring, report: Report,
+               tracer: RequestTracer | None = None) -> Starlette:
+    """Return the ASGI application; `report` hears of problems.
 
     `app.state.closing` is an event that ends the open streams.
     """
@@ -35,7 +38,8 @@ def create_app(operations: Operations, *, limits: Limits, token_check: TokenChec
     for route in routes:
         if route.path == STREAM and route.methods:
             route.methods.discard("HEAD")  # its answer would never end
-    app = Starlette(routes=routes, middleware=[Middleware(Guard, token_check=token_check)],
+    guard = Middleware(Guard, keyring=keyring, report=report)
+    app = Starlette(routes=routes, middleware=[guard, *([Middleware(Traced, tracer=tracer)] if tracer else [])],
                     exception_handlers={HTTPException: _http_error, Exception: _internal})
     app.router.redirect_slashes = False
     app.state.closing = closing
@@ -45,10 +49,13 @@ def create_app(operations: Operations, *, limits: Limits, token_check: TokenChec
 def _route(endpoint: Endpoint, operations: Operations, limits: Limits,
            closing: asyncio.Event) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
+        request.scope[ROUTE] = endpoint.path
         try:
-            call = Call(operations=operations, limits=limits, path=request.path_params, query=_query(request, endpoint),
-                        body=await _body(request, endpoint, limits), headers=request.headers,
-                        actor=request.scope["adaptd.actor"], closing=closing)
+            grant: Grant = request.scope["adaptd.grant"]
+            query = _query(request, endpoint)
+            _check(grant, endpoint, request.path_params.get("domain") or getattr(query, "domain", None))
+            call = Call(operations=operations, limits=limits, path=request.path_params, query=query,
+                        body=await _body(request, endpoint, limits), headers=request.headers, grant=grant, closing=closing)
             done = await endpoint.handler(call)
             return done if isinstance(done, Response) else reply(done, endpoint.success)
         except AdaptdError as error:
@@ -63,13 +70,20 @@ def _route(endpoint: Endpoint, operations: Operations, limits: Limits,
     return answer
 
 
+def _check(grant: Grant, endpoint: Endpoint, domain: str | None) -> None:
+    """Refuse what the roles or the domains do not allow, before the body is read."""
+    grant.check_role(endpoint.roles, f"{endpoint.method} {endpoint.path}")
+    if domain is not None or endpoint.whole:
+        grant.check_domain(domain)
+
+
 def _query(request: Request, endpoint: Endpoint) -> object:
     return None if endpoint.query is None else check(endpoint.query, dict(request.query_params))
 
 
 async def _body(request: Request, endpoint: Endpoint, limits: Limits) -> object:
     if endpoint.raw:
-        return await read_bytes(request, limits.bytes)
+        return await read_bytes(request, limits)
     if endpoint.request is None:
         return None
     if endpoint.batch:

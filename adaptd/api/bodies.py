@@ -19,7 +19,6 @@ from adaptd.errors import BadRequest, TooLarge
 from adaptd.records import canonical
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
-BODY_S = 60.0  # a body that has not arrived by then is given up
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -45,7 +44,7 @@ class Batch:
 async def read_object(request: Request, model: type[M], limits: Limits, *, may_be_empty: bool) -> M:
     """Return the body as the route's model."""
     _media_type(request, (JSON,))
-    data = await read_bytes(request, limits.bytes)
+    data = await read_bytes(request, limits)
     if not data.strip():
         if may_be_empty:
             return model()
@@ -60,7 +59,7 @@ async def read_object(request: Request, model: type[M], limits: Limits, *, may_b
 async def read_batch(request: Request, model: type[BaseModel], limits: Limits) -> Batch:
     """Return the elements of a JSON list, of a single object, or of lines of objects."""
     kind = _media_type(request, (JSON, NDJSON))
-    data = await read_bytes(request, limits.bytes)
+    data = await read_bytes(request, limits)
     if not data.strip():
         raise BadRequest("the body is empty", hint=_shape(model))
     batch = _lines(data, limits) if kind == NDJSON else _list(data)
@@ -126,20 +125,20 @@ def _media_type(request: Request, accepted: tuple[str, ...]) -> str:
     return kind
 
 
-async def read_bytes(request: Request, limit: int) -> bytes:
+async def read_bytes(request: Request, limits: Limits) -> bytes:
     """Return the body; stop at the first byte over the limit."""
-    too_large = TooLarge(f"the body has more than {limit} bytes", hint="send several requests, or raise limits.bytes")
-    if (declared := request.headers.get("content-length", "0")).isdecimal() and int(declared[:20]) > limit:
+    too_large = TooLarge(f"the body has more than {limits.bytes} bytes", hint="send several requests, or raise limits.bytes")
+    if (declared := request.headers.get("content-length", "0")).isdecimal() and int(declared[:20]) > limits.bytes:
         raise too_large
     data = bytearray()
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(limits.body_s):
             async for chunk in request.stream():
-                if len(data) + len(chunk) > limit:
+                if len(data) + len(chunk) > limits.bytes:
                     raise too_large
                 data += chunk
     except TimeoutError:
-        raise TooSlow(f"the body did not arrive in {BODY_S:g} s", hint="send it in smaller requests") from None
+        raise TooSlow(f"the body did not arrive in {limits.body_s:g} s", hint="send it in smaller requests") from None
     return bytes(data)
 
 

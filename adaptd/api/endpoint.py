@@ -13,6 +13,9 @@ from starlette.responses import Response
 from adaptd.api.operations import Json, Operations
 from adaptd.api.schemas import NoQuery, Query
 from adaptd.config import Limits
+from adaptd.grants import Grant
+
+ANY: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +28,18 @@ class Call:
     query: Any  # the route's query model
     body: Any  # the route's request model, a `Batch`, or bytes
     headers: Mapping[str, str]
-    actor: str
+    grant: Grant  # who asks, and what else they may do
     closing: asyncio.Event  # set when the server stops: open streams end
 
     @property
     def domain(self) -> str:
         """The domain in the path."""
         return self.path["domain"]
+
+    @property
+    def actor(self) -> str:
+        """Who asks, as the history names them."""
+        return self.grant.actor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +49,14 @@ class Endpoint:
     method: str
     path: str
     handler: Callable[[Call], Awaitable[Json | Response]]
+    roles: tuple[str, ...]  # any of them opens it, and so does admin's; ANY: every token does
     answer: type[BaseModel] | str  # the model of a JSON answer, or the media type of another
     request: type[BaseModel] | None = None
     query: type[Query] | None = NoQuery  # None: not looked at
     batch: bool = False  # `request` is one element of a list, or of lines
     raw: bool = False  # the body as it is
     headers: tuple[str, ...] = ()  # that are looked at beside the usual ones
+    whole: bool = False  # about no domain, and closed to who has only some
     may_be_empty: bool = False  # no body stands for the defaults
     success: int = 200
 

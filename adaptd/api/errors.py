@@ -36,6 +36,13 @@ class TooSlow(AdaptdError):
     status = 408
 
 
+class TooManyConnections(Busy):
+    """There are too many connections."""
+
+    code = "too_many_connections"
+    status = 503
+
+
 class Internal(AdaptdError):
     """Something failed inside adaptd; its log has the details."""
 
@@ -63,6 +70,8 @@ def status_failure(status: int, headers: Mapping[str, str] | None, path: str) ->
 
 
 def _headers(error: AdaptdError) -> dict[str, str]:
+    if isinstance(error, TooManyConnections):
+        return {"connection": "close", "retry-after": "1"}
     if isinstance(error, Busy):
         return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
     if isinstance(error, BadSignature):

@@ -45,7 +45,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         operation["requestBody"] = {"required": not endpoint.may_be_empty, "content": _request(endpoint)}
     elif endpoint.raw:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
-    return {**operation, "security": []} if endpoint.path in (*OPEN, SIGNED) else operation
+    if endpoint.path in (*OPEN, SIGNED):
+        return {**operation, "security": []}
+    return {**operation, "x-roles": [*endpoint.roles]}  # any of them; none: every token
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:

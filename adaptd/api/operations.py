@@ -22,6 +22,10 @@ class Operations(Protocol):
         """Return the contract's status document."""
         ...
 
+    def health(self) -> Json:
+        """Return {"state": …, "parts": {name: {state, age_s}}}."""
+        ...
+
     def metrics(self) -> bytes:
         """Return the Prometheus exposition."""
         ...
@@ -31,8 +35,8 @@ class Operations(Protocol):
         ...
 
     async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool,
-                      min_seq: int | None) -> Json:
-        """Answer inputs (raw JSON objects); journal them as events."""
+                      min_seq: int | None, actor: str) -> Json:
+        """Answer inputs (raw JSON objects); journal them as events. Actors take turns."""
         ...
 
     async def events(self, domain: str, items: Sequence[Any], *, source: str) -> Json:
@@ -124,12 +128,33 @@ class Operations(Protocol):
         """Write a verified backup of the store into a file; return what it holds."""
         ...
 
+    async def tokens(self) -> Json:
+        """Return {"tokens": […]}, oldest first; what is shown of one is not enough to come in with."""
+        ...
+
+    async def create_token(self, name: str, *, roles: Sequence[str], domains: Sequence[str] | None, source: str | None,
+                           expires: float | None, actor: str) -> Json:
+        """Make a token; return it, this once, with what it allows."""
+        ...
+
+    async def revoke_token(self, name: str, *, reason: str, actor: str) -> Json:
+        """End a token; it opens nothing any more when this returns."""
+        ...
+
     async def feeds(self) -> Json:
         """Return {"feeds": {name: {state, offset, lag, errors, dead}}}."""
         ...
 
     async def feed(self, name: str, *, paused: bool, actor: str) -> Mapping[str, Any]:
         """Pause or resume a feed."""
+        ...
+
+    async def outputs(self) -> Json:
+        """Return {"outputs": {name: {state, offset, lag, errors, sent}}}."""
+        ...
+
+    async def output(self, name: str, *, paused: bool, actor: str) -> Mapping[str, Any]:
+        """Pause or resume an output."""
         ...
 
     async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:

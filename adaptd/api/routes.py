@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -11,31 +12,34 @@ from starlette.responses import Response, StreamingResponse
 from adaptd.api import openapi
 from adaptd.api import schemas as s
 from adaptd.api.bodies import Batch, check_count
-from adaptd.api.endpoint import Call, Endpoint
+from adaptd.api.claims import check_events, check_feedback, check_inputs, speaker
+from adaptd.api.endpoint import ANY, Call, Endpoint
 from adaptd.api.errors import Unprocessable, failure, reply
 from adaptd.api.guard import SOCKET
 from adaptd.api.operations import Json
 from adaptd.api.stream import server_sent
-from adaptd.errors import Forbidden, NotReady
-
-SOURCE = "http"  # of events that name none
+from adaptd.errors import Forbidden, NotFound, NotReady
+from adaptd.health import STALLED
 
 
 async def predict(call: Call) -> Json:
     """Answer inputs; each becomes an event."""
     check_count(len(call.body.inputs), call.limits, "inputs")
-    return await call.operations.predict(call.domain, call.body.inputs, source=SOURCE, explain=call.body.explain,
-                                         min_seq=call.body.min_seq)
+    check_inputs(call.grant, call.body.inputs, explain=call.body.explain)
+    return await call.operations.predict(call.domain, call.body.inputs, source=speaker(call.grant), explain=call.body.explain,
+                                         min_seq=call.body.min_seq, actor=call.actor)
 
 
 async def events(call: Call) -> Response:
     """Journal events and learn their labels; 202 means durable."""
-    return await _ingest(call.body, functools.partial(call.operations.events, call.domain, source=SOURCE))
+    check_events(call.grant, call.body.items)
+    return await _ingest(call.body, functools.partial(call.operations.events, call.domain, source=speaker(call.grant)))
 
 
 async def feedback(call: Call) -> Response:
     """Journal labels for earlier events and learn them; 202 means durable."""
-    return await _ingest(call.body, functools.partial(call.operations.feedback, call.domain, source=SOURCE))
+    check_feedback(call.grant, call.body.items)
+    return await _ingest(call.body, functools.partial(call.operations.feedback, call.domain, source=speaker(call.grant)))
 
 
 async def _ingest(batch: Batch, operation: Callable[..., Awaitable[Json]]) -> Response:
@@ -181,6 +185,21 @@ async def resume_feed(call: Call) -> Json:
     return dict(await call.operations.feed(call.path["name"], paused=False, actor=call.actor))
 
 
+async def outputs(call: Call) -> Json:
+    """Say how the outputs do."""
+    return await call.operations.outputs()
+
+
+async def pause_output(call: Call) -> Json:
+    """Pause an output; what it would send waits in the store."""
+    return dict(await call.operations.output(call.path["name"], paused=True, actor=call.actor))
+
+
+async def resume_output(call: Call) -> Json:
+    """Let an output go on from its place."""
+    return dict(await call.operations.output(call.path["name"], paused=False, actor=call.actor))
+
+
 async def hook(call: Call) -> Json:
     """Take in what is sent to a feed of kind webhook; signed, and answered when it is committed."""
     return await call.operations.hook(call.path["name"], headers=call.headers, body=call.body)
@@ -201,6 +220,23 @@ async def drop_dead(call: Call) -> Json:
     return await call.operations.drop_dead(call.path["name"], ids=call.body.chosen(), actor=call.actor)
 
 
+async def tokens(call: Call) -> Json:
+    """List the tokens: what they allow, whether they are valid, when they were last used."""
+    return await call.operations.tokens()
+
+
+async def create_token(call: Call) -> Json:
+    """Make a token; it is in this answer and nowhere else."""
+    body = call.body
+    return await call.operations.create_token(body.name, roles=body.roles, domains=body.domains, source=body.source,
+                                              expires=body.expires, actor=call.actor)
+
+
+async def revoke_token(call: Call) -> Json:
+    """End a token, at once."""
+    return await call.operations.revoke_token(call.path["name"], reason=call.body.reason, actor=call.actor)
+
+
 async def backup(call: Call) -> Json:
     """Write a verified backup of the whole store into a file of this host; over the unix socket only."""
     if call.actor != SOCKET:
@@ -213,6 +249,20 @@ async def healthz(call: Call) -> Json:
     return {"ok": True}
 
 
+async def health(call: Call) -> Response:
+    """Say how each part does; 503 when one of them is stuck."""
+    found = call.operations.health()
+    return reply(found, 503 if any(part["state"] == STALLED for part in found["parts"].values()) else 200)
+
+
+async def ping(call: Call) -> Response:
+    """Say how one part does; 503 when it is stuck."""
+    parts, name = call.operations.health()["parts"], call.path["part"]
+    if name not in parts:
+        raise NotFound(f"there is no part {name!r}", field="part", hint=f"known: {', '.join(parts)}")
+    return reply(parts[name], 503 if parts[name]["state"] == STALLED else 200)
+
+
 async def readyz(call: Call) -> Json:
     """Say that every champion has answered; 503 until then."""
     if not call.operations.ready():
@@ -222,7 +272,8 @@ async def readyz(call: Call) -> Json:
 
 async def metrics(call: Call) -> Response:
     """Give the figures to Prometheus."""
-    return Response(call.operations.metrics(), media_type=f"{PROMETHEUS}; version=0.0.4; charset=utf-8")
+    text = await asyncio.to_thread(call.operations.metrics)  # it counts rows: answers do not wait for it
+    return Response(text, media_type=f"{PROMETHEUS}; version=0.0.4; charset=utf-8")
 
 
 async def stream(call: Call) -> Response:
@@ -238,49 +289,71 @@ async def describe(call: Call) -> Json:
 
 PROMETHEUS, SSE = "text/plain", "text/event-stream"
 DOMAIN, STREAM = "/v1/{domain}", "/v1/stream"
+PREDICT, INGEST, LABEL, OPERATE, ADMIN = ("predict",), ("ingest", "label"), ("label",), ("operate",), ("admin",)
+READ = ("label", "operate")  # what shows texts that others have sent
 ENDPOINTS = (
-    Endpoint(method="POST", path=f"{DOMAIN}/predict", handler=predict, request=s.Predict, answer=s.Predictions),
-    Endpoint(method="POST", path=f"{DOMAIN}/events", handler=events, request=s.Event, batch=True, answer=s.Ingested,
-             success=202),
-    Endpoint(method="POST", path=f"{DOMAIN}/feedback", handler=feedback, request=s.Feedback, batch=True,
+    Endpoint(method="POST", path=f"{DOMAIN}/predict", handler=predict, roles=PREDICT, request=s.Predict, answer=s.Predictions),
+    Endpoint(method="POST", path=f"{DOMAIN}/events", handler=events, roles=INGEST, request=s.Event, batch=True,
              answer=s.Ingested, success=202),
-    Endpoint(method="POST", path=f"{DOMAIN}/adapt", handler=adapt, request=s.Adapt, may_be_empty=True,
+    Endpoint(method="POST", path=f"{DOMAIN}/feedback", handler=feedback, roles=LABEL, request=s.Feedback, batch=True,
+             answer=s.Ingested, success=202),
+    Endpoint(method="POST", path=f"{DOMAIN}/adapt", handler=adapt, roles=OPERATE, request=s.Adapt, may_be_empty=True,
              answer=s.Adapted),
-    Endpoint(method="POST", path=f"{DOMAIN}/snapshot", handler=snapshot, request=s.Snapshot, may_be_empty=True,
+    Endpoint(method="POST", path=f"{DOMAIN}/snapshot", handler=snapshot, roles=OPERATE, request=s.Snapshot, may_be_empty=True,
              answer=s.VersionNumber),
-    Endpoint(method="POST", path=f"{DOMAIN}/rollback", handler=rollback, request=s.Rollback, may_be_empty=True,
+    Endpoint(method="POST", path=f"{DOMAIN}/rollback", handler=rollback, roles=OPERATE, request=s.Rollback, may_be_empty=True,
              answer=s.RolledBack),
-    Endpoint(method="POST", path=f"{DOMAIN}/replay", handler=replay, request=s.Replay, answer=s.Replayed),
-    Endpoint(method="POST", path=f"{DOMAIN}/promote", handler=promote, request=s.Promote, answer=s.VersionNumber),
-    Endpoint(method="POST", path=f"{DOMAIN}/switch", handler=switch, request=s.Switch, may_be_empty=True, answer=s.Switched),
-    Endpoint(method="POST", path=f"{DOMAIN}/forget", handler=forget, request=s.Forget, answer=s.Certificate),
-    Endpoint(method="POST", path=f"{DOMAIN}/hold", handler=hold, request=s.Hold, may_be_empty=True, answer=s.Answer),
-    Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, request=s.Resume, may_be_empty=True,
+    Endpoint(method="POST", path=f"{DOMAIN}/replay", handler=replay, roles=OPERATE, request=s.Replay, answer=s.Replayed),
+    Endpoint(method="POST", path=f"{DOMAIN}/promote", handler=promote, roles=OPERATE, request=s.Promote, answer=s.VersionNumber),
+    Endpoint(method="POST", path=f"{DOMAIN}/switch", handler=switch, roles=OPERATE, request=s.Switch, may_be_empty=True,
+             answer=s.Switched),
+    Endpoint(method="POST", path=f"{DOMAIN}/forget", handler=forget, roles=ADMIN, request=s.Forget, answer=s.Certificate),
+    Endpoint(method="POST", path=f"{DOMAIN}/hold", handler=hold, roles=OPERATE, request=s.Hold, may_be_empty=True,
+             answer=s.Answer),
+    Endpoint(method="POST", path=f"{DOMAIN}/resume", handler=resume, roles=OPERATE, request=s.Resume, may_be_empty=True,
              answer=s.Resumed),
-    Endpoint(method="GET", path=f"{DOMAIN}/versions", handler=versions, answer=s.Versions),
-    Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}", handler=version, answer=s.VersionNumber),
-    Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}/diff/{{other}}", handler=difference, answer=s.Difference),
-    Endpoint(method="GET", path=f"{DOMAIN}/memory", handler=memory, answer=s.Answer),
-    Endpoint(method="POST", path=f"{DOMAIN}/memory/search", handler=search, request=s.Search, answer=s.Found),
-    Endpoint(method="GET", path=f"{DOMAIN}/explain/{{event}}", handler=explain, query=s.ExplainQuery, answer=s.Explained),
-    Endpoint(method="GET", path=f"{DOMAIN}/review", handler=review, query=s.ReviewQuery, answer=s.ToReview),
-    Endpoint(method="GET", path=f"{DOMAIN}/review/report", handler=review_report, answer=s.ReviewReport),
-    Endpoint(method="GET", path="/v1/status", handler=status, answer=s.Status),
-    Endpoint(method="GET", path="/v1/history", handler=history, query=s.HistoryQuery, answer=s.History),
-    Endpoint(method="GET", path="/v1/feeds", handler=feeds, answer=s.Feeds),
-    Endpoint(method="POST", path="/v1/feeds/{name}/pause", handler=pause_feed, request=s.Nothing, may_be_empty=True,
-             answer=s.Answer),
-    Endpoint(method="POST", path="/v1/feeds/{name}/resume", handler=resume_feed, request=s.Nothing, may_be_empty=True,
-             answer=s.Answer),
-    Endpoint(method="POST", path=openapi.SIGNED, handler=hook, raw=True, query=None, answer=s.Delivered, success=202,
+    Endpoint(method="GET", path=f"{DOMAIN}/versions", handler=versions, roles=OPERATE, answer=s.Versions),
+    Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}", handler=version, roles=OPERATE, answer=s.VersionNumber),
+    Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}/diff/{{other}}", handler=difference, roles=OPERATE,
+             answer=s.Difference),
+    Endpoint(method="GET", path=f"{DOMAIN}/memory", handler=memory, roles=READ, answer=s.Answer),
+    Endpoint(method="POST", path=f"{DOMAIN}/memory/search", handler=search, roles=READ, request=s.Search, answer=s.Found),
+    Endpoint(method="GET", path=f"{DOMAIN}/explain/{{event}}", handler=explain, roles=READ, query=s.ExplainQuery,
+             answer=s.Explained),
+    Endpoint(method="GET", path=f"{DOMAIN}/review", handler=review, roles=READ, query=s.ReviewQuery, answer=s.ToReview),
+    Endpoint(method="GET", path=f"{DOMAIN}/review/report", handler=review_report, roles=READ, answer=s.ReviewReport),
+    Endpoint(method="GET", path="/v1/status", handler=status, roles=ANY, whole=True, answer=s.Status),
+    Endpoint(method="GET", path="/v1/health", handler=health, roles=ANY, whole=True, answer=s.Health),
+    Endpoint(method="GET", path="/v1/health/{part}", handler=ping, roles=ANY, whole=True, answer=s.Part),
+    Endpoint(method="GET", path="/v1/history", handler=history, roles=OPERATE, whole=True, query=s.HistoryQuery,
+             answer=s.History),
+    Endpoint(method="GET", path="/v1/feeds", handler=feeds, roles=OPERATE, whole=True, answer=s.Feeds),
+    Endpoint(method="POST", path="/v1/feeds/{name}/pause", handler=pause_feed, roles=OPERATE, whole=True, request=s.Nothing,
+             may_be_empty=True, answer=s.Answer),
+    Endpoint(method="POST", path="/v1/feeds/{name}/resume", handler=resume_feed, roles=OPERATE, whole=True, request=s.Nothing,
+             may_be_empty=True, answer=s.Answer),
+    Endpoint(method="GET", path="/v1/outputs", handler=outputs, roles=OPERATE, whole=True, answer=s.Outputs),
+    Endpoint(method="POST", path="/v1/outputs/{name}/pause", handler=pause_output, roles=OPERATE, whole=True, request=s.Nothing,
+             may_be_empty=True, answer=s.Answer),
+    Endpoint(method="POST", path="/v1/outputs/{name}/resume", handler=resume_output, roles=OPERATE, whole=True,
+             request=s.Nothing, may_be_empty=True, answer=s.Answer),
+    Endpoint(method="POST", path=openapi.SIGNED, handler=hook, roles=ANY, raw=True, query=None, answer=s.Delivered, success=202,
              headers=("X-Hub-Signature-256", "X-GitHub-Delivery", "webhook-id", "webhook-timestamp", "webhook-signature")),
-    Endpoint(method="GET", path="/v1/feeds/{name}/dead", handler=dead, query=s.DeadQuery, answer=s.Dead),
-    Endpoint(method="POST", path="/v1/feeds/{name}/dead/retry", handler=retry_dead, request=s.DeadIds, answer=s.Retried),
-    Endpoint(method="POST", path="/v1/feeds/{name}/dead/drop", handler=drop_dead, request=s.DeadIds, answer=s.Dropped),
-    Endpoint(method="POST", path="/v1/backup", handler=backup, request=s.Backup, answer=s.BackedUp),
-    Endpoint(method="GET", path=STREAM, handler=stream, answer=SSE),
-    Endpoint(method="GET", path="/healthz", handler=healthz, query=None, answer=s.Alive),
-    Endpoint(method="GET", path="/readyz", handler=readyz, query=None, answer=s.Ready),
-    Endpoint(method="GET", path="/metrics", handler=metrics, query=None, answer=PROMETHEUS),
-    Endpoint(method="GET", path="/openapi.json", handler=describe, query=None, answer=s.Answer),
+    Endpoint(method="GET", path="/v1/feeds/{name}/dead", handler=dead, roles=OPERATE, whole=True, query=s.DeadQuery,
+             answer=s.Dead),
+    Endpoint(method="POST", path="/v1/feeds/{name}/dead/retry", handler=retry_dead, roles=OPERATE, whole=True,
+             request=s.DeadIds, answer=s.Retried),
+    Endpoint(method="POST", path="/v1/feeds/{name}/dead/drop", handler=drop_dead, roles=OPERATE, whole=True, request=s.DeadIds,
+             answer=s.Dropped),
+    Endpoint(method="GET", path="/v1/tokens", handler=tokens, roles=ADMIN, whole=True, answer=s.Tokens),
+    Endpoint(method="POST", path="/v1/tokens", handler=create_token, roles=ADMIN, whole=True, request=s.NewToken,
+             answer=s.MadeToken, success=201),
+    Endpoint(method="POST", path="/v1/tokens/{name}/revoke", handler=revoke_token, roles=ADMIN, whole=True,
+             request=s.RevokeToken, may_be_empty=True, answer=s.TokenShown),
+    Endpoint(method="POST", path="/v1/backup", handler=backup, roles=ADMIN, whole=True, request=s.Backup, answer=s.BackedUp),
+    Endpoint(method="GET", path=STREAM, handler=stream, roles=OPERATE, whole=True, answer=SSE),
+    Endpoint(method="GET", path="/healthz", handler=healthz, roles=ANY, query=None, answer=s.Alive),
+    Endpoint(method="GET", path="/readyz", handler=readyz, roles=ANY, query=None, answer=s.Ready),
+    Endpoint(method="GET", path="/metrics", handler=metrics, roles=ANY, whole=True, query=None, answer=PROMETHEUS),
+    Endpoint(method="GET", path="/openapi.json", handler=describe, roles=ANY, query=None, answer=s.Answer),
 )

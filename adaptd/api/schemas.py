@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validat
 
 from adaptd.api.errors import Unprocessable
 from adaptd.clock import moment
+from adaptd.grants import ROLES
 
 Reason = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$", description="why, for the history")]
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
@@ -211,6 +212,30 @@ class Backup(Body):
     force: bool = Field(False, description="replace the file if it is there")
 
 
+class NewToken(Body):
+    """A token to make: what it may do, for which domains, for which source, until when."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [
+        {"name": "crm", "roles": ["ingest"], "domains": ["tickets"], "source": "crm", "expires": "2036-01-01T00:00:00Z"}]})
+    name: Name
+    roles: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=len(ROLES))]
+    domains: Annotated[list[Name], Field(min_length=1, max_length=500)] | None = Field(None, description="null: all")
+    source: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")] | None = Field(
+        None, description="the only one that it speaks for")
+    expires: Moment | None = None
+
+    @field_validator("expires", mode="before")
+    @classmethod
+    def _moment(cls, expires: Any) -> float | None:
+        return None if expires is None else moment(expires, "expires")
+
+
+class RevokeToken(Body):
+    """Why a token ends."""
+
+    reason: Reason = ""
+
+
 class HistoryQuery(Query):
     """Which part of the history."""
 
@@ -366,6 +391,30 @@ class Adapted(Answer):
     reasons: list[str] = []
 
 
+class TokenShown(Answer):
+    """What a token allows and what became of it."""
+
+    name: str
+    state: Literal["valid", "expired", "revoked"]
+    roles: list[str]
+    domains: list[str] | None
+    source: str | None
+    expires: float | None
+    used: float | None
+
+
+class MadeToken(TokenShown):
+    """A new token, shown this once."""
+
+    token: str
+
+
+class Tokens(Answer):
+    """All tokens, oldest first."""
+
+    tokens: list[TokenShown]
+
+
 class VersionNumber(Answer):
     """The version that is meant."""
 
@@ -451,7 +500,22 @@ class Status(Answer):
     chain: dict[str, Any]
     listening: Any
     feeds: dict[str, dict[str, Any]]
+    outputs: dict[str, dict[str, Any]]
     problems: list[dict[str, Any]]
+
+
+class Part(Answer):
+    """How a part of the daemon does, and how long ago its loop turned."""
+
+    state: str
+    age_s: float
+
+
+class Health(Answer):
+    """The daemon's state and that of its parts."""
+
+    state: str
+    parts: dict[str, Part]
 
 
 class BackedUp(Answer):
@@ -471,6 +535,12 @@ class Feeds(Answer):
     """The feeds by name."""
 
     feeds: dict[str, dict[str, Any]]
+
+
+class Outputs(Answer):
+    """The outputs by name."""
+
+    outputs: dict[str, dict[str, Any]]
 
 
 class Delivered(Answer):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import socket
+import ssl
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,23 +17,46 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from adaptd.api.connection import Connection
+from adaptd.api.listener import Listener
+from adaptd.config import Limits
 from adaptd.errors import CannotStart
 
-CONNECTIONS = 1024  # beyond: 503 at once
+log = logging.getLogger(__name__)
+BACKLOG = 2048
 KEEP_ALIVE_S = 30
 MODE = 0o660
 
 
 class _Uvicorn(uvicorn.Server):
-    """A server that says when it listens and leaves the signals to the daemon."""
+    """A server that has listeners of its own, says when it listens, and leaves the signals to the daemon."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, limits: Limits, tls: ssl.SSLContext | None) -> None:
         super().__init__(config)
+        self._limits, self._tls = limits, tls
         self.listening = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
+        await self.lifespan.startup()
+        # each socket has places of its own: whoever fills TCP does not keep the operator out
+        limit = self._limits.connections
+        listeners = [Listener(one, limit, self._connection, None if one.family == socket.AF_UNIX else self._tls)
+                     for one in sockets or []]
+        for listener in listeners:
+            listener.start(BACKLOG, self._ended)
+        self.servers = listeners  # type: ignore[assignment]  # closed and waited for as asyncio's are
+        self.started = True
         self.listening.set()
+
+    def _ended(self, accepting: asyncio.Task[None]) -> None:
+        """End when a socket takes no more: a daemon that nobody reaches is to be started again."""
+        if not accepting.cancelled() and (error := accepting.exception()) is not None:
+            log.critical("no connections are taken any more", exc_info=error, extra={"action": "part_died"})
+        self.should_exit = True
+
+    def _connection(self, full: bool, lost: Callable[[Connection], None]) -> Connection:
+        return Connection(head_s=self._limits.header_s, full=full, lost=lost, config=self.config, server_state=self.server_state,
+                          app_state=self.lifespan.state, _loop=asyncio.get_running_loop())
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -39,14 +64,14 @@ class _Uvicorn(uvicorn.Server):
 
 
 class Server:
-    """One app on a unix socket and perhaps a bound TCP socket: start, wait, stop."""
+    """One app on a unix socket and perhaps a bound TCP socket, with TLS perhaps: start, wait, stop."""
 
-    def __init__(self, app: Starlette, *, unix: Path, tcp: socket.socket | None = None) -> None:
+    def __init__(self, app: Starlette, *, unix: Path, limits: Limits, tcp: socket.socket | None = None,
+                 tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(self._answer, access_log=False, log_config=None, lifespan="off", ws="none", interface="asgi3",
-                                proxy_headers=False, server_header=False, limit_concurrency=CONNECTIONS,
-                                timeout_keep_alive=KEEP_ALIVE_S)
+                                proxy_headers=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_S)
         self._app, self._unix, self._tcp = app, unix, tcp
-        self._server = _Uvicorn(config)
+        self._server = _Uvicorn(config, limits, tls)
         self._task: asyncio.Task[None] | None = None
         self._inode: int | None = None
 

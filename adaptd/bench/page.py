@@ -93,6 +93,16 @@ learner; beyond the size of the set its rows are near copies of real vectors.
 Unlabelled events over HTTP, a thousand in a request, four clients, each answered when it is durable; beside it, in
 turns, the bare database: the very rows that the daemon has written, journal and chain, by the driver's `executemany`, a
 transaction for each thousand, with the writer's settings. Medians; the budget is the least that is wanted.
+""",
+    "soak": """\
+## Soak
+
+Six clients for the time that is stated, each with a mean pause of 0.2 s: they predict, teach, correct, explain, search and ask
+for the status; a conductor takes snapshots, adapts, goes back (every second time with a replay) and resumes. Memory is bounded
+to 1,000 exemplars, so that what is remembered has a limit. RAM: the slope of the daemon's resident memory less the arrays
+of its exemplars, after Theil and Sen, with its 95 % interval, without the first quarter of the run; in a short run the interval
+says little. Descriptors and threads: of the idle daemon after the run, less those before it. A request has failed when it
+was neither answered nor refused with a reason (4xx, 503).
 """}
 
 
@@ -129,7 +139,7 @@ def _groups(results: Iterable[Json]) -> list[list[Json]]:
 def _title(group: Sequence[Json]) -> str:
     first = group[0]
     seeds = ", ".join(str(result["seed"]) for result in group)
-    adapt = "" if first["part"] in ("speed", "ingest") else ", adaptation " + ("on" if first["adapt"] else "off")
+    adapt = "" if first["part"] in ("speed", "ingest", "soak") else ", adaptation " + ("on" if first["adapt"] else "off")
     tested = ", tested after the first and the last experience only" if first["last_only"] else ""
     return f"{first['set']}{adapt}{tested}, " + (f"mean of seeds {seeds}" if len(group) > 1 else f"seed {seeds}")
 

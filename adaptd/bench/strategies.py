@@ -60,7 +60,7 @@ class Contender:
                             targets=torch.from_numpy(head.memory.targets[:size].astype(np.int64)))
         job = trainer.Job(strategy=self.name, labels=list(head.labels), parent_pid=os.getpid(), seed=seed)
         began = time.process_time()
-        self.adapter, _ = trainer.train(self.strategy, rows, self.adapter, job, "cpu", lambda _share, _words: None)
+        self.adapter, _, _ = trainer.train(self.strategy, rows, self.adapter, job, "cpu", lambda _share, _words: None)
         self.cpu_s += time.process_time() - began
 
     def answer(self, head: Head, vectors: Tensor, labels: Sequence[str], after: int, experience: int) -> None:

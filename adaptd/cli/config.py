@@ -55,18 +55,25 @@ def show_(as_json: bool) -> None:
 def check(as_json: bool) -> None:
     """Check the configuration as `adaptd run` does; exit code 78 when it is not valid.
 
+    What a valid one names is looked at too: secrets that others can read, encoders that are not there, a port that is taken.
+
     \b
     Example:
       adaptd config check --config /etc/adaptd
     """
     from adaptd import config as configuration
+    from adaptd import doctor, tls
 
     settings, paths = configuration.load(options.given())
+    tls.context(settings.http, paths.config.parent)
     _check_names(settings, paths.config.parent)
+    found = list(doctor.around(settings, paths, running=doctor.is_running(paths)))
     if as_json:
-        show.data({"valid": True, "path": str(paths.config)})
+        show.data({"valid": True, "path": str(paths.config), "findings": [one.body() for one in found]})
     else:
         show.line(f"{paths.config}: valid")
+    for one in found:
+        show.say(f"{one.code}: {one.message}\nhint: {one.hint}")
 
 
 @config.command()
@@ -87,11 +94,12 @@ def path(as_json: bool) -> None:
 
 
 def _check_names(settings: Settings, folder: Path) -> None:
-    """Refuse domains, feeds and gates that no allowed plugin gives, and options they do not take."""
-    from adaptd import feeds, plugins
+    """Refuse domains, feeds, outputs, gates and alert sinks that no allowed plugin gives, and options they do not take."""
+    from adaptd import alerts, feeds, outputs, plugins
 
     manager = plugins.load("adaptd", settings.plugins.allow)
-    domains, kinds, gates = (plugins.collect(manager, f"register_{what}") for what in ("domains", "feeds", "gates"))
+    domains, kinds, output_kinds, gates, sinks = (plugins.collect(manager, f"register_{what}")
+                                                  for what in ("domains", "feeds", "outputs", "gates", "alert_sinks"))
     for name, domain in settings.served().items():
         kind = domain.kind or (name if name in domains else "text")
         cls: type[Any] = plugins.pick(domains, kind, f"domains.{name}.kind")
@@ -100,6 +108,10 @@ def _check_names(settings: Settings, folder: Path) -> None:
         plugins.build(gate, domain.gate.options, f"domains.{name}.gate.options")
     for name, feed in settings.feeds.items():
         feeds.build(kinds, name, feed, folder)
+    for name, output in settings.outputs.items():
+        outputs.build(output_kinds, name, output, folder)
+    for name, one in settings.alerts.items():
+        alerts.build(sinks, name, one)
 
 
 def _masked(value: Any, secrets: set[str]) -> Any:

@@ -15,7 +15,7 @@ def doctor(repair: bool, as_json: bool) -> int:
     """Check a store, running or stopped, and its machine.
 
     Exit code 1 when something is wrong. Looks at the database, every version's files, checkpoints, jobs, orphans, disk
-    space, permissions, the configuration and the plugins that it allows.
+    space, permissions, owners, limits, the clock, the configuration, what it names, and the plugins that it allows.
 
     \b
     Example:

@@ -7,8 +7,6 @@ dead letters, and answered like the others: a sender that tries again for ever w
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -17,17 +15,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from adaptd import signing
 from adaptd.errors import BadConfig, BadSignature, Busy, NotReady
-from adaptd.feeds.elements import element
+from adaptd.feeds.elements import at, element, read_object
 from adaptd.interfaces import FeedItem
 
 TOLERANCE_S = 300.0  # that a sender's clock may be off; older deliveries may be somebody's recording
 ANSWER_S = 8.0  # GitHub waits for 10
-SHORTEST = 16  # characters, or bytes, of a secret
-PREFIX = "whsec_"
-GITHUB, STANDARD = "github", "standard"
+GITHUB, STANDARD, PLAIN = "github", "standard", "secret"
+HEADER = "x-adaptd-secret"  # of senders that cannot sign, and can be given a header
 SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-hub-signature", "x-hub-signature-256",
-                    "webhook-signature"})  # headers that are not kept
+                    "webhook-signature", HEADER})  # headers that are not kept
 
 
 @dataclass(kw_only=True)
@@ -48,9 +46,10 @@ class Webhook:
     needs_key: ClassVar[bool] = True
 
     secret: str = field(repr=False)  # by reference: { "$env" = "NAME" }
-    signature: str  # how it is signed: "github" or "standard"
+    signature: str  # how it is signed: "github" or "standard"; or "secret", where it comes with the delivery
     old_secret: str | None = field(default=None, repr=False)  # is taken, too, while the senders change theirs
     events: list[str] = field(default_factory=list)  # GitHub's types of events that are taken; none: all
+    only: dict[str, Any] = field(default_factory=dict)  # places of the body and what must stand there; others are passed over
     batch: int = 250  # deliveries that wait for their commit, at most
     wait_s: float = 1.0  # how long a read waits for a delivery
     _taken: int = field(default=0, init=False, repr=False)
@@ -60,9 +59,9 @@ class Webhook:
 
     def __post_init__(self) -> None:
         """Refuse what would let anybody in."""
-        if self.signature not in (GITHUB, STANDARD):
+        if self.signature not in (GITHUB, STANDARD, PLAIN):
             raise BadConfig(f"signature: {self.signature!r} is not known", field="signature",
-                            hint=f'"{GITHUB}" (X-Hub-Signature-256) or "{STANDARD}" (Standard Webhooks)')
+                            hint=f'"{GITHUB}" (X-Hub-Signature-256), "{STANDARD}" (Standard Webhooks) or "{PLAIN}" ({HEADER})')
         if not 1 <= self.batch <= 10_000 or self.wait_s <= 0:
             raise ValueError("batch must be from 1 to 10000, and wait_s positive")
         if not isinstance(self.events, list):
@@ -78,7 +77,9 @@ class Webhook:
 
     def signed(self, headers: Mapping[str, str], body: bytes) -> None:
         """Raise BadSignature where the body is not signed with our secret, or long ago."""
-        if self.signature == GITHUB:
+        if self.signature == PLAIN:
+            given, wanted = [headers.get(HEADER, "")], [key.decode() for key in self._keys]
+        elif self.signature == GITHUB:
             given, content = [headers.get("x-hub-signature-256", "")], body
             wanted = [f"sha256={hmac.new(key, content, hashlib.sha256).hexdigest()}" for key in self._keys]
         else:
@@ -87,9 +88,7 @@ class Webhook:
                 raise BadSignature(f"webhook-timestamp is not within {TOLERANCE_S:g} s of our clock",
                                    hint="sign and send it now; compare the clocks")
             given = headers.get("webhook-signature", "").split()
-            content = f"{headers.get('webhook-id', '')}.{moment}.".encode("latin-1") + body
-            digests = [hmac.digest(key, content, "sha256") for key in self._keys]
-            wanted = [f"v1,{base64.b64encode(digest).decode()}" for digest in digests]
+            wanted = [signing.signature(key, headers.get("webhook-id", ""), moment, body) for key in self._keys]
         matches = [hmac.compare_digest(one.encode("latin-1"), other.encode()) for one in given[:10] for other in wanted]
         if not any(matches) or (self.signature == STANDARD and not headers.get("webhook-id")):
             raise BadSignature(hint=f"sign the body as it is sent: signature = {self.signature!r} in docs/feeds.md")
@@ -98,7 +97,7 @@ class Webhook:
         """Take in a delivery whose signature was checked; return its id when it is committed."""
         key = headers.get("x-github-delivery" if self.signature == GITHUB else "webhook-id") or None
         event = headers.get("x-github-event")
-        if self.events and event not in self.events:
+        if (self.events and event not in self.events) or not self._wanted(body):
             return key
         if self._waiting.qsize() + self._on_the_way >= self.batch:
             raise Busy("as many deliveries wait as may", retry_after_s=5.0)
@@ -110,6 +109,14 @@ class Webhook:
         if not one.done.result():
             raise NotReady("the delivery could not be committed", hint="send it again: it counts once, by its id")
         return key
+
+    def _wanted(self, body: bytes) -> bool:
+        """Say whether in the body stands what must; one that cannot be read is kept among the dead letters."""
+        try:
+            value = read_object(body) if self.only else None
+        except ValueError:
+            return True
+        return all(at(value, path) == wanted for path, wanted in self.only.items())
 
     async def read(self, cursor: str | None) -> AsyncIterator[Sequence[FeedItem]]:
         """Yield what was delivered; an empty batch means nothing new. The cursor counts the deliveries."""
@@ -141,14 +148,10 @@ class Webhook:
         return element(one.body, json.dumps({"taken": self._taken}), key=one.key, about=one.about)
 
     def _key(self, secret: str) -> bytes:
-        key = secret.encode()
         if self.signature == STANDARD:
-            try:
-                key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-            except (binascii.Error, ValueError):
-                raise BadConfig("secret: not whsec_ and base64", field="secret",
-                                hint="take it as the sender shows it, by reference") from None
-        if len(key) < SHORTEST:
-            raise BadConfig(f"secret: shorter than {SHORTEST} bytes", field="secret",
-                            hint='openssl rand -hex 32 makes one; for "standard": whsec_ and openssl rand -base64 32')
+            return signing.key(secret)
+        key = secret.encode()
+        if len(key) < signing.SHORTEST:
+            raise BadConfig(f"secret: shorter than {signing.SHORTEST} bytes", field="secret",
+                            hint="openssl rand -hex 32 makes one")
         return key

@@ -15,7 +15,7 @@ it solves the dual (Saunders et al., 1998) and needs no Gram matrix at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -42,6 +42,9 @@ class RandomFeatures:
     dim: int
     count: int
     seed: int
+    signs: Tensor = field(init=False, repr=False, compare=False)  # [blocks, dim]
+    left: Tensor = field(init=False, repr=False, compare=False)  # H_a and H_b
+    right: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         padded = 1 << (self.dim - 1).bit_length()
@@ -50,11 +53,11 @@ class RandomFeatures:
         signs = torch.randint(0, 2, (blocks, padded), generator=generator).mul_(2).sub_(1).float()
         made = {"signs": signs[:, : self.dim].contiguous(), "left": hadamard(left), "right": hadamard(padded // left)}
         for name, matrix in made.items():
-            object.__setattr__(self, f"_{name}", matrix)
+            object.__setattr__(self, name, matrix)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return integer features [n, count] (as float32) of vectors [n, dim]."""
-        signs, left, right = (getattr(self, name) for name in ("_signs", "_left", "_right"))
+        signs, left, right = self.signs, self.left, self.right
         signed = (x.float() * GRID).round_()[:, None] * signs
         signed = pad(signed, (0, len(left) * len(right) - self.dim)).view(len(x), len(signs), len(left), len(right))
         z: Tensor = (left @ (signed @ right)).flatten(1)[:, : self.count]  # exact while the sum of |x| is below 4096

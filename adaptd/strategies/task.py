@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -20,3 +20,4 @@ class Task:
     device: str
     seed: int
     progress: Callable[[float, str], None]  # share done, words
+    losses: list[float] = field(default_factory=list)  # a strategy appends one an epoch: for who draws the course

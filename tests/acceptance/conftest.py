@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from tests.acceptance.daemon import Daemon
+from tests.conftest import missing
 
 NUMBER = 112  # domains of the shared daemon: as many as all files have tests that take one
 # Tests poison on purpose and want to see what it does; those of tests/acceptance/test_quarantine.py have it on.
@@ -25,7 +29,7 @@ port = 0
 def shared() -> Iterator[Daemon]:
     """Return a running daemon for tests that neither stop it nor look at what others learn: each its own domain."""
     domains = "".join(f'[domains.d{number}]\nkind = "text"\n' for number in range(NUMBER))
-    with Daemon(CONFIG + domains) as daemon:
+    with Daemon(CONFIG + domains, afresh=True) as daemon:
         yield daemon.start()
 
 
@@ -45,3 +49,15 @@ def make() -> Iterator[Callable[..., Daemon]]:
     """Return a maker of stores; their daemons end with the test."""
     with ExitStack() as stack:
         yield lambda config=CONFIG: stack.enter_context(Daemon(config))
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a certificate for localhost, which is its own authority, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    if shutil.which("openssl") is None:
+        missing("openssl")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"],
+                   cwd=folder, check=True, capture_output=True)
+    return folder

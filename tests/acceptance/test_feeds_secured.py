@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import ssl
 import subprocess
 import threading
@@ -25,23 +24,10 @@ from tests.acceptance.brokers import (
     Tansu,
     free_port,
 )
-from tests.conftest import missing
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.service]
 KINDS: Mapping[str, Any] = collect(load("adaptd", []), "register_feeds")
 SECRET = "hunter2"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a certificate for localhost, which is its own authority, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    if shutil.which("openssl") is None:
-        missing("openssl")
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-                    "-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"],
-                   cwd=folder, check=True, capture_output=True)
-    return folder
 
 
 class SecuredRedis(RedisServer):
@@ -186,7 +172,7 @@ async def _queue(connection: Any) -> None:
 async def connect(feed: Any, kind: str) -> Sequence[Any]:
     """Connect as the daemon does, and return the first batch, which is empty."""
     if kind in MAKE:
-        async with feed._connected() as client:
+        async with feed.connected() as client:
             await MAKE[kind](client)
     async with aclosing(feed.read(None)) as batches:
         return await anext(batches)  # type: ignore[no-any-return]

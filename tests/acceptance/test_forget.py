@@ -57,7 +57,7 @@ def test_what_was_forgotten_is_in_no_byte_of_the_store(make: Make, running: bool
         certificate = json.loads(daemon.cli(*words))
     assert found(daemon, needles) == set()
     assert certificate["asked"] == {"subject": SUBJECT} and certificate["reason"] == "their request"
-    assert certificate["removed"] == {"event": 1, "death": 0, "eviction": 0, "learned": 1, "label": 1, "vector": 1,
+    assert certificate["removed"] == {"event": 1, "death": 0, "eviction": 0, "tested": 1, "learned": 1, "label": 1, "vector": 1,
                                       "prediction": 0}
     assert certificate["labels_gone"] == 1 and certificate["actor"] and certificate["backups"] == [str(backup)]
     assert TEXT.encode() in backup.read_bytes()  # named, and left as it is

@@ -15,7 +15,7 @@ from tests.acceptance.test_rollback import ASKED, labels
 pytestmark = pytest.mark.acceptance
 Make = Callable[..., Daemon]
 Scores = Sequence[tuple[str, Mapping[str, float]]]
-CALIBRATED_BEFORE = 0.25  # confidences: trust and temperature are the nearest earlier version's (docs/rollback.md)
+NEAR = 1e-4  # the ridge is solved anew: other last bits
 
 
 def now() -> float:
@@ -75,7 +75,7 @@ def test_a_moment_between_two_versions_answers_as_it_did_then(shared: Daemon, do
     found = shared.domain(domain)
     back = shared.scores(ASKED, domain)
     print(f"scores differ by {distance(back, then):.2e}")
-    assert distance(back, then) < 0.02  # trust and temperature are the earlier version's
+    assert distance(back, then) < NEAR
     assert (labels(shared, domain), found["memory"], found["version"]) == (known, before["memory"], done["version"])
     assert judged(shared, domain) == counted and counted[0] == 3
     assert found["held"] == [""] and found["parent"] == before["version"]
@@ -123,10 +123,10 @@ def test_a_moment_on_a_discarded_branch_comes_back(shared: Daemon, domain: str) 
 
     shared.post(f"{domain}/rollback", {"at": moment})
     assert labels(shared, domain) == {"card", "weather", "music"}
-    assert distance(shared.scores(ASKED, domain), then) < CALIBRATED_BEFORE
+    assert distance(shared.scores(ASKED, domain), then) < NEAR
     shared.post(f"{domain}/rollback", {"at": between})
     assert labels(shared, domain) == {"card", "weather", "food"}
-    assert distance(shared.scores(ASKED, domain), other) < CALIBRATED_BEFORE
+    assert distance(shared.scores(ASKED, domain), other) < NEAR
     shared.post(f"{domain}/resume")
     shared.teach(lesson(["travel"], 3), domain)
     assert shared.predict(texts("travel")[0], domain=domain)["predictions"][0]["label"] == "travel"
@@ -136,8 +136,11 @@ def test_a_moment_survives_kills_and_comes_back_on_a_stopped_store(make: Make) -
     daemon = make().start()
     daemon.teach(lesson(["card", "weather", "music"], 25))
     version = daemon.post("text/snapshot")["version"]
-    daemon.teach(lesson(["card", "weather", "music"], 30)[75:])
+    for one in lesson(["card", "weather", "music"], 30)[75:]:  # one by one: a start would learn them together
+        daemon.teach([one])
     then, moment = daemon.scores(ASKED), now()
+    daemon.kill()
+    assert distance(daemon.start().scores(ASKED), then) < NEAR  # what they told is kept
     daemon.teach(lesson(["food"], 25))
     later = daemon.scores(ASKED)
     done = daemon.post("text/rollback", {"at": moment})
@@ -152,7 +155,7 @@ def test_a_moment_survives_kills_and_comes_back_on_a_stopped_store(make: Make) -
     daemon.start()
     found = daemon.domain()
     assert (found["version"], found["parent"], found["held"], found["memory"]) == (stopped["version"], version, [""], 90)
-    assert distance(daemon.scores(ASKED), back) < 1e-5 and distance(back, then) < 0.02
+    assert distance(daemon.scores(ASKED), back) < 1e-5 and distance(back, then) < NEAR
     daemon.post("text/rollback", {"to": stopped["saved"]})
     assert daemon.scores(ASKED) == later
 
@@ -187,6 +190,6 @@ def test_a_moment_answers_with_the_adapter_that_was_live_then(make: Make) -> Non
     daemon.post("text/rollback", {"at": before})
     assert daemon.scores(ASKED) == plain  # what was saved before the promotion had learned the same
     daemon.post("text/rollback", {"at": later})
-    assert distance(daemon.scores(ASKED), further) < 0.02 and daemon.domain()["memory"] == 344
+    assert distance(daemon.scores(ASKED), further) < NEAR and daemon.domain()["memory"] == 344
     daemon.post("text/rollback", {"to": first["version"]})
     assert daemon.scores(ASKED) == adapted

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.crash.fork import CONTEXT
+from tests.forking import CONTEXT
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,25 +1,16 @@
-"""Daemons that start in a fraction of a second, for tests that start many: see `forked/crash_life.py`.
-
-The forked modules have names of their own: a distribution brings another package `tests` into the environment, and the
-process that forks does not have pytest's way to ours.
-"""
+"""Daemons with an encoder that costs nothing, for tests that start many: see `tests/forked/crash_life.py`."""
 
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from adaptd.client import Client
 from tests.acceptance.daemon import Daemon
+from tests.forking import CONTEXT, MODULES, Process
 
 CONFIG = """
 [plugins]
@@ -41,14 +32,6 @@ kind = "jsonl"
 domain = "text"
 options = { path = "feed.jsonl", poll_s = 0.05, batch = 20 }
 """
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["crash_life"])
-MODULES = Path(__file__).with_name("forked")
-sys.path.insert(0, str(MODULES))  # here, and in the process that forks
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(MODULES), os.environ.get("PYTHONPATH")]))
-import crash_life  # noqa: E402
-
-
 @functools.cache
 def plugins() -> Path:
     """Return a folder with the encoder of `forked/adaptd_hashed.py`, installed as a distribution."""
@@ -59,35 +42,6 @@ def plugins() -> Path:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: adaptd-hashed\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[adaptd.learner]\nhashed = adaptd_hashed\n")
     return folder
-
-
-class Process:
-    """A forked daemon, as what `Daemon` wants of `subprocess.Popen`."""
-
-    def __init__(self, *given: Any) -> None:
-        self._process = CONTEXT.Process(target=crash_life.main, args=given)
-        self._process.start()
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-
-    def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
-        return self._process.exitcode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end."""
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("adaptd run", timeout or 0.0)
-        return self._process.exitcode
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal."""
-        os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """Kill it with SIGKILL."""
-        self.send_signal(signal.SIGKILL)
 
 
 class Forked(Daemon):
@@ -104,7 +58,7 @@ class Forked(Daemon):
 
     def spawn(self, **environment: str) -> None:
         """Start the process; do not wait."""
-        self.process = Process(str(self.folder), str(self._said), str(plugins()), environment,  # type: ignore[assignment]
+        self.process = Process("crash_life", str(self.folder), str(self._said), str(plugins()), environment,
                                list(self.flaws), self._armed)
 
     def arm(self, arming: int) -> None:

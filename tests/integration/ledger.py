@@ -75,6 +75,7 @@ class Mark:
     at: float
     born: Lineage
     version: int
+    folds: Any  # what outcomes had made of the state
 
 
 def alive(born: Iterable[Birth]) -> dict[str, Label]:
@@ -102,6 +103,11 @@ class Ledger:
         self.adapter = IDENTITY
         self.versions = {1: Version(1, (), IDENTITY, None, 0)}
         self.marks: list[Mark] = []
+
+    @property
+    def forgot(self) -> bool:
+        """Whether anything was ever forgotten."""
+        return any(event.forgotten for event in self.events.values())
 
     # -- events and labels -------------------------------------------------------------------------------------
 

@@ -12,11 +12,14 @@ from unittest.mock import patch
 
 import torch
 
-from adaptd import config, plugins
+from adaptd import config, plugins, restore
+from adaptd.alerts import Alerts
 from adaptd.assembly import Assembly
+from adaptd.grants import Keyring
+from adaptd.meters import Meters
 from adaptd.model import files
 from adaptd.model.attention import Adapter
-from adaptd.observe import Meters, Problems
+from adaptd.observe import Problems
 from adaptd.paths import CONFIG
 from adaptd.records import Example
 from adaptd.service import Service
@@ -61,7 +64,7 @@ class Live:
             self.parts.open_domains()
         self.served = self.parts.domains["text"]
         self.service = Service(self.parts.domains, {}, self.parts.writer, self.parts.reader, self.parts.inference,
-                               self.problems, Meters(), self.paths)
+                               self.problems, Meters(), self.paths, Keyring(), self.parts.health, self.parts.room, Alerts([]))
         self.served.learner.when(self.parts.writer.last_seq).result(60)
         self.service.state = "running"
         self.verdict = "undecided"
@@ -82,6 +85,17 @@ class Live:
         self.served.learner.call(lambda: None).result(60)
         found = [self.parts.inference.predict("text", "default", [Example(text=text)]).result(60)[0] for text in asked]
         return [(one.heads["label"].label, one.heads["label"].scores) for one in found]
+
+    def folds(self) -> Json:
+        """Return what outcomes have made of the state, the comparison with an incumbent apart."""
+        state = self.served.learner.state
+
+        def read() -> Json:
+            heads = {name: [fold.facts(), fold.trust.tolist(), fold.at.tolist(), fold.recent.tensor().tolist()]
+                     for name, fold in ((name, head.fold) for name, head in state.heads.items())}
+            return {**restore.folds(state), "incumbent": None, "trial": None, "heads": heads}
+
+        return self.served.learner.call(read).result(60)
 
     def close(self) -> None:
         """Stop as the daemon does: a checkpoint, then every thread."""
@@ -118,7 +132,7 @@ class Live:
             generator = torch.Generator().manual_seed(int(torch.randint(1 << 30, (1,))))
             adapter = Adapter(torch.linalg.qr(torch.randn(16, 8, generator=generator))[0].contiguous(), 20.0)
             (folder / "out" / "adapter.safetensors").write_bytes(files.dump_adapter(adapter))
-            (folder / "out" / "report.json").write_text(json.dumps({"versions": {}}))
+            (folder / "out" / "report.json").write_text(json.dumps({"versions": {}, "cpu_seconds": 0.0, "memory_mb": 0.0}))
             return
         targets = files.parse((folder / "in" / "rows.safetensors").read_bytes(), "rows")[0]["targets"]
         rows = torch.zeros(0 if self.verdict == "undecided" else 1000, dtype=torch.int64)

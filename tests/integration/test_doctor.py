@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 import pytest
 
 from adaptd import db, doctor
+from adaptd.errors import CannotStart
+from adaptd.host import check_folder
 from adaptd.newstore import create
 from adaptd.paths import Paths
 from tests.integration.store import contents
@@ -74,6 +78,10 @@ def spoil_database(paths: Paths) -> None:
     paths.database.write_bytes(data)
 
 
+def configure(paths: Paths, text: str, state: str = "state") -> None:
+    paths.config.write_text(f'state = "{state}"\n{text}\n')
+
+
 NO_KEYS = "PRAGMA foreign_keys = OFF"
 WRONG: dict[str, tuple[Callable[[Paths], Any], list[str]]] = {
     "a damaged database": (spoil_database, ["damaged_database"]),
@@ -102,6 +110,15 @@ WRONG: dict[str, tuple[Callable[[Paths], Any], list[str]]] = {
     "a state folder for all": (lambda p: p.state.chmod(0o777), ["state_folder"]),
     "a database for all": (lambda p: p.database.chmod(0o644), ["open_file"]),
     "a token for all": (lambda p: (p.token.write_text("t"), p.token.chmod(0o640)), ["open_file"]),
+    "files of another user": (lambda p: os.chown(p.database, 1, 1), ["owner"]),
+    "a clock that was set back": (lambda p: execute(
+        p, f"UPDATE event SET received = {time.time() + 7200} WHERE seq = 400"), ["clock", "journal_altered"]),
+    "a secret for all": (lambda p: (
+        configure(p, '[feeds.q]\nkind = "jsonl"\ndomain = "text"\noptions = { path = { "$file" = "secret" } }'),
+        p.config.with_name("secret").write_text("x")), ["open_file"]),
+    "an encoder that is not there": (lambda p: configure(
+        p, '[encoders.default]\noptions = { model = "nobody/nothing" }'), ["encoder_missing"]),
+    "a path that is too long": (lambda p: configure(p, "", "state/" + "x" * 60 + "/" + "y" * 60), ["long_path"]),
     "a wrong key": (lambda p: p.config.write_text('state = "state"\nbogus = 1\n'), ["bad_config"]),
     "a plugin that is not there": (
         lambda p: p.config.write_text('state = "state"\n[plugins]\nallow = ["adaptd-nowhere"]\n'), ["plugin_missing"]),
@@ -173,3 +190,35 @@ def test_a_repair_beside_a_daemon_is_refused(store: Paths) -> None:
         done = subprocess.run([sys.executable, "-m", "adaptd", "doctor", "--repair", "--config", str(store.config)],
                               capture_output=True, text=True, timeout=60)
     assert done.returncode == 3 and "locked by pid" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_unless_the_daemon_has_it(store: Paths) -> None:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        configure(store, f"[http]\nport = {taken.getsockname()[1]}")
+        assert codes(store) == ["port_taken"]
+        with db.locked(store.lock):
+            assert codes(store, running=True) == []
+
+
+def test_a_state_folder_on_a_network_file_system_is_refused(store: Paths, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/x {str(store.state).replace(' ', chr(92) + '040')} nfs4 rw 0 0\n")
+    monkeypatch.setattr("adaptd.host.MOUNTS", mounts)
+    assert codes(store) == ["state_folder"]
+    with pytest.raises(CannotStart, match="network file system"):
+        check_folder(store.state)
+
+
+def test_too_few_open_files_are_told(store: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (256, 1024))
+    assert codes(store) == ["open_files"]
+
+
+def test_a_check_of_a_valid_configuration_tells_what_it_names_that_is_wrong(store: Paths) -> None:
+    configure(store, '[encoders.default]\noptions = { model = "nobody/nothing" }')
+    done = subprocess.run([sys.executable, "-m", "adaptd", "config", "check", "--config", str(store.config)],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "encoder_missing" in done.stderr and "hint:" in done.stderr and "valid" in done.stdout

@@ -122,7 +122,7 @@ class Machine(RuleBasedStateMachine):
     def ask(self, text: str, key: str | None) -> None:
         known, before = self.ledger.find("http", key), time.time()
         given = {"text": text} | ({} if key is None else {"id": key})
-        asking = self.service.predict("text", [given], source="http", explain=False, min_seq=None)
+        asking = self.service.predict("text", [given], source="http", explain=False, min_seq=None, actor="m")
         if known is not None and (known.forgotten or known.text != text):
             self.refused(Conflict, asking)
             return
@@ -204,6 +204,8 @@ class Machine(RuleBasedStateMachine):
         self.ledger.save(done["saved"], answers=answers)
         made = self.ledger.save(done["version"], born=mark.born, adapter=then.adapter, parent=mark.version)
         self.ledger.become(made)
+        if not self.ledger.forgot:  # what later labels told rests on what was forgotten, and goes with it
+            assert self.live.folds() == mark.folds, "trust, calibration, drift and all, to the bit"
 
     @rule(which=WHICH, sources=SOME, except_event=st.booleans())
     def replay(self, which: int, sources: list[str], except_event: bool) -> None:
@@ -289,10 +291,13 @@ class Machine(RuleBasedStateMachine):
             assert self.live.answers(ASKED) == answers, "equal bits"
             return
         self.lives += 1
+        folds = self.live.folds()
         left = self.live.died(self.folder / f"life-{self.lives}")
         if how != "died":
             shutil.rmtree(left / "checkpoints", ignore_errors=True)
         self.live = Live(left)
+        if not self.ledger.forgot:
+            assert self.live.folds() == folds, "what labels told is kept, and not asked again"
 
     # -- what holds after every step ---------------------------------------------------------------------------
 
@@ -306,7 +311,7 @@ class Machine(RuleBasedStateMachine):
         assert (mine["version"], mine["memory"], mine["labels"], mine["learn_lag"]) == (
             self.ledger.live, len(known), len({one.label for one in known.values()}), 0)
         if self.ledger.events:
-            self.ledger.marks.append(Mark(time.time(), self.ledger.born, self.ledger.live))
+            self.ledger.marks.append(Mark(time.time(), self.ledger.born, self.ledger.live, self.live.folds()))
 
     @invariant()
     def memory_is_what_is_alive(self) -> None:

@@ -111,6 +111,6 @@ def test_an_event_whose_class_was_new_counts_as_wrong_and_not_as_in_scope() -> N
     snapshot, x = head.snapshot(), cloud(1, 30, seed=4)[0]
     said, fold = opine(x, snapshot), Fold()
     for place in range(30):
-        assert not fold.update(said, place, None, snapshot)
+        assert not fold.update(said, place, None, snapshot).right
     assert fold.recent.limits(0.1, 0.5).fit == -math.inf and fold.recent.limits(0.1, 0.0).confidence == NONE
     assert fold.temperature < 0  # so sure, and wrong

@@ -65,7 +65,9 @@ def test_a_folder_in_a_folder_out_and_the_same_bytes_again(tmp_path: Path) -> No
     assert first == second
     adapter = files.parse_adapter(first, "adapter", DIM)
     assert adapter.rank(DIM) == 16 and len(adapter.log_value) == CLASSES
-    assert sorted(path.name for path in (folders[0] / "out").iterdir()) == ["adapter.safetensors", "report.json"]
+    assert sorted(path.name for path in (folders[0] / "out").iterdir()) == ["adapter.safetensors", "losses.json", "report.json"]
+    losses = json.loads((folders[0] / "out" / "losses.json").read_text())
+    assert losses[-1] == report["numbers"]["loss_last"] < losses[0]
 
 
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:

@@ -33,12 +33,15 @@ from adaptd.errors import (
     StoreFailed,
     UnknownDomain,
 )
+from adaptd.grants import Grant, Keyring, Token, digest
 from adaptd.ingest import Door
 from adaptd.text import Text
 
 Json = dict[str, Any]
-LIMITS = Limits(items=5, bytes=2000, characters=100)
+LIMITS = Limits(items=5, bytes=2000, characters=100, body_s=0.2)
 VERSION = {"version": 2}
+SHOWN: Json = {"name": "crm", "state": "valid", "roles": ["ingest"], "domains": None, "source": None, "expires": None,
+               "used": None}
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Double:
 
     fails: Exception | None = None
     is_ready: bool = True
+    learner: str = "ok"
     asked: list[tuple[str, Any]] = field(default_factory=list)
     happenings: Sequence[Json] = ()
     closed: bool = False
@@ -65,7 +69,11 @@ class Double:
     def status(self) -> Json:
         self._note("status")
         return {"state": "ready", "pid": 1, "uptime_s": 1.0, "domains": {}, "seq": 0, "chain": {}, "listening": {},
-                "feeds": {}, "problems": []}
+                "feeds": {}, "outputs": {}, "problems": []}
+
+    def health(self) -> Json:
+        return {"state": "running", "parts": {"writer": {"state": "ok", "age_s": 0.1},
+                                              "learner:text": {"state": self.learner, "age_s": 0.2}}}
 
     def metrics(self) -> bytes:
         return b"adaptd_events_total 1\n"
@@ -79,8 +87,8 @@ class Double:
             self.closed = True
 
     async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool,
-                      min_seq: int | None) -> Json:
-        self._note("predict", domain, inputs, source=source, explain=explain, min_seq=min_seq)
+                      min_seq: int | None, actor: str) -> Json:
+        self._note("predict", domain, inputs, source=source, explain=explain, min_seq=min_seq, actor=actor)
         self.entered.set()
         if self.release:
             await self.release.wait()
@@ -183,9 +191,30 @@ class Double:
         return {"file": file, "bytes": 1, "schema": "0001", "seq": 0, "domains": {}, "chain": None, "counts": {},
                 "unsound": []}
 
+    async def tokens(self) -> Json:
+        self._note("tokens")
+        return {"tokens": [SHOWN]}
+
+    async def create_token(self, name: str, *, roles: Sequence[str], domains: Sequence[str] | None, source: str | None,
+                           expires: float | None, actor: str) -> Json:
+        self._note("create_token", name, roles=roles, domains=domains, source=source, expires=expires, actor=actor)
+        return {"token": "adaptd_x", **SHOWN}
+
+    async def revoke_token(self, name: str, *, reason: str, actor: str) -> Json:
+        self._note("revoke_token", name, reason=reason, actor=actor)
+        return SHOWN
+
     async def feeds(self) -> Json:
         self._note("feeds")
         return {"feeds": {}}
+
+    async def outputs(self) -> Json:
+        self._note("outputs")
+        return {"outputs": {}}
+
+    async def output(self, name: str, *, paused: bool, actor: str) -> Mapping[str, Any]:
+        self._note("output", name, paused=paused, actor=actor)
+        return {"state": "paused" if paused else "running"}
 
     async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
         self._note("hook", name, signature=headers.get("x-hub-signature-256"), body=body)
@@ -210,7 +239,10 @@ class Double:
 
 def application(double: Double) -> Starlette:
     """Return the app; "good" is ann's token."""
-    return create_app(double, limits=LIMITS, token_check=lambda token: "ann" if token == "good" else None)
+    keyring = Keyring()
+    keyring.hold([Token(id=1, name="ann", digest=digest("good"), created=0.0, creator="test",
+                        grant=Grant(actor="token:ann", roles=frozenset({"admin"})))])
+    return create_app(double, limits=LIMITS, keyring=keyring, report=lambda code, message, hint: None)
 
 
 def on_socket(app: ASGIApp) -> ASGIApp:
@@ -245,7 +277,7 @@ def error(answer: httpx.Response, status: int, code: str) -> Json:
 ALONE = {"and_replay": False, "except_sources": []}
 ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/predict", {"inputs": [{"text": "a"}], "explain": True, "min_seq": 3}, "predict",
-     ("text", [{"text": "a"}], {"source": "http", "explain": True, "min_seq": 3})),
+     ("text", [{"text": "a"}], {"source": "http", "explain": True, "min_seq": 3, "actor": "socket"})),
     ("POST", "/v1/text/adapt", {"wait": True}, "adapt", ("text", {"wait": True, "actor": "socket"})),
     ("POST", "/v1/text/adapt", None, "adapt", ("text", {"wait": False, "actor": "socket"})),
     ("POST", "/v1/text/snapshot", {"reason": "r"}, "snapshot", ("text", {"reason": "r", "actor": "socket"})),
@@ -284,9 +316,14 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("GET", "/v1/history?domain=text&limit=5", None, "history", ("text", {"limit": 5})),
     ("GET", "/v1/history", None, "history", (None, {"limit": 50})),
     ("POST", "/v1/backup", {"file": "/b.tar"}, "backup", ({"file": "/b.tar", "force": False, "actor": "socket"},)),
+    ("GET", "/v1/tokens", None, "tokens", ({},)),
+    ("POST", "/v1/tokens/crm/revoke", {"reason": "lost"}, "revoke_token", ("crm", {"reason": "lost", "actor": "socket"})),
     ("GET", "/v1/feeds", None, "feeds", ({},)),
     ("POST", "/v1/feeds/crm/pause", None, "feed", ("crm", {"paused": True, "actor": "socket"})),
     ("POST", "/v1/feeds/crm/resume", {}, "feed", ("crm", {"paused": False, "actor": "socket"})),
+    ("GET", "/v1/outputs", None, "outputs", ({},)),
+    ("POST", "/v1/outputs/bus/pause", None, "output", ("bus", {"paused": True, "actor": "socket"})),
+    ("POST", "/v1/outputs/bus/resume", {}, "output", ("bus", {"paused": False, "actor": "socket"})),
     ("GET", "/v1/feeds/crm/dead?after=3&limit=5", None, "dead", ("crm", {"after": 3, "limit": 5})),
     ("POST", "/v1/feeds/crm/dead/retry", {"ids": [3]}, "retry_dead", ("crm", {"ids": [3], "actor": "socket"})),
     ("POST", "/v1/feeds/crm/dead/drop", {"all": True}, "drop_dead", ("crm", {"ids": None, "actor": "socket"})),
@@ -300,8 +337,8 @@ def test_a_route_asks_its_operation(method: str, path: str, body: Any, operation
     answer = ask(double, method, path, json=body) if body is not None else ask(double, method, path)
     assert answer.status_code == 200, answer.text
     assert double.asked == [(operation, given)]
-    route = next(one for one in ENDPOINTS if one.handler.__name__ in (operation, {"pause": "pause_feed"}.get(
-        path.rsplit("/", 1)[-1], "resume_feed")) and one.method == method)
+    handlers = (operation, f"{path.rsplit('/', 1)[-1]}_{operation}")
+    route = next(one for one in ENDPOINTS if one.handler.__name__ in handlers and one.method == method)
     assert isinstance(route.answer, type)
     route.answer.model_validate(answer.json())
 
@@ -496,9 +533,8 @@ def test_a_body_is_cut_off_at_the_byte() -> None:
     assert taken <= LIMITS.bytes + 200
 
 
-def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_is_given_up() -> None:
     """It holds a connection, not the daemon."""
-    monkeypatch.setattr("adaptd.api.bodies.BODY_S", 0.01)
 
     async def slow() -> AsyncIterator[bytes]:
         yield b"["
@@ -555,6 +591,15 @@ def test_health_and_readiness() -> None:
     assert answer.headers["retry-after"] == "1"
 
 
+def test_health_is_one_ping_per_part() -> None:
+    """200 while they turn; 503 for the one that is stuck, and for the whole."""
+    assert ask(Double(), "GET", "/v1/health").json()["parts"]["writer"] == {"state": "ok", "age_s": 0.1}
+    assert ask(Double(), "GET", "/v1/health/learner:text").status_code == 200
+    stuck = Double(learner="stalled")
+    assert [ask(stuck, "GET", f"/v1/health{path}").status_code for path in ("", "/writer", "/learner:text")] == [503, 200, 503]
+    assert "learner:text" in error(ask(stuck, "GET", "/v1/health/learner"), 404, "not_found")["hint"]
+
+
 def test_metrics_are_prometheus_text() -> None:
     """With the version in the type."""
     answer = ask(Double(), "GET", "/metrics")
@@ -600,7 +645,7 @@ def test_a_token_names_the_actor() -> None:
     double = Double()
     answer = ask(double, "POST", "/v1/text/snapshot", tcp=True, headers={"authorization": "bearer good"})
     assert answer.status_code == 200
-    assert double.asked == [("snapshot", ("text", {"reason": "", "actor": "ann"}))]
+    assert double.asked == [("snapshot", ("text", {"reason": "", "actor": "token:ann"}))]
 
 
 def test_two_authorization_headers_are_none() -> None:
@@ -646,7 +691,7 @@ def test_only_a_path_without_a_port_is_the_socket(server: tuple[str, int | None]
 async def serving(double: Double, folder: Path) -> tuple[Server, httpx.AsyncClient, httpx.AsyncClient]:
     """Start a real server; return it with a client of each socket."""
     tcp = socket.create_server(("127.0.0.1", 0))
-    server = Server(application(double), unix=folder / "s", tcp=tcp)
+    server = Server(application(double), unix=folder / "s", limits=LIMITS, tcp=tcp)
     port = tcp.getsockname()[1]
     await server.start()
     over_socket = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(folder / "s")), base_url="http://adaptd")

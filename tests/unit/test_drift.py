@@ -66,7 +66,9 @@ def test_the_long_run_goes_with_examples_that_all_follow_and_evidence_begins_ane
     fold = Drift()
     play([0.03] * 100 + [1.0] * 5, 0, fold)
     before = fold.records["label"][A]
-    fold.follow(Change(head="label", label="a", origin="a", seq=104, since=100, labels={"b": 5}, confirmed=0, evidence=9.0,
-                       whole=True, moves={1: "b", 2: "b", 3: None}))
+    found = Change(head="label", label="a", origin="a", seq=104, since=100, labels={"b": 5}, confirmed=0, evidence=9.0,
+                   whole=True, moves={1: "b", 2: "b", 3: None})
+    assert found.heir == found.facts()["heir"] == "b"
+    fold.follow("label", "a", "a", found.heir)
     assert fold.records["label"]["b", "a"].tested == before.tested > 80 and (before.evidence, before.seen) == (0.0, [])
     assert list(fold.suspects("label")) == []

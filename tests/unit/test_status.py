@@ -109,7 +109,7 @@ def test_a_fresh_store_has_one_version_and_counts_nothing(store: Store) -> None:
     document = stopped_status(store.paths)
     domain = document["domains"]["text"]
     assert {k: v for k, v in document.items() if k != "domains"} == {
-        "state": "stopped", "pid": None, "uptime_s": 0, "seq": 0, "listening": [], "feeds": {}, "problems": [],
+        "state": "stopped", "pid": None, "uptime_s": 0, "seq": 0, "listening": [], "feeds": {}, "outputs": {}, "problems": [],
         "chain": {"entry": 0, "seq": 0, "hash": "00" * 32}}
     assert {k: v for k, v in domain.items() if k != "promoted_at"} == {
         "version": 1, "parent": None, "labels": 0, "events": 0, "labelled": 0, "memory": 0, "evicted": 0,
@@ -252,7 +252,8 @@ def test_a_moment_comes_back_also_from_a_branch_that_was_discarded(store: Store)
     assert store.alive() == {"a", "b"}
     with store.engine.connect() as connection:
         found = registry.version(connection, done["version"])
-    assert (found.kind, found.parent, found.metrics["moment"]) == ("moment", number, {"at": between, "base": number, "behind": 1})
+    moment = {"at": between, "base": number, "folded": found.seq - 1, "behind": 1}
+    assert (found.kind, found.parent, found.metrics["moment"]) == ("moment", number, moment)
     assert not found.solved and (found.metrics["labels"], found.metrics["memory"]) == (2, 2)
     assert registry.read(store.paths.versions / str(found.number), found.files) == {"label.adapter": b"w", "label.head": b"h"}
     assert stopped_status(store.paths)["domains"]["text"]["held"] == [""]

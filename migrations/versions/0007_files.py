@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005_files"
-down_revision = "0003_dead_letters"
+revision = "0007_files"
+down_revision = "0006_outputs"
 branch_labels = None
 depends_on = None
 

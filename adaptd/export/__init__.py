@@ -1,0 +1,1 @@
+"""Export: a version as a model that answers without adaptd: its encoder, memory, ridge and decoder in one file."""

@@ -1,0 +1,48 @@
+"""A child that gives way: it stands still while others suffer, never for long, and comes to its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from adaptd.process import GivingWay
+from tests.acceptance.daemon import until
+
+
+def state(child: subprocess.Popen[str]) -> str:
+    return Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_it_is_stopped_while_others_suffer_and_goes_on_afterwards() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
+    suffers = threading.Event()
+    try:
+        with GivingWay(child, suffers.is_set, 60.0) as way:
+            until(lambda: state(child) in "SR", "it runs")
+            suffers.set()
+            until(lambda: state(child) == "T", "it is stopped")
+            until(lambda: state(child) != "T", "it runs now and then all the same", 10.0, every_s=0.01)
+            until(lambda: state(child) == "T", "it is stopped again")
+            suffers.clear()
+            until(lambda: state(child) != "T" and way.stopped_s > 0, "it goes on")
+            suffers.set()
+            until(lambda: state(child) == "T", "it is stopped")
+        assert state(child) != "T"  # whoever waits for its end gets it
+        child.communicate("\n", timeout=30)
+        assert child.returncode == 0
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_it_is_not_stopped_for_longer_than_it_may_be() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
+    try:
+        with GivingWay(child, lambda: True, 0.2) as way:
+            way._thread.join(30.0)
+            assert not way._thread.is_alive() and 0.2 <= way.stopped_s and state(child) != "T"
+    finally:
+        child.kill()
+        child.wait()
