@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 log = logging.getLogger(__name__)
-SILENT_S = 5.0  # the writer says something every second
+SILENT_S = 4.0  # the writer says something every second
 PATIENCE_S, END_S, ASK_S = 1.0, 3.0, 0.1  # how long for the lock, for the end of a silent session; between two tries
 READER_MS = 5000  # how long readers are waited for when tables are rewritten
 SCRUBBED = "rewritten; PostgreSQL's WAL, its replicas and its own backups keep what they hold of it until they are let go"
