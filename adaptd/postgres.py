@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 log = logging.getLogger(__name__)
-SILENT_S = 5.0  # the writer says something every second
-END_MS = 3000  # how long the end of a silent session is waited for
+SILENT_S = 4.0  # the writer says something every second
+PATIENCE_S, END_S, ASK_S = 1.0, 3.0, 0.1  # how long for the lock, for the end of a silent session; between two tries
 READER_MS = 5000  # how long readers are waited for when tables are rewritten
 SCRUBBED = "rewritten; PostgreSQL's WAL, its replicas and its own backups keep what they hold of it until they are let go"
 GONE = "the session that writes has ended: another daemon has taken the store over, or the server went away"
@@ -107,22 +108,29 @@ def _check_server(raw: psycopg.Connection[Any]) -> None:
 
 def _take(raw: psycopg.Connection[Any]) -> None:
     """Take the lock; end a silent holder."""
-    import psycopg
-
-    if _one(raw, f"SELECT pg_try_advisory_lock({LOCK})")[0]:
+    if _locked(raw, PATIENCE_S):
         return
     holder = raw.execute(HOLDER, (SILENT_S,)).fetchone()
     who = "another process" if holder is None else f"{holder[1]} ({holder[2]})"
     if holder is not None and holder[3]:
         log.warning("%s has said nothing for %g s: its session is ended", who, SILENT_S, extra={"action": "take_over"})
-        try:
-            raw.execute("SELECT pg_terminate_backend(%s)", (holder[0],))
-            raw.execute(f"SET lock_timeout = {END_MS}")
-            raw.execute(f"SELECT pg_advisory_lock({LOCK})")
+        raw.execute("SELECT pg_terminate_backend(%s)", (holder[0],))
+        if _locked(raw, END_S):
             return
-        except psycopg.errors.LockNotAvailable:
-            pass
     raise StoreLocked(f"the store is held by {who}", hint="stop that daemon first; a second one stands by: adaptd run")
+
+
+def _locked(raw: psycopg.Connection[Any], wait_s: float) -> bool:
+    """Take the lock, and say whether it came in time: a session that has just ended may hold it a moment longer.
+
+    Asked for, not waited for: each wait that ends without it would be an error in the server's log.
+    """
+    end = time.monotonic() + wait_s
+    while not _one(raw, f"SELECT pg_try_advisory_lock({LOCK})")[0]:
+        if time.monotonic() > end:
+            return False
+        time.sleep(ASK_S)  # bounded by `wait_s`
+    return True
 
 
 def _one(raw: psycopg.Connection[Any], query: str) -> Any:

@@ -1,7 +1,7 @@
 """Standby: a daemon on a store in PostgreSQL that another one holds. It keeps ready to take over, and says so.
 
 Where: in the daemon's place until it has the store. Plugins and encoders are loaded, the versions' files are mirrored,
-and once a second it asks for the store; `adaptd.postgres` says who gets it, and when.
+and it asks for the store again and again; `adaptd.postgres` says who gets it, and when.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from adaptd.paths import Paths
 from adaptd.status import stopped_status
 
 log = logging.getLogger(__name__)
-ASK_S = 1.0  # between two tries to take the store
+ASK_S = 0.2  # between two tries to take the store, each of which waits a second for it
 MIRROR_S = 5.0  # between two looks at the versions' files
 Json = dict[str, Any]
 

@@ -62,11 +62,15 @@ def copy(paths: Paths, target: Path | str, advance: Advance = lambda rows: None)
     """
     if is_there(target):
         raise Conflict("there is a store already", field="--to", hint="name an empty database, or a file that is not there")
+    if isinstance(target, Path):
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = db.writing_engine(target)
     try:
         with closing(open_store(paths.store)) as source:
             counts = copy_rows(source, engine, db.head_revision(), advance)
-            files = _copy_files(source, paths, target, engine)
+            files = _copy_files(paths, target, engine)
+        if isinstance(target, Path):
+            target.chmod(0o600)
         return {"rows": counts, "files": files, **_compare(paths.store, target)}
     except BaseException:
         _drop(engine)
@@ -182,7 +186,7 @@ def _counts(source: Statements, names: Sequence[str]) -> Counts:
 # -- the versions' files -------------------------------------------------------------------------------------------
 
 
-def _copy_files(source: Statements, paths: Paths, target: Path | str, engine: Engine) -> int:
+def _copy_files(paths: Paths, target: Path | str, engine: Engine) -> int:
     """Bring the versions' files where the target has them: its tables, or the folder beside its file."""
     with engine.begin() as connection:
         if isinstance(target, str):

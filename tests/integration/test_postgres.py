@@ -146,7 +146,6 @@ def test_a_copy_and_its_copy_back_have_every_row_and_file(copied: Paths, url: st
     with pytest.raises(Conflict):
         offline.copy(replace(copied, given_url=None), url, lambda rows: None)
     back = tmp_path / "back" / "adaptd.db"
-    back.parent.mkdir()
     seen: list[int] = []
     done = offline.copy(copied, f"sqlite:///{back}", seen.append)
     assert rows(copied.database) == rows(url) == rows(back)
