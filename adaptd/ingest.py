@@ -78,12 +78,12 @@ class Door:
         """Return a text that is asked about, as the remembered ones were read."""
         return text if self.redactor is None else self.redactor.text(text)
 
-    def _read(self, element: Any) -> Mapping[str, Any]:
+    def _redacted(self, element: Any) -> Mapping[str, Any]:
         fields = _object(element, self.limits.characters)
         return fields if self.redactor is None else self.redactor.element(fields)
 
     def _item(self, element: Any, source: str) -> Item:
-        fields = self._read(element)
+        fields = self._redacted(element)
         payload = {name: value for name, value in fields.items() if name not in ENVELOPE}
         label = _given(fields, "label")
         self._ask("example", lambda: self.domain.example(payload))
@@ -111,7 +111,7 @@ class Door:
         return hmac.new(self.key, digestmod="sha256")
 
     def _feedback(self, element: Any, source: str) -> Feedback:
-        fields = self._read(element)
+        fields = self._redacted(element)
         _refuse_unknown(fields)
         event, key, label = _name(fields, "event", KEY_CHARACTERS), _key(fields), _given(fields, "label")
         shape = 'send {"event": id, "label": …} or {"source": …, "id": …, "label": …}'

@@ -29,7 +29,7 @@ from adaptd.errors import AdaptdError
 
 Json = dict[str, Any]
 CLIENTS, PAUSE_S = 6, 0.2  # the mean pause of a client between two requests
-CAPACITY, TAUGHT = 1_000, 600
+CAPACITY, TAUGHT = 1_000, 3_000  # taught before: from 1,024 rows on the sums have their full size
 BOUNDED = {"ADAPTD_DOMAINS__TEXT__MEMORY__CAPACITY": str(CAPACITY)}
 SAMPLES, BLOCKS, ROUNDS = 240, 20, 6  # of a whole run
 WARM_UP = 0.25  # of the run, in which caches fill: it is drawn and not fitted
@@ -86,7 +86,7 @@ def measure(run: Run, tools: Tools) -> Json:
     daemon.settings = BOUNDED
     with daemon, tools.task(run.name, SAMPLES) as step:
         order = np.random.RandomState(run.seed).permutation(len(train))[:TAUGHT]
-        for part in np.array_split(order, 4):
+        for part in np.array_split(order, 12):
             daemon.learn([train.texts[i] for i in part], [train.labels[i] for i in part])
         with _under(load := Load(), daemon, train, test, FILL_S, run.seed + CLIENTS):
             time.sleep(FILL_S)  # pools of threads fill once, and stay
