@@ -41,6 +41,7 @@ from adaptd.probation import Probation
 from adaptd.publish import Publisher
 from adaptd.quarantine import Finding
 from adaptd.records import Said
+from adaptd.redact import redactor
 from adaptd.refold import Refold, Rules, made
 from adaptd.restore import Report
 from adaptd.review import Review
@@ -168,7 +169,7 @@ class Assembly:
 
     def _bring_up(self, name: str, number: int, domain: Domain, settings: DomainSettings, encoder_id: int, key: bytes) -> None:
         """Bring one domain to its live state and start its learner."""
-        door = Door(domain, self.settings.limits, key, time.time)
+        door = Door(domain, self.settings.limits, key, time.time, redactor(settings.redact, key, f"domains.{name}.redact"))
         vectors = Vectors(domain, settings.encoder, encoder_id, self.inference, self.journal, self.reader)
         encoder = self.inference.encoders[settings.encoder]
         refold = self._refold(number, domain, settings, encoder.dim, vectors)

@@ -149,6 +149,14 @@ class Probation(Section):
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
+class Redact(Section):
+    """Personal data that is taken out at the door; without entities none is looked for."""
+
+    entities: list[Literal["email", "phone", "card", "iban", "id", "ip"]] = Field(default_factory=list)
+    action: Literal["replace", "hash", "reject"] = "replace"
+    regions: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = Field(default_factory=lambda: ["US", "GB", "CN"])
+
+
 class DomainSettings(Section):
     """One prediction problem; `kind` names the domain class, by default the one with the domain's own name."""
 
@@ -163,6 +171,7 @@ class DomainSettings(Section):
     adapt: Adapt = Adapt()
     gate: GateSettings = GateSettings()
     probation: Probation = Probation()
+    redact: Redact = Redact()
 
 
 class FeedSettings(Section):
@@ -260,7 +269,7 @@ class Settings(BaseSettings):
 
 
 # top-level tables that are defaults for every domain
-SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "adapt", "gate", "probation")
+SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "adapt", "gate", "probation", "redact")
 
 
 def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]:
@@ -282,6 +291,8 @@ def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]
     raw["domains"] = {name: _merge(shared, body) for name, body in raw.get("domains", {}).items()}
     raw["domains"].setdefault("text", shared)
     raw["encoders"] = {"default": {}, **raw.get("encoders", {})}
+    if unknown := next((key for key in raw if key not in Settings.model_fields), None):  # some mean something to BaseSettings
+        raise _unknown(f"{paths.config}:{line_of(text, [unknown])}", [unknown], [unknown])
     _warn_unknown_environment()
     try:
         settings = Settings(**raw)
@@ -308,16 +319,19 @@ def _explain(error: ValidationError, file: Path, text: str) -> BadConfig:
     where = full = [str(part) for part in first["loc"] if part != "[key]"]
     if where[:1] == ["domains"] and len(where) > 2 and where[2] in SHARED and not stands(tomllib.loads(text), where):
         where = where[2:]  # it came from the tables for every domain
-    key, dotted = (where[-1] if where else ""), ".".join(where)
-    at = f"{file}:{line_of(text, where)}"
+    at, dotted = f"{file}:{line_of(text, where)}", ".".join(where)
     if first["type"] == "extra_forbidden":
-        known = _known(full[:-1])
-        near = difflib.get_close_matches(key, known, 1)
-        hint = (f"did you mean {near[0]!r}? " if near else "") + f"known here: {', '.join(known)}"
-        return BadConfig(f"{at}: unknown key {dotted!r}", field=dotted, hint=hint)
+        return _unknown(at, where, full)
     given = "" if isinstance(first["input"], dict) else f" (given {first['input']!r})"
     return BadConfig(f"{at}: {dotted}: {first['msg']}{given}", field=dotted,
                      hint="configs/adaptd.toml shows every setting with its default")
+
+
+def _unknown(at: str, where: list[str], full: list[str]) -> BadConfig:
+    known, dotted = _known(full[:-1]), ".".join(where)
+    near = difflib.get_close_matches(where[-1], known, 1)
+    hint = (f"did you mean {near[0]!r}? " if near else "") + f"known here: {', '.join(known)}"
+    return BadConfig(f"{at}: unknown key {dotted!r}", field=dotted, hint=hint)
 
 
 def _known(where: list[str]) -> list[str]:

@@ -234,6 +234,8 @@ class Follower:
         return {places[index]: item for index, item in items}, errors
 
     def _letter(self, item: FeedItem, reason: str = "") -> DeadLetter:
+        if self._door.redactor is not None:
+            item, reason = self._door.redactor.letter(item, reason)
         about = canonical({"key": item.key, "about": item.about})
         # without a stable place a second delivery is known by what it is
         by_content = self._fields.needs_id or (self._fields.needs_key and item.key is None)

@@ -211,6 +211,7 @@ class Service:
     ) -> Json:
         """Move the pointer to an earlier version or to a moment; learn again what came since, if asked."""
         served = self._served(domain)
+        except_sources = [served.door.named(source) for source in except_sources]
         await asyncio.to_thread(served.check_sources, except_sources)  # before anything is moved
         number, saved = await asyncio.to_thread(served.versions.rollback, to, reason, actor, at)
         self.tell("rollback", domain, version=number, saved=saved)
@@ -236,6 +237,7 @@ class Service:
     ) -> Json:
         """Learn again what the live lineage lacks; learned when it returns."""
         served = self._served(domain)
+        except_sources = [served.door.named(source) for source in except_sources]
         scope = await asyncio.to_thread(served.scope, self._writer.last_seq, since, except_sources, except_events)
         relearned, skipped = await asyncio.to_thread(served.versions.replay, scope, reason, actor)
         await asyncio.wrap_future(served.learner.when(self._writer.last_seq))
@@ -251,7 +253,8 @@ class Service:
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         """Forget events and their influence; return the certificate."""
         served = self._served(domain)
-        certificate = await asyncio.to_thread(served.forgetting.forget, Selector.of(selector), reason, actor)
+        wanted = Selector.of(selector).named(served.door.named)
+        certificate = await asyncio.to_thread(served.forgetting.forget, wanted, reason, actor)
         self._counts.renew(domain)
         self.tell("forget", domain, events=certificate["removed"]["event"])
         return certificate
@@ -274,6 +277,7 @@ class Service:
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         """Put learning or adaptation on hold."""
         served = self._served(domain)
+        source = served.door.named(source)
         await asyncio.wrap_future(served.journal.hold(served.id, what, source, reason, actor))
         served.adaptation.held = served.adaptation.held or what == "adaptation"
         return {"held": what, "source": source}
@@ -281,6 +285,7 @@ class Service:
     async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str, drop: bool) -> Json:
         """Lift a hold and learn what waited; or drop it."""
         served = self._served(domain)
+        source = served.door.named(source)
         if drop:
             dropped = await asyncio.to_thread(served.versions.drop, source, reason, actor)
             return {"resumed": what, "source": source, "learned": 0, "dropped": dropped}
