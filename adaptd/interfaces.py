@@ -51,6 +51,7 @@ class Domain(ABC):
 
     name: ClassVar[str]
     heads: ClassVar[Mapping[str, Head]] = {"label": Classify()}
+    samples: ClassVar[Sequence[Mapping[str, Any]]] = ()  # events as they come in, some labelled: checks begin with them
 
     @abstractmethod
     def example(self, payload: Mapping[str, Any]) -> Example:

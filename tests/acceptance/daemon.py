@@ -74,7 +74,8 @@ def until(condition: Callable[[], Any], what: str, limit_s: float = WAIT_S, ever
 class Daemon:
     """One store and its daemon: started, asked, killed, started again. As a context it is always cleaned up."""
 
-    def __init__(self, config: str = "", folder: Path | None = None) -> None:
+    def __init__(self, config: str = "", folder: Path | None = None, python: str | Path = sys.executable) -> None:
+        self.python = python
         self.folder = folder or Path(tempfile.mkdtemp(prefix="adaptd-"))  # short: a unix socket's path is bounded
         if not (self.folder / CONFIG).exists():
             create(self.folder)
@@ -105,7 +106,7 @@ class Daemon:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ADAPTD_")}
         with self._said.open("ab") as said:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "adaptd", "run", "--config", str(self.folder)], stdin=subprocess.DEVNULL,
+                [self.python, "-m", "adaptd", "run", "--config", str(self.folder)], stdin=subprocess.DEVNULL,
                 stdout=said, stderr=said, start_new_session=True, env={**clean, **environment})
 
     def start(self, **environment: str) -> Daemon:
