@@ -20,6 +20,7 @@ from adaptd.ingest import ENVELOPE
 from adaptd.interfaces import Domain, Gate, MemoryPolicy
 from adaptd.records import Example, HeadAnswer, Paired, Prediction, canonical
 from adaptd.retained import Bound, Floats, Ints, Retained, priority
+from adaptd.rules import Rules
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # what a table of the configuration may be called
 STREAM = 200  # rows that a policy is checked with
@@ -73,6 +74,7 @@ def check_domain(domain: type[Domain], *, payloads: Sequence[Mapping[str, Any]] 
         _check_targets(made, label)
     for label in JUNK:
         _check_refusal(partial(_targets, made, label), f"targets({label!r})", must=False)
+    Rules.of(made)
     _check_render(made, [label for label in feedback if isinstance(label, str)] or ["label"])
 
 
