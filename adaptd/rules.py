@@ -74,14 +74,11 @@ class Rules:
 
 def _next(answer: HeadAnswer, banned: Mapping[str, str], told: list[Ruled],
           withheld: Callable[[float], str | None]) -> HeadAnswer:
-    """Return the best answer that is not banned; its confidence is the one given that no banned label is true."""
-    left = 1.0
+    """Return the best answer that is not banned, as unsure as the model was of it."""
     for label, score in sorted(answer.scores.items(), key=lambda one: -one[1]):
         if label not in banned:
-            confidence = min(1.0, score / max(left, score, 1e-9))
-            reason = withheld(confidence)
-            return dataclasses.replace(answer, label=label if reason is None else None, confidence=confidence, reason=reason)
-        left -= score
+            reason = withheld(score)
+            return dataclasses.replace(answer, label=label if reason is None else None, confidence=score, reason=reason)
         told.append(Ruled(rule=banned[label], did="never", label=label))
     return dataclasses.replace(answer, label=None, confidence=0.0, reason="rules forbid every label that scored")
 
