@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptd.errors import BadPayload
 from adaptd.hookspecs import hookimpl
-from adaptd.interfaces import Classify, Domain, FeedItem
+from adaptd.interfaces import Classify, Domain, FeedItem, Rule
 from adaptd.records import Alert, Evidence, Example, HeadAnswer, Message, Paired, Prediction, Verdict
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Alert", "BadPayload", "Classify", "Client", "Domain", "Evidence", "Example", "FeedItem", "HeadAnswer", "Message",
-           "Paired", "Prediction", "Verdict", "hookimpl"]
+           "Paired", "Prediction", "Rule", "Verdict", "hookimpl"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,22 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, mirror, outputs, plugins, registry, restore
+from adaptd import (
+    __version__,
+    adapt,
+    alerts,
+    bounds,
+    db,
+    erase,
+    feeds,
+    incumbent,
+    mirror,
+    outputs,
+    plugins,
+    registry,
+    restore,
+    rules,
+)
 from adaptd import tables as t
 from adaptd.alerts import Alerts, Post
 from adaptd.config import DomainSettings, Settings
@@ -276,6 +291,7 @@ class Assembly:
             reader=self.reader,
             queue=self.settings.limits.queue,
             room=self.room,
+            rules=rules.of(domain, name, settings.rules),
             told=self._told,
         )
         self._connect(self.domains[name], settings, refold)

@@ -163,12 +163,22 @@ class Redact(Section):
     regions: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = Field(default_factory=lambda: ["US", "GB", "CN"])
 
 
+class RuleSettings(Section):
+    """What a domain must answer, or never, when an expression holds."""
+
+    when: str = "true"
+    must: str | None = None
+    never: list[str] = Field(default_factory=list)
+    head: str | None = None
+
+
 class DomainSettings(Section):
     """One prediction problem; `kind` names the domain class, by default the one with the domain's own name."""
 
     kind: str | None = None
     encoder: str = "default"
     options: dict[str, Any] = Field(default_factory=dict)
+    rules: Annotated[dict[Name, RuleSettings], Len(0, 500)] = Field(default_factory=dict)
     learn: Learn = Learn()
     memory: Memory = Memory()
     holdout: Holdout = Holdout()

@@ -47,11 +47,24 @@ class Classify:
 Head = Classify  # more kinds of heads join by union
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What one head must answer, or never, when an expression holds over payload and answer (docs/rules.md)."""
+
+    name: str
+    when: str = "true"  # CEL
+    must: str | None = None  # the label
+    never: Sequence[str] = ()  # the labels
+    head: str | None = None  # None: the only one
+
+
 class Domain(ABC):
     """One prediction problem: what its expert knows. Everything but `example` has a default."""
 
     name: ClassVar[str]
     heads: ClassVar[Mapping[str, Head]] = {"label": Classify()}
+    samples: ClassVar[Sequence[Mapping[str, Any]]] = ()  # events as they come in, some labelled: checks begin with them
+    rules: ClassVar[Sequence[Rule]] = ()  # those of the configuration come before
 
     @abstractmethod
     def example(self, payload: Mapping[str, Any]) -> Example:

@@ -58,9 +58,9 @@ def create(folder: Path, domain: str = "text") -> str | None:
     BadName
         The name cannot be a domain's.
     """
-    _check_name(domain)
+    check_name(domain, "--domain")
     check_folder(folder)
-    plugin = _provider(domain)
+    plugin = provider(domain)
     kind = "" if plugin or domain == "text" else '\nkind = "text"  # the generic text classification'
     text = TEMPLATE.format(domain=domain, allow=f'"{plugin}"' if plugin else "", table=f"[domains.{domain}]{kind}",
                            state=".")
@@ -71,7 +71,8 @@ def create(folder: Path, domain: str = "text") -> str | None:
     return plugin
 
 
-def _check_name(domain: str) -> None:
+def check_name(domain: str, field: str) -> None:
+    """Refuse what cannot be a domain's name."""
     from pydantic import TypeAdapter, ValidationError
 
     from adaptd.config import Name
@@ -79,7 +80,7 @@ def _check_name(domain: str) -> None:
     try:
         TypeAdapter(Name).validate_python(domain)
     except ValidationError:
-        raise BadName(f"{domain!r} cannot be a domain's name", field="--domain",
+        raise BadName(f"{domain!r} cannot be a domain's name", field=field,
                       hint="a small letter first, then small letters, digits, - and _; at most 63") from None
 
 
@@ -91,17 +92,22 @@ def check_folder(folder: Path) -> None:
     Conflict
         It is not empty, is no folder, or its path is too long for a socket in it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise Conflict(f"{folder} is not a folder", hint="name a new or an empty folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise Conflict(f"{folder} is not empty", hint="name a new or an empty folder")
+    check_empty(folder)
     socket = Paths(config=folder, state=folder.absolute()).socket
     if len(os.fsencode(socket)) > SOCKET_PATH_BYTES:
         raise Conflict(f"{socket} is too long for a unix socket ({SOCKET_PATH_BYTES} bytes)",
                        hint="name a folder nearer to the root")
 
 
-def _provider(domain: str) -> str | None:
+def check_empty(folder: Path) -> None:
+    """Refuse a folder that has something in it, or is none."""
+    if folder.exists() and not folder.is_dir():
+        raise Conflict(f"{folder} is not a folder", hint="name a new or an empty folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise Conflict(f"{folder} is not empty", hint="name a new or an empty folder")
+
+
+def provider(domain: str) -> str | None:
     """Return the installed distribution whose entry point has the domain's name; nothing is imported."""
     from adaptd.plugins import installed
 

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar
 
@@ -85,17 +85,28 @@ def collect(manager: pluggy.PluginManager, hook: str) -> dict[str, type]:
     """
     classes: dict[str, type] = {}
     owners: dict[str, str] = {}
+    for owner, cls in given(manager, hook):
+        if cls.name in classes:
+            raise PluginError(f"{hook}: {owner!r} and {owners[cls.name]!r} both give {cls.name!r}",
+                              hint="take one of them off plugins.allow")
+        classes[cls.name], owners[cls.name] = cls, owner
+    return classes
+
+
+def given(manager: pluggy.PluginManager, hook: str) -> Iterator[tuple[str, Any]]:
+    """Yield each plugin's name with each class that it gives.
+
+    Raises
+    ------
+    PluginError
+        An implementation failed.
+    """
     for impl in getattr(manager.hook, hook).get_hookimpls():
         try:
-            given = list(impl.function())
+            classes = list(impl.function())
         except Exception as error:  # named, so that the operator knows whom to ask
             raise PluginError(f"plugin {impl.plugin_name!r} failed in {hook}: {error!r}") from error
-        for cls in given:
-            if cls.name in classes:
-                raise PluginError(f"{hook}: {impl.plugin_name!r} and {owners[cls.name]!r} both give {cls.name!r}",
-                                  hint="take one of them off plugins.allow")
-            classes[cls.name], owners[cls.name] = cls, impl.plugin_name
-    return classes
+        yield from ((impl.plugin_name, cls) for cls in classes)
 
 
 def pick(classes: Mapping[str, type[T]], name: str, field: str) -> type[T]:

@@ -164,6 +164,16 @@ class Voice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ruled:
+    """What a rule did to an answer: it gave a label, took one away, or could not be told."""
+
+    rule: str
+    did: Literal["must", "never", "failed"]
+    label: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadAnswer:
     """One head's answer: the label (None = abstained), calibrated confidence, scores of the best labels."""
 
@@ -173,6 +183,7 @@ class HeadAnswer:
     reason: str | None = None  # why it abstained
     evidence: Sequence[Evidence] = ()
     voices: Sequence[Voice] = ()
+    rules: Sequence[Ruled] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from adaptd import config, plugins
+from adaptd import config, plugins, rules
 from adaptd.assembly import Assembly
 from adaptd.config import Settings
 from adaptd.host import log_to_stderr
 from adaptd.paths import Paths
 
 log = logging.getLogger(__name__)
-LIVE = ("adapt", "probation")  # of a domain: read each time they are wanted
+LIVE = ("adapt", "probation", "rules")  # of a domain: read each time they are wanted
 SCHEDULED = {"every", "enabled"}  # of `adapt`: what the scheduler was told at the start
 HINT = "the old configuration stays in force; mend it, then systemctl reload adaptd (or kill -HUP)"
 
@@ -35,10 +35,12 @@ def reload(now: Settings, paths: Paths, parts: Assembly) -> Settings:
     for name, settings in domains.items():  # refused here rather than at the next adaptation
         kind: type[Any] = plugins.pick(parts.strategies, settings.adapt.strategy, f"domains.{name}.adapt.strategy")
         plugins.build(kind, settings.adapt.options, f"domains.{name}.adapt.options")
+    ruled = {name: rules.of(parts.domains[name].domain, name, settings.rules) for name, settings in domains.items()}
     force = now.model_copy(update={"log": wanted.log, "domains": domains})
     for name, settings in domains.items():
         parts.domains[name].adaptation.settings = settings.adapt
         parts.domains[name].probation.settings = settings.probation
+        parts.domains[name].rules = ruled[name]
     log_to_stderr(wanted.log)
     applied, waiting = list(differing(now, force)), [*differing(force, wanted), *_rescheduled(now, force)]
     log.warning("reloaded: %s; %s", f"now in force: {', '.join(applied)}" if applied else "nothing new is in force",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from adaptd.predict import Answered, Inference
 from adaptd.probation import Probation
 from adaptd.records import MISSING, Evidence, HeadAnswer, Prediction, Receipt, canonical
 from adaptd.review import Review
+from adaptd.rules import Rules
 from adaptd.stages import Told, traces, unheard
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
@@ -60,6 +62,7 @@ class Served:
     reader: Engine
     queue: int  # labels that may wait to be learned
     room: Room
+    rules: Rules
     told: Told = unheard
 
     async def predict(
@@ -90,7 +93,10 @@ class Served:
         answered = await asyncio.wrap_future(answering)
         receipts = (await asyncio.wrap_future(journalled)).receipts
         self._refuse_conflicts(receipts)
-        predictions = [self._prediction(receipt, answer) for receipt, answer in zip(receipts, answered, strict=True)]
+        predictions = [
+            self._prediction(receipt, answer, item.payload)
+            for receipt, answer, (_, item) in zip(receipts, answered, items, strict=True)
+        ]
         # after the answer has gone out; a label for it, which comes later, finds it recorded
         asyncio.get_running_loop().call_soon(self._record, receipts, answered, predictions)
         return {
@@ -144,7 +150,8 @@ class Served:
             told = describe.event(connection, self.id, event)
         example = self.domain.example(told["payload"])
         now = self.inference.predict(self.name, self.encoder, [example], evidence=EVIDENCE).result()[0]
-        told["now"] = self._body(self._prediction(Receipt(status="duplicate", event=event), now)) | {"version": now.version}
+        prediction = self._prediction(Receipt(status="duplicate", event=event), now, told["payload"])
+        told["now"] = self._body(prediction) | {"version": now.version}
         if counterfactual:
             answered = {name: decoded.label for name, decoded in now.heads.items()}
             told["counterfactual"] = self.counterfactual.of(now.vector, answered)
@@ -235,10 +242,15 @@ class Served:
                     f"inputs[{index}]: {receipt.error['message']}", field=f"inputs[{index}].id", hint=str(receipt.error["hint"])
                 )
 
-    def _prediction(self, receipt: Receipt, answer: Answered) -> Prediction:
+    def _prediction(self, receipt: Receipt, answer: Answered, payload: Mapping[str, Any]) -> Prediction:
         assert receipt.event is not None
         cost = {"batch": answer.batch, "wait_ms": round(answer.wait_ms, 3), "work_ms": round(answer.work_ms, 3)}
-        return Prediction(event=receipt.event, heads=self._heads(answer), cost=cost, truncated=answer.truncated)
+        heads = self.rules.applied(payload, self._heads(answer), self._withheld)
+        return Prediction(event=receipt.event, heads=heads, cost=cost, truncated=answer.truncated)
+
+    def _withheld(self, head: str, confidence: float) -> str | None:
+        """Say why an answer of that confidence is withheld; None: it is not."""
+        return self.inference.snapshot(self.name).heads[head].limits.reason(confidence, math.inf)
 
     def _heads(self, answer: Answered) -> dict[str, HeadAnswer]:
         events = {n.event for decoded in answer.heads.values() for n in decoded.neighbours}
@@ -335,4 +347,6 @@ def _head_body(answer: HeadAnswer) -> dict[str, Any]:
         body["evidence"] = [vars(one) for one in answer.evidence]
     if answer.voices:
         body["experts"] = [vars(one) for one in answer.voices]
+    if answer.rules:
+        body["rules"] = [{name: value for name, value in vars(one).items() if value is not None} for one in answer.rules]
     return body

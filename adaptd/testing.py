@@ -1,4 +1,4 @@
-"""For plugin authors: checks that a domain, a gate or a policy keeps the promises adaptd relies on, and a clock to turn.
+"""For plugin authors: checks that what a plugin gives keeps the promises adaptd relies on, and a clock to turn.
 
 A check raises AssertionError with what is wrong in words; nothing here imports torch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from adaptd.errors import BadPayload
+from adaptd.ingest import ENVELOPE
 from adaptd.interfaces import Domain, Gate, MemoryPolicy
 from adaptd.records import Example, HeadAnswer, Paired, Prediction, canonical
 from adaptd.retained import Bound, Floats, Ints, Retained, priority
+from adaptd.rules import Rules
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # what a table of the configuration may be called
 STREAM = 200  # rows that a policy is checked with
@@ -45,9 +48,9 @@ class FakeClock:
         self.now += seconds
 
 
-def check_domain(domain: type[Domain], *, payloads: Sequence[Mapping[str, Any]], feedback: Sequence[Any] = (),
+def check_domain(domain: type[Domain], *, payloads: Sequence[Mapping[str, Any]] = (), feedback: Sequence[Any] = (),
                  rejected: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Check a domain against payloads it takes, labels it takes and payloads it must reject.
+    """Check a domain against its samples, payloads and labels it takes besides, and payloads it must reject.
 
     Raises
     ------
@@ -59,7 +62,10 @@ def check_domain(domain: type[Domain], *, payloads: Sequence[Mapping[str, Any]],
             f"name {name!r} must be small letters, digits, - and _, beginning with a letter")
     made = domain()
     _expect(bool(made.heads), "a domain needs at least one head")
-    _expect(bool(payloads), "give at least one payload that the domain takes")
+    _expect(all(isinstance(sample, Mapping) for sample in domain.samples), "samples must be events: mappings, as they come in")
+    payloads = [*({k: v for k, v in sample.items() if k not in ENVELOPE} for sample in domain.samples), *payloads]
+    feedback = [*(sample["label"] for sample in domain.samples if sample.get("label") is not None), *feedback]
+    _expect(bool(payloads), 'no payload to check with: give the domain samples = [{"text": "…", "label": "…"}], as they come')
     for payload in payloads:
         _check_example(made, payload)
     for payload in [*_spoiled(payloads), *rejected]:
@@ -68,6 +74,7 @@ def check_domain(domain: type[Domain], *, payloads: Sequence[Mapping[str, Any]],
         _check_targets(made, label)
     for label in JUNK:
         _check_refusal(partial(_targets, made, label), f"targets({label!r})", must=False)
+    Rules.of(made)
     _check_render(made, [label for label in feedback if isinstance(label, str)] or ["label"])
 
 
@@ -113,6 +120,29 @@ def check_policy(policy: MemoryPolicy) -> None:
             seen = {_class(r): r for r in range(row + 1)}
             _expect(set(seen) == set(classes), f"{policy.name}: the classes {set(seen) - set(classes)} are gone")
             _expect(all(seen[c] in classes[c] for c in seen), f"{policy.name}: the newest row of a class is gone")
+
+
+def check_shape(cls: type, protocol: type) -> None:
+    """Check that a class has a name for the configuration, and a protocol's methods, to be called as that says.
+
+    Raises
+    ------
+    AssertionError
+        With what is wrong, in words.
+    """
+    name = getattr(cls, "name", None)
+    _expect(isinstance(name, str) and NAME.fullmatch(name) is not None,
+            f"name {name!r} must be small letters, digits, - and _, beginning with a letter")
+    for method, promised in vars(protocol).items():
+        if method.startswith("_") or not inspect.isfunction(promised):
+            continue
+        found = inspect.getattr_static(cls, method, None)
+        _expect(callable(found), f"it has no method {method}; {protocol.__name__} says: {inspect.getdoc(promised)}")
+        asked = list(inspect.signature(promised).parameters)
+        try:
+            inspect.signature(found).bind(*asked)
+        except TypeError as error:
+            raise AssertionError(f"{method}({', '.join(asked)}) cannot be called: {error}") from error
 
 
 class _Stream:

@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "outputs": ("adaptd.cli.outputs:outputs", "Show, pause and resume outputs."),
     "feeds": ("adaptd.cli.feeds:feeds", "Show, pause and resume feeds, and what they gave that was not taken."),
     "token": ("adaptd.cli.token:token", "Say who may do what over TCP."),
-    "plugins": ("adaptd.cli.plugins:plugins", "Show the installed plugins."),
+    "plugins": ("adaptd.cli.plugins:plugins", "Show, make and check plugins."),
     "config": ("adaptd.cli.config:config", "Show and check the configuration."),
     "export": ("adaptd.cli.export:export", "Write a version as a model that answers without adaptd."),
     "mlflow": ("adaptd.cli.export:mlflow", "Bring MLflow's model registry up to what is live."),

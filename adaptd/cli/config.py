@@ -95,7 +95,7 @@ def path(as_json: bool) -> None:
 
 def _check_names(settings: Settings, folder: Path) -> None:
     """Refuse domains, feeds, outputs, gates and alert sinks that no allowed plugin gives, and options they do not take."""
-    from adaptd import alerts, feeds, outputs, plugins
+    from adaptd import alerts, feeds, outputs, plugins, rules
 
     manager = plugins.load("adaptd", settings.plugins.allow)
     domains, kinds, output_kinds, gates, sinks = (plugins.collect(manager, f"register_{what}")
@@ -103,7 +103,8 @@ def _check_names(settings: Settings, folder: Path) -> None:
     for name, domain in settings.served().items():
         kind = domain.kind or (name if name in domains else "text")
         cls: type[Any] = plugins.pick(domains, kind, f"domains.{name}.kind")
-        plugins.build(cls, domain.options, f"domains.{name}.options")
+        made = plugins.build(cls, domain.options, f"domains.{name}.options")
+        rules.of(made, name, domain.rules)
         gate: type[Any] = plugins.pick(gates, domain.gate.kind, f"domains.{name}.gate.kind")
         plugins.build(gate, domain.gate.options, f"domains.{name}.gate.options")
     for name, feed in settings.feeds.items():

@@ -101,6 +101,8 @@ def _story(document: Mapping[str, Any]) -> None:
     show.table(("expert", "trust", "says", "probability"), (
         (one["expert"], show.percent(one["trust"]), one["label"], show.percent(one["probability"]))
         for head in now.get("heads", {"": now}).values() for one in head.get("experts", ())))
+    for rule in (one for head in now.get("heads", {"": now}).values() for one in head.get("rules", ())):
+        show.line(f"rule {rule['rule']}: {rule['did']} {rule.get('label') or rule.get('error')}")
     _neighbours(show.evidence(now))
 
 

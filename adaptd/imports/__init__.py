@@ -1,4 +1,4 @@
-"""Files that other programs wrote, as events: tables, Label Studio, Rasa, adaptive-classifier. No file is loaded by pickle.
+"""Files that other programs wrote, as events: tables, Label Studio, Rasa, SKOS, adaptive-classifier. No file is loaded by pickle.
 
 Where: between a file and `adaptd ingest`. A row that cannot be an event says so and the others go on; what is wrong with
 the file as a whole raises `BadFile`, a missing package `MissingExtra`.
@@ -15,11 +15,11 @@ from typing import Any
 JSONL = "jsonl"
 READERS: Mapping[str, str] = {  # the module of each format's `rows`
     "csv": "tables", "tsv": "tables", "parquet": "tables", "label-studio": "labelstudio", "rasa": "rasa",
-    "adaptive-classifier": "adaptive"}
+    "skos": "skos", "adaptive-classifier": "adaptive"}
 FORMATS = (JSONL, *READERS)
 OWN_FIELDS = ("jsonl", "csv", "tsv", "parquet")  # whose fields have names that the user may map
 SUFFIXES: Mapping[str, str] = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".pq": "parquet",
-                               ".yml": "rasa", ".yaml": "rasa"}
+                               ".yml": "rasa", ".yaml": "rasa", ".ttl": "skos", ".nt": "skos", ".rdf": "skos"}
 
 
 @dataclass(frozen=True)

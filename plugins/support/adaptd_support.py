@@ -15,6 +15,7 @@ class Support(adaptd.Domain):
 
     name = "support"
     heads = {"intent": adaptd.Classify()}
+    samples = [{"text": "my card is gone", "label": "card_lost"}, {"subject": "Card", "body": "It is gone.\n"}]
 
     def example(self, payload: Mapping[str, Any]) -> adaptd.Example:
         """Give the encoder the message to read, the subject first."""

@@ -11,8 +11,7 @@ def answer(label: str | None, confidence: float) -> adaptd.Prediction:
 
 
 def test_support_is_a_good_domain() -> None:
-    check_domain(Support, payloads=[{"text": "my card is gone"}, {"subject": "Card", "body": "It is gone.\n"}],
-                 feedback=["card_lost", " refund "], rejected=[{}, {"text": " "}, {"subject": "", "body": None}])
+    check_domain(Support, feedback=[" refund "], rejected=[{}, {"text": " "}, {"subject": "", "body": None}])
 
 
 def test_a_mail_is_read_subject_first() -> None:

@@ -76,12 +76,14 @@ def until(condition: Callable[[], Any], what: str, limit_s: float = WAIT_S, ever
 class Daemon:
     """One store and its daemon: started, asked, killed, started again. As a context it is always cleaned up.
 
-    It is forked from a process that has imported adaptd, or started `afresh`, which takes seconds more. With
-    TEST_STORE=postgresql in the environment each store is in a database of its own; with `url` in that one.
+    It is forked from a process that has imported adaptd, or started `afresh`, which takes seconds more; by another
+    `python` always. With TEST_STORE=postgresql in the environment each store is in a database of its own; with `url` in
+    that one.
     """
 
-    def __init__(self, config: str = "", folder: Path | None = None, url: str | None = None, *, afresh: bool = False) -> None:
-        self.afresh = afresh
+    def __init__(self, config: str = "", folder: Path | None = None, url: str | None = None, *, afresh: bool = False,
+                 python: str | Path | None = None) -> None:
+        self.afresh, self.python = afresh or python is not None, python or sys.executable
         self._stack = ExitStack()
         if url is None and os.environ.get("TEST_STORE") == "postgresql" and folder is None:
             url = self._stack.enter_context(database())
@@ -122,7 +124,7 @@ class Daemon:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ADAPTD_")}
         with self._said.open("ab") as said:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "adaptd", "run", "--config", str(self.folder)], stdin=subprocess.DEVNULL,
+                [self.python, "-m", "adaptd", "run", "--config", str(self.folder)], stdin=subprocess.DEVNULL,
                 stdout=said, stderr=said, start_new_session=True, env={**clean, **environment})
 
     def start(self, **environment: str) -> Daemon:

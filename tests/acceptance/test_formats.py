@@ -57,6 +57,17 @@ def test_what_pandas_writes_comes_in_once_and_is_answered(shared: Daemon, domain
     assert (found["text"], found["source"]) == ("Größe stimmt nicht", "archive")
 
 
+def test_a_label_is_answered_by_what_a_vocabulary_says_of_it(shared: Daemon, domain: str, tmp_path: Path) -> None:
+    file = tmp_path / "labels.ttl"
+    file.write_text("@prefix s: <http://www.w3.org/2004/02/skos/core#> . @prefix : <http://example.org/> .\n"
+                    ':a a s:Concept ; s:notation "delivery" ; s:definition "A parcel is late or has not arrived." .\n'
+                    ':b a s:Concept ; s:notation "refund" ; s:prefLabel "Refund" ; s:altLabel "I want my money back" .\n')
+    assert ingest(shared, domain, str(file), "--source", "vocabulary")[0]["accepted"] == 3
+    assert ingest(shared, domain, str(file), "--source", "vocabulary")[0]["duplicates"] == 3
+    answer, = Client(shared.folder, domain=domain).predict("where is the parcel I ordered?", explain=True)
+    assert answer.label == "delivery" and {one["source"] for one in answer.evidence} == {"vocabulary"}
+
+
 def test_bad_rows_of_a_table_are_named_and_the_others_taken(shared: Daemon, domain: str, tmp_path: Path) -> None:
     file = tmp_path / "tickets.csv"
     file.write_bytes(b'text,label,id,time\ngood,a,1,1767225600\nshort,a\n'

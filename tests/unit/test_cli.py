@@ -109,7 +109,8 @@ def test_every_command_has_help_with_an_example_and_takes_config(path: tuple[str
     result = CliRunner().invoke(main, [*path, "-h"])
     assert result.exit_code == 0
     assert f"Example:\n    adaptd {path[0]}" in result.stdout
-    assert path in {("init",), ("demo",), ("bench",), ("install-service",)} or "--config PATH" in result.stdout
+    alone = {("init",), ("demo",), ("bench",), ("install-service",), ("plugins", "new")}
+    assert path in alone or "--config PATH" in result.stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -789,3 +790,21 @@ def test_run_tells_a_bad_configuration_before_it_imports_the_daemon(adaptd: Adap
 
 def test_plain_takes_control_characters_out() -> None:
     assert plain("a\x1b[31m\r\u202eb\ud800") == "a\ufffd[31m\ufffd\ufffdb\ufffd"
+
+
+def test_plugins_check_fails_where_a_check_does(adaptd: Adaptd, monkeypatch: pytest.MonkeyPatch) -> None:
+    from adaptd import contract
+
+    for result, code in (("passed", 0), ("untried", 0), ("failed", 1)):
+        monkeypatch.setattr(contract, "check",
+                            lambda name, result=result: [contract.Finding(kind="gate", name=name, result=result)])
+        asked = adaptd("plugins", "check", "x", "--json")
+        assert asked.exit_code == code, asked.stderr
+        assert json.loads(asked.stdout)["checks"] == [{"kind": "gate", "name": "x", "result": result, "message": ""}]
+    assert "name one" in adaptd("plugins", "check").stderr
+
+
+def test_plugins_new_writes_a_package(adaptd: Adaptd, tmp_path: Path) -> None:
+    result = adaptd("plugins", "new", "tickets", "--dir", str(tmp_path / "there"))
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'there'}\n"), result.stderr
+    assert (tmp_path / "there" / "adaptd_tickets.py").is_file()
