@@ -9,7 +9,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -184,13 +184,14 @@ def test_an_address_is_a_url_that_clients_take(family: int, host: str, shown: st
 
 
 @asynccontextmanager
-async def listening(folder: Path, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[int, Path]]:
+async def listening(folder: Path, tls: ssl.SSLContext | None = None,
+                    limits: Limits = LIMITS) -> AsyncIterator[tuple[int, Path]]:
     """Serve with small limits; give the port and the unix socket."""
     tcp = socket.create_server(("127.0.0.1", 0))
     ring = Keyring()
     ring.own("good")
-    app = create_app(cast(Any, None), limits=LIMITS, keyring=ring, report=lambda code, message, hint: None)
-    server = Server(app, unix=folder / "s", limits=LIMITS, tcp=tcp, tls=tls)
+    app = create_app(cast(Any, None), limits=limits, keyring=ring, report=lambda code, message, hint: None)
+    server = Server(app, unix=folder / "s", limits=limits, tcp=tcp, tls=tls)
     await server.start()
     try:
         yield tcp.getsockname()[1], folder / "s"
@@ -198,9 +199,9 @@ async def listening(folder: Path, tls: ssl.SSLContext | None = None) -> AsyncIte
         await server.stop(5)
 
 
-def served(folder: Path, check: Callable[[int, Path], Awaitable[None]]) -> None:
+def served(folder: Path, check: Callable[[int, Path], Awaitable[None]], limits: Limits = LIMITS) -> None:
     async def run() -> None:
-        async with listening(folder) as (port, unix), asyncio.timeout(30):
+        async with listening(folder, limits=limits) as (port, unix), asyncio.timeout(30):
             await check(port, unix)
 
     asyncio.run(run())
@@ -215,6 +216,7 @@ async def said(reader: asyncio.StreamReader) -> tuple[int, str]:
 FAST = AutoHTTPProtocol.__name__ == "HttpToolsProtocol"  # h11 does not tell a head that has begun from silence
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
 EVENTS = b"POST /v1/text/events HTTP/1.1\r\nhost: a\r\nauthorization: Bearer good\r\ncontent-length: 100\r\n\r\n"
+CHUNKED = EVENTS.replace(b"content-length: 100", b"transfer-encoding: chunked")
 
 
 @pytest.mark.parametrize(("sent", "answer"), [
@@ -275,6 +277,41 @@ def test_a_head_is_bounded(tmp_path: Path) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (HEAD_BYTES // 6 + 1))
         assert (await reader.read()).split()[1] == (b"431" if FAST else b"400")
+        writer.close()
+
+    served(tmp_path, check)
+
+
+@pytest.mark.skipif(not FAST, reason="h11 drops trailers by itself")
+@pytest.mark.parametrize("trailer", [b"a: " + b"b" * 1000 + b"\r\n", b"b" * 1000], ids=["many", "one without an end"])
+@pytest.mark.parametrize("given", ["good", "bad"])
+def test_trailers_are_bounded(tmp_path: Path, trailer: bytes, given: str) -> None:
+    """Whether somebody waits for the body's end or has answered already."""
+    async def check(port: int, _: Path) -> None:
+        head = CHUNKED.replace(b"good", given.encode())
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"1\r\n[\r\n0\r\na: ")
+        ended = asyncio.create_task(reader.read())
+        sent = 0
+        while not ended.done() and sent < 8 * HEAD_BYTES:
+            with suppress(ConnectionError):
+                writer.write(trailer)
+                await writer.drain()
+            sent += len(trailer)
+            await asyncio.sleep(0.0005)
+        assert sent < 8 * HEAD_BYTES
+        writer.close()
+
+    served(tmp_path, check, Limits())  # no time ends it
+
+
+@pytest.mark.skipif(not FAST, reason="h11 drops trailers by itself")
+def test_a_trailer_is_no_header(tmp_path: Path) -> None:
+    async def check(port: int, _: Path) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = CHUNKED.replace(b"authorization: Bearer good\r\n", b"")
+        writer.write(head + b"1\r\n[\r\n0\r\nauthorization: Bearer good\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == b"401"
         writer.close()
 
     served(tmp_path, check)
