@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -54,9 +55,11 @@ def _route(endpoint: Endpoint, operations: Operations, limits: Limits,
             grant: Grant = request.scope["adaptd.grant"]
             query = _query(request, endpoint)
             _check(grant, endpoint, request.path_params.get("domain") or getattr(query, "domain", None))
-            call = Call(operations=operations, limits=limits, path=request.path_params, query=query,
-                        body=await _body(request, endpoint, limits), headers=request.headers, grant=grant, closing=closing)
-            done = await endpoint.handler(call)
+            call = Call(operations=operations, limits=limits, path=request.path_params, query=query, body=None,
+                        headers=request.headers, grant=grant, closing=closing)
+            if endpoint.before is not None:
+                endpoint.before(call)
+            done = await endpoint.handler(replace(call, body=await _body(request, endpoint, limits)))
             return done if isinstance(done, Response) else reply(done, endpoint.success)
         except AdaptdError as error:
             if error.status >= 500:

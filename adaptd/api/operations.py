@@ -149,6 +149,10 @@ class Operations(Protocol):
         """Pause or resume a feed."""
         ...
 
+    def expect_hook(self, name: str, *, headers: Mapping[str, str]) -> None:
+        """Refuse what is sent to no feed, or whose headers alone show that who sends may not."""
+        ...
+
     async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
         """Take in what was sent to a feed, when it is signed; return {"id"} when it is committed."""
         ...

@@ -185,6 +185,11 @@ async def resume_feed(call: Call) -> Json:
     return dict(await call.operations.feed(call.path["name"], paused=False, actor=call.actor))
 
 
+def expect_hook(call: Call) -> None:
+    """Refuse what leads to no feed or is not signed at all: whoever sends is nobody yet, and may send much."""
+    call.operations.expect_hook(call.path["name"], headers=call.headers)
+
+
 async def hook(call: Call) -> Json:
     """Take in what is sent to a feed of kind webhook; signed, and answered when it is committed."""
     return await call.operations.hook(call.path["name"], headers=call.headers, body=call.body)
@@ -318,6 +323,7 @@ ENDPOINTS = (
     Endpoint(method="POST", path="/v1/feeds/{name}/resume", handler=resume_feed, roles=OPERATE, whole=True, request=s.Nothing,
              may_be_empty=True, answer=s.Answer),
     Endpoint(method="POST", path=openapi.SIGNED, handler=hook, roles=ANY, raw=True, query=None, answer=s.Delivered, success=202,
+             before=expect_hook,
              headers=("X-Hub-Signature-256", "X-GitHub-Delivery", "webhook-id", "webhook-timestamp", "webhook-signature")),
     Endpoint(method="GET", path="/v1/feeds/{name}/dead", handler=dead, roles=OPERATE, whole=True, query=s.DeadQuery,
              answer=s.Dead),

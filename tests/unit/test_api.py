@@ -6,7 +6,8 @@ import asyncio
 import json
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from adaptd.api.app import create_app
 from adaptd.api.guard import over_unix
 from adaptd.api.routes import ENDPOINTS
 from adaptd.api.server import Server, bind_unix
+from adaptd.api.traced import RequestTracer
 from adaptd.config import Limits
 from adaptd.errors import (
     AdaptdError,
+    BadSignature,
     Busy,
     CannotStart,
     Conflict,
@@ -208,6 +211,12 @@ class Double:
         self._note("feeds")
         return {"feeds": {}}
 
+    def expect_hook(self, name: str, *, headers: Mapping[str, str]) -> None:
+        if name not in ("crm", "erp"):
+            raise NotFound("there is no such feed")
+        if "x-hub-signature-256" not in headers:
+            raise BadSignature
+
     async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
         self._note("hook", name, signature=headers.get("x-hub-signature-256"), body=body)
         return {"id": None}
@@ -229,12 +238,12 @@ class Double:
         return {"dropped": 1}
 
 
-def application(double: Double) -> Starlette:
+def application(double: Double, tracer: RequestTracer | None = None) -> Starlette:
     """Return the app; "good" is ann's token."""
     keyring = Keyring()
     keyring.hold([Token(id=1, name="ann", digest=digest("good"), created=0.0, creator="test",
                         grant=Grant(actor="token:ann", roles=frozenset({"admin"})))])
-    return create_app(double, limits=LIMITS, keyring=keyring, report=lambda code, message, hint: None)
+    return create_app(double, limits=LIMITS, keyring=keyring, report=lambda code, message, hint: None, tracer=tracer)
 
 
 def on_socket(app: ASGIApp) -> ASGIApp:
@@ -245,9 +254,10 @@ def on_socket(app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
-def ask(double: Double, method: str, path: str, *, tcp: bool = False, **request: Any) -> httpx.Response:
+def ask(double: Double, method: str, path: str, *, tcp: bool = False, app: ASGIApp | None = None,
+        **request: Any) -> httpx.Response:
     """Send one request and return the answer."""
-    app: ASGIApp = application(double)
+    app = app or application(double)
 
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app if tcp else on_socket(app))
@@ -656,11 +666,62 @@ def test_what_is_sent_to_a_feed_needs_no_token_and_comes_as_it_is() -> None:
     answer = ask(double, "POST", "/v1/feeds/crm/hook", tcp=True, content=b"\xff{", headers={"X-Hub-Signature-256": "s"})
     assert (answer.status_code, answer.json()) == (202, {"id": None})
     assert double.asked == [("hook", ("crm", {"signature": "s", "body": b"\xff{"}))]
-    error(ask(double, "POST", "/v1/feeds/crm/hook", tcp=True, content=b"x" * 10_000_000), 413, "too_large")
+    signed = {"X-Hub-Signature-256": "s"}
+    error(ask(double, "POST", "/v1/feeds/crm/hook", tcp=True, content=b"x" * 10_000_000, headers=signed), 413, "too_large")
     for path in ("/v1/feeds/crm/hook/", "/v1/feeds/hook", "/v1/feeds/a/b/hook", "/v1/feeds//hook", "/v1/feeds/crm/hookx"):
         error(ask(double, "POST", path, tcp=True), 401, "unauthorized")
     operation = ask(double, "GET", "/openapi.json").json()["paths"]["/v1/feeds/{name}/hook"]["post"]
     assert operation["security"] == [] and "webhook-signature" in [one["name"] for one in operation["parameters"]]
+
+
+@pytest.mark.parametrize(("feed", "headers", "status", "code", "why"), [
+    ("other", {"X-Hub-Signature-256": "s"}, 404, "not_found", "no such feed"),
+    ("crm", {}, 401, "bad_signature", "a wrong signature, or none")])
+def test_who_is_nobody_is_refused_before_the_body_is_read_and_that_is_noted(
+        feed: str, headers: dict[str, str], status: int, code: str, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No such feed, no signature: nothing of what may be megabytes is kept meanwhile."""
+    read = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            read.append(1)
+            yield b"x" * 1000
+
+    double = Double()
+    error(ask(double, "POST", f"/v1/feeds/{feed}/hook", tcp=True, content=body(), headers=headers), status, code)
+    assert not read and not double.asked
+    (said,) = [one.getMessage() for one in caplog.records if one.name == "adaptd.audit.refused"]
+    assert why in said
+
+
+def test_a_wrong_signature_is_noted(caplog: pytest.LogCaptureFixture) -> None:
+    class Strict(Double):
+        async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
+            raise BadSignature
+
+    answer = ask(Strict(), "POST", "/v1/feeds/crm/hook", tcp=True, content=b"{}", headers={"X-Hub-Signature-256": "s"})
+    error(answer, 401, "bad_signature")
+    assert [one.name for one in caplog.records] == ["adaptd.audit.refused"]
+
+
+def test_only_who_has_a_token_begins_a_trace() -> None:
+    """A `traceparent` that is sampled decides for us, and what comes to a hook may be anybody's."""
+    class Spy:
+        def __init__(self) -> None:
+            self.begun: list[str] = []
+
+        @contextmanager
+        def request(self, method: str, headers: Mapping[str, str]) -> Iterator[Callable[[str, int], None]]:
+            self.begun.append(headers["x-who"])
+            yield lambda route, status: None
+
+    spy, double = Spy(), Double()
+    app = application(double, spy)
+    bearer = {"authorization": "Bearer good", "x-who": "ann"}
+    assert ask(double, "POST", "/v1/text/snapshot", tcp=True, headers=bearer, app=app).status_code == 200
+    signed = {"X-Hub-Signature-256": "s", "x-who": "anybody"}
+    assert ask(double, "POST", "/v1/feeds/crm/hook", tcp=True, headers=signed, app=app).status_code == 202
+    assert spy.begun == ["ann"]
 
 
 def test_health_is_open_on_tcp() -> None:
