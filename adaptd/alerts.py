@@ -14,12 +14,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from adaptd import plugins
 from adaptd.config import AlertSettings
+from adaptd.errors import AdaptdError
 from adaptd.interfaces import AlertSink
 from adaptd.records import Alert, Problem
 
@@ -47,12 +48,13 @@ class Post:
     """One sink, what it was told, and the thread that sends."""
 
     def __init__(self, name: str, sink: AlertSink, settings: AlertSettings, store: str,
-                 count: Callable[[str, str], None]) -> None:
+                 count: Callable[[str, str], None], secrets: Collection[str] = ()) -> None:
         self.name = name
         self._sink = sink
         self._settings = settings
         self._store = store
         self._count = count
+        self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
         self._known: dict[str, _Known] = {}
         self._queue: queue.Queue[Alert | None] = queue.Queue(QUEUE)
         self._stop = threading.Event()
@@ -136,7 +138,7 @@ class Post:
             try:
                 self._sink.send(alert)
             except Exception as error:  # a sink may be a stranger's, and may raise anything
-                words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                words = self._words(error)
                 self._fails(words)
                 if pause is None:
                     self._drop(alert, "failed", words)
@@ -146,6 +148,14 @@ class Post:
                 self._count(self.name, "delivered")
                 self._failure = None
                 return
+
+    def _words(self, error: Exception) -> str:
+        """Return what may be said of a failure: other sinks and the log hear it, and most errors' words are nobody's choice."""
+        kind = type(error).__name__
+        words = error.message if isinstance(error, AdaptdError) else error.strerror if isinstance(error, OSError) else None
+        for secret in self._secrets:
+            words = words and words.replace(secret, "***")
+        return f"{kind}: {words}" if words else kind
 
     def _fails(self, words: str) -> None:
         since = self._failure.since if self._failure else time.time()

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, plugins, registry, restore
+from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, plugins, registry, restore, tomlfile
 from adaptd import tables as t
 from adaptd.alerts import Alerts, Post
 from adaptd.config import DomainSettings, Drift, Settings
@@ -411,8 +411,8 @@ class Assembly:
 
     def open_alerts(self, count: Callable[[str, str], None]) -> Alerts:
         """Build the configured sinks, and tell them what they were told before the start."""
-        store = str(self.paths.state)
-        told = Alerts([Post(name, alerts.build(self._sink_kinds, name, settings), settings, store, count)
+        store, secrets = str(self.paths.state), tomlfile.secrets(self.paths.config)
+        told = Alerts([Post(name, alerts.build(self._sink_kinds, name, settings), settings, store, count, secrets)
                        for name, settings in self.settings.alerts.items()])
         with self.reader.connect() as connection:
             told.remember(json.loads(connection.scalar(select(t.store.c.value).where(t.store.c.key == ALERTS)) or "{}"))

@@ -11,6 +11,8 @@ from typing import Any
 
 from adaptd.errors import BadConfig
 
+VARIABLES: set[str] = set()  # of the environment, that a configuration of this process has named: secrets
+
 
 def secrets(file: Path) -> set[str]:
     """Return the values that the file names by reference: they are not to be shown."""
@@ -47,6 +49,7 @@ def resolved(value: Any, folder: Path) -> Any:
 
 def _secret(reference: Mapping[str, str], folder: Path) -> str:
     if (name := reference.get("$env")) is not None:
+        VARIABLES.add(name)
         if name not in os.environ:
             raise BadConfig(f"environment variable {name} is not set", hint="set it, or name a file")
         return os.environ[name]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import ssl
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from aiosmtpd.smtp import AuthResult
 from adaptd import alerts, config
 from adaptd.alerts import Alerts, Post
 from adaptd.config import AlertSettings
-from adaptd.errors import BadConfig, BadSignature
+from adaptd.errors import BadConfig, BadSignature, NotDelivered
 from adaptd.feeds.webhook import Webhook as Feed
 from adaptd.plugins import build, collect, load
 from adaptd.records import Alert
@@ -58,7 +60,7 @@ def test_a_webhook_is_signed_so_that_a_webhook_feed_takes_it(receiver: Receiver)
 def test_a_webhook_that_is_not_taken_is_a_failure_and_follows_nobody(receiver: Receiver) -> None:
     for status in (302, 404, 500):
         receiver.status = status
-        with pytest.raises(OSError, match=f"answered {status}"):
+        with pytest.raises(NotDelivered, match=f"answered {status}"):
             Webhook(url=receiver.url).send(ALERT)
     assert len(receiver.taken) == 3
 
@@ -119,14 +121,17 @@ def test_a_command_gets_it_on_its_standard_input_without_a_shell(tmp_path: Path,
 
 
 def test_a_command_that_fails_or_hangs_is_a_failure() -> None:
-    with pytest.raises(OSError, match="ended with 3: no route"):
+    with pytest.raises(NotDelivered, match="ended with 3: no route"):
         Command(argv=[sys.executable, "-c", "import sys; sys.stderr.write('no route'); sys.exit(3)"]).send(ALERT)
-    with pytest.raises(Exception, match="timed out"):
-        Command(argv=[sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.2).send(ALERT)
+    with pytest.raises(NotDelivered, match="timed out") as failed:
+        Command(argv=[sys.executable, "-c", "import time; time.sleep(60)", "a secret"], timeout_s=0.2).send(ALERT)
+    assert "a secret" not in str(failed.value)
 
 
 @pytest.mark.parametrize(("kind", "options", "field"), [
-    ("webhook", {"url": "ftp://example.org"}, "url"), ("webhook", {"url": "https://example.org", "secret": "short"}, "secret"),
+    ("webhook", {"url": "ftp://example.org"}, "url"), ("webhook", {"url": "https://example.org/a b"}, "url"),
+    ("webhook", {"url": "https://example.org/é"}, "url"),
+    ("webhook", {"url": "https://example.org", "secret": "short"}, "secret"),
     ("email", {"host": "h", "sender": "s", "to": []}, "to"),
     ("email", {"host": "h", "sender": "s", "to": ["t"], "tls": "ssl"}, "tls"),
     ("email", {"host": "h", "sender": "s", "to": ["t"], "tls": "none", "user": "u", "password": "p"}, "tls"),
@@ -150,7 +155,7 @@ class Sink:
     def send(self, alert: Alert) -> None:
         if self.failures:
             self.failures -= 1
-            raise OSError("no route")
+            raise NotDelivered("no route")
         self.sent.append(alert)
 
     def wait(self, count: int) -> list[tuple[str, str]]:
@@ -234,6 +239,28 @@ def test_a_sink_that_fails_is_tried_again_and_is_a_problem_until_it_works(monkey
     assert told.sink.wait(1) == [("problem", "x")]
     until(lambda: not told.alerts.problems(), "it is none any more", 5.0, 0.005)
     assert told.counted == ["delivered"]
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (ValueError("token=hunter2"), "ValueError"), (http.client.InvalidURL("URL can't contain '/hooks/T1 B1'"), "InvalidURL"),
+    (subprocess.TimeoutExpired(["page", "hunter2"], 3.0), "TimeoutExpired"), (OSError("posting to https://x/T1"), "OSError"),
+    (ConnectionRefusedError(111, "Connection refused"), "ConnectionRefusedError: Connection refused"),
+    (NotDelivered("curl: cannot reach https://x/hunter2"), "NotDelivered: curl: cannot reach https://x/***")])
+def test_a_failure_tells_no_secret(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception,
+                                   said: str) -> None:
+    """Neither to the status and other sinks nor to the log, whoever chose the words."""
+    class Fails:
+        def send(self, alert: Alert) -> None:
+            raise error
+
+    monkeypatch.setattr(alerts, "PAUSES_S", ())
+    post = Post("ops", Fails(), AlertSettings(kind="test"), "/store", lambda *_: None, {"hunter2", "", "hunter"})
+    post.look([problem("x")])
+    post.start()
+    found = until(post.problem, "it is a problem", 5.0, 0.005)
+    post.close(5.0)
+    assert found.message == f"alerts to ops are not delivered: {said}"
+    assert "hunter2" not in caplog.text and "T1" not in caplog.text and said in caplog.text
 
 
 def test_what_was_not_delivered_is_told_anew_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
