@@ -191,13 +191,15 @@ def test_the_same_problem_is_told_once_an_interval_and_once_when_it_is_over(monk
     told.look(problem("try 2"), at=1050)  # other words, the same problem
     told.look(problem("try 3"), problem("full", "disk_low", ""), at=1100)
     told.look(at=1110)
-    told.look(problem("try 4"), at=1120)  # back within the interval: it flaps
+    told.look(problem("try 4"), at=1120)  # back soon: it flaps
     told.look(at=1130)
-    told.look(problem("try 5"), at=1250)
-    assert told.sink.wait(6) == [("problem", "try 1"), ("problem", "try 3"), ("problem", "full"), ("resolved", "try 3"),
-                                 ("resolved", "full"), ("problem", "try 5")]
+    told.look(at=1215)
+    told.look(at=1235)
+    told.look(problem("try 5"), at=1240)  # back after that was told: told, too, however soon
+    assert told.sink.wait(6) == [("problem", "try 1"), ("problem", "try 3"), ("problem", "full"), ("resolved", "full"),
+                                 ("resolved", "try 3"), ("problem", "try 5")]
     keys = [one.key for one in told.sink.sent]
-    assert keys[0] == keys[1] == keys[3] == keys[5] != keys[2] == keys[4] and len({one.id for one in told.sink.sent}) == 6
+    assert keys[0] == keys[1] == keys[4] == keys[5] != keys[2] == keys[3] and len({one.id for one in told.sink.sent}) == 6
     told.alerts.close(5.0)
     assert told.counted == ["delivered"] * 6
 
@@ -205,15 +207,54 @@ def test_the_same_problem_is_told_once_an_interval_and_once_when_it_is_over(monk
 def test_a_restart_does_not_tell_it_again_and_tells_that_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told(monkeypatch, Sink(), repeat_s=100.0)
     told.look(problem("a secret source"), at=1000)
+    told.alerts.start()
+    told.alerts.close(5.0)
     facts = json.loads(json.dumps(told.alerts.facts()))
     assert "secret" not in str(facts)
     again = Told(monkeypatch, Sink(), repeat_s=100.0)
     again.alerts.remember(facts)
     again.alerts.start()
+    again.look(at=1005)  # the feed has not been tried yet
     again.look(problem("a secret source"), at=1010)
     again.look(at=1020)
+    again.look(at=1119)
+    assert not again.post.waiting and not again.sink.sent
+    again.look(at=1120)
     assert again.sink.wait(1) == [("resolved", "a secret source")]
     assert again.sink.sent[0].key and again.sink.sent[0].code == "feed_failed"
+    again.look(problem("a secret source"), at=1121)
+    assert again.sink.wait(2)[1:] == [("problem", "a secret source")]
+
+
+def test_a_restart_tells_what_was_still_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits when a daemon stops was told to nobody: neither that it is wrong nor that it is over."""
+    told = Told(monkeypatch, Sink(), repeat_s=100.0)
+    told.look(problem("x"), at=1000)  # its thread was not started: nothing is sent
+    assert told.alerts.facts() == {"ops": []}
+    again = Told(monkeypatch, Sink(), repeat_s=100.0)
+    again.alerts.remember(told.alerts.facts())
+    again.look(problem("x"), at=1010)
+    again.alerts.start()
+    assert again.sink.wait(1) == [("problem", "x")]
+    again.alerts.close(5.0)
+    again.look(at=1020)
+    again.look(at=1120)  # nobody sends any more: that it is over waits
+    last = Told(monkeypatch, Sink(), repeat_s=100.0)
+    last.alerts.remember(again.alerts.facts())
+    last.alerts.start()
+    last.look(at=1130)
+    last.look(at=1230)
+    assert [kind for kind, _ in last.sink.wait(1)] == ["resolved"]
+    last.alerts.close(5.0)
+    assert last.alerts.facts() == {"ops": []}
+
+
+def test_what_a_sink_does_not_want_to_hear_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(monkeypatch, Sink(), repeat_s=100.0, on=["problem"])
+    told.look(problem("x"), at=1000)
+    told.look(at=1010)
+    told.look(at=1110)
+    assert told.alerts.facts() == {"ops": []} and not told.post._known
 
 
 @pytest.mark.parametrize(("on", "wanted"), [
