@@ -30,6 +30,7 @@ class Call:
     headers: Mapping[str, str]
     grant: Grant  # who asks, and what else they may do
     closing: asyncio.Event  # set when the server stops: open streams end
+    still_allowed: Callable[[], bool]  # whether the grant still stands: open streams end with it
 
     @property
     def domain(self) -> str:

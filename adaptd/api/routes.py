@@ -268,8 +268,8 @@ async def metrics(call: Call) -> Response:
 
 async def stream(call: Call) -> Response:
     """Send what happens, as server-sent events."""
-    return StreamingResponse(server_sent(call.operations.subscribe(), call.closing), media_type=SSE,
-                             headers={"cache-control": "no-store"})
+    events = server_sent(call.operations.subscribe(), call.closing, call.still_allowed)
+    return StreamingResponse(events, media_type=SSE, headers={"cache-control": "no-store"})
 
 
 async def describe(call: Call) -> Json:

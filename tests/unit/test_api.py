@@ -238,12 +238,17 @@ class Double:
         return {"dropped": 1}
 
 
-def application(double: Double, tracer: RequestTracer | None = None) -> Starlette:
-    """Return the app; "good" is ann's token."""
+def ring() -> Keyring:
+    """Return a ring whose only token, "good", is ann's."""
     keyring = Keyring()
     keyring.hold([Token(id=1, name="ann", digest=digest("good"), created=0.0, creator="test",
                         grant=Grant(actor="token:ann", roles=frozenset({"admin"})))])
-    return create_app(double, limits=LIMITS, keyring=keyring, report=lambda code, message, hint: None, tracer=tracer)
+    return keyring
+
+
+def application(double: Double, tracer: RequestTracer | None = None, keyring: Keyring | None = None) -> Starlette:
+    """Return the app."""
+    return create_app(double, limits=LIMITS, keyring=keyring or ring(), report=lambda code, message, hint: None, tracer=tracer)
 
 
 def on_socket(app: ASGIApp) -> ASGIApp:
@@ -738,10 +743,11 @@ def test_only_a_path_without_a_port_is_the_socket(server: tuple[str, int | None]
     assert over_unix({"type": "http", "server": server}) == unix
 
 
-async def serving(double: Double, folder: Path) -> tuple[Server, httpx.AsyncClient, httpx.AsyncClient]:
+async def serving(double: Double, folder: Path,
+                  keyring: Keyring | None = None) -> tuple[Server, httpx.AsyncClient, httpx.AsyncClient]:
     """Start a real server; return it with a client of each socket."""
     tcp = socket.create_server(("127.0.0.1", 0))
-    server = Server(application(double), unix=folder / "s", limits=LIMITS, tcp=tcp)
+    server = Server(application(double, keyring=keyring), unix=folder / "s", limits=LIMITS, tcp=tcp)
     port = tcp.getsockname()[1]
     await server.start()
     over_socket = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(folder / "s")), base_url="http://adaptd")
@@ -827,6 +833,38 @@ def test_the_stream_sends_what_happens_and_ends_with_the_server(tmp_path: Path,
         assert double.closed
 
     asyncio.run(asyncio.wait_for(check(), 60))
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_the_stream_ends_with_the_token(tmp_path: Path, silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether something happens or not; nothing is sent that happened after that. The operator's goes on."""
+    monkeypatch.setattr("adaptd.api.stream.KEEP_ALIVE_S", 0.05 if silent else 60.0)
+
+    async def check() -> None:
+        happening, keyring = asyncio.Event(), ring()
+
+        class Later(Double):
+            async def subscribe(self) -> AsyncIterator[Json]:
+                await happening.wait()
+                yield {"event": "promoted"}
+                await asyncio.Event().wait()
+
+        server, unix, tcp = await serving(Later(), tmp_path, keyring)
+        async with (unix, tcp, unix.stream("GET", "/v1/stream") as own,
+                    tcp.stream("GET", "/v1/stream", headers={"authorization": "Bearer good"}) as answer):
+            chunks = answer.aiter_text()
+            assert await anext(chunks) == ": adaptd\n\n"
+            keyring.hold([])
+            if not silent:
+                happening.set()
+            assert "promoted" not in "".join([chunk async for chunk in chunks])
+            happening.set()
+            async for chunk in own.aiter_text():
+                if "promoted" in chunk:
+                    break
+        await server.stop(5)
+
+    asyncio.run(asyncio.wait_for(check(), 20))
 
 
 def test_the_stream_is_given_back_when_the_client_goes(tmp_path: Path) -> None:

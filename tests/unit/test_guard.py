@@ -25,7 +25,7 @@ from adaptd.api.routes import ENDPOINTS
 from adaptd.api.server import Server
 from adaptd.config import Http, Limits
 from adaptd.errors import Busy, Forbidden
-from adaptd.grants import ROLES, Grant, Keyring, Token, digest, generated
+from adaptd.grants import ENDED_S, ROLES, Grant, Keyring, Token, digest, generated
 from adaptd.host import address
 from adaptd.tls import context
 from adaptd.wire import url
@@ -135,6 +135,35 @@ def test_a_token_ends_when_it_says_and_when_it_is_told() -> None:
     assert ring.use(ends) is None and ring.use(gone) == "revoked"
     now[0] = 200.0
     assert ring.use(ends) == "expired" and ring.used() == {1: 100.0}
+
+
+def test_a_token_that_ended_is_known_for_a_day_and_compared_no_more() -> None:
+    """So that the log can name who still uses it, and requests do not get slower with each token that there was."""
+    now = [100_000.0]
+    ring = Keyring(clock=lambda: now[0])
+    every = [token("revoked", id=1, revoked=99_000.0), token("expired", id=2, expires=99_000.0), token("valid", id=3),
+             token("to come", id=4, expires=1e9)]
+    ring.hold(every)
+    assert all(ring.find(given) for given in ("revoked", "expired", "valid", "to come"))
+    now[0] += ENDED_S
+    ring.hold(every)
+    assert ring.find("revoked") is ring.find("expired") is None and ring.find("valid") and ring.find("to come")
+    assert len(ring._tokens) == 2
+
+
+def test_a_grant_stands_as_long_as_its_token() -> None:
+    now = [100.0]
+    ring = Keyring(clock=lambda: now[0])
+    one, other = token(expires=200.0), Grant(actor="token:other", roles=frozenset({"ingest"}))
+    ring.own("own")
+    ring.hold([one])
+    assert ring.stands(one.grant) and not ring.stands(other)
+    ring.hold([token(expires=200.0)])  # as it is read anew after each change
+    assert ring.stands(one.grant)
+    now[0] = 200.0
+    assert not ring.stands(one.grant)
+    ring.hold([token(revoked=150.0)])
+    assert not ring.stands(one.grant) and ring.stands(ring._own[0].grant)
 
 
 def test_a_rate_is_kept_over_time_and_lets_a_second_s_worth_come_together() -> None:
