@@ -22,6 +22,7 @@ ROLES: Mapping[str, str] = {
     "ingest": "send events without labels",
     "label": "teach: labels for events, and reading the events that are to be labelled",
     "operate": "everything about versions, memory, holds and feeds that can be undone",
+    "watch": "status, health and metrics, which every token for all domains may read, and nothing else",
     "admin": "everything, also forgetting and tokens",
 }
 SPEAKING = frozenset({"predict", "ingest", "label"})  # the roles that a token which is bound to a source may have
