@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from adaptd.errors import BadPayload
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import Classify, Domain, FeedItem
-from adaptd.records import Alert, Evidence, Example, HeadAnswer, Paired, Prediction, Verdict
+from adaptd.records import Alert, Evidence, Example, HeadAnswer, Message, Paired, Prediction, Verdict
 
 if TYPE_CHECKING:
     from adaptd.client import Client as Client
 
 __version__ = "0.1.0"
-__all__ = ["Alert", "BadPayload", "Classify", "Client", "Domain", "Evidence", "Example", "FeedItem", "HeadAnswer", "Paired",
-           "Prediction", "Verdict", "hookimpl"]
+__all__ = ["Alert", "BadPayload", "Classify", "Client", "Domain", "Evidence", "Example", "FeedItem", "HeadAnswer", "Message",
+           "Paired", "Prediction", "Verdict", "hookimpl"]
 
 
 def __getattr__(name: str) -> Any:

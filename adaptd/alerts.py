@@ -255,6 +255,11 @@ def build(kinds: Mapping[str, type], name: str, settings: AlertSettings) -> Aler
     return plugins.build(kind, settings.options, f"alerts.{name}.options")
 
 
+def key_of(problem: Json) -> str:
+    """Return what stays the same of a problem for as long as it lasts."""
+    return _key(problem["code"], _subject(problem))
+
+
 def _subject(problem: Json) -> str:
     return str(problem["subject"] or problem["message"])
 

@@ -136,4 +136,5 @@ class Status:
     chain: Mapping[str, Any]
     listening: Any
     feeds: Mapping[str, Mapping[str, Any]]
+    outputs: Mapping[str, Mapping[str, Any]]
     problems: Sequence[Mapping[str, Any]]

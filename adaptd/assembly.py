@@ -1,6 +1,6 @@
 """Assembly: everything of a daemon built and joined, from the store on disk to domains that answer.
 
-`open_store` → `open_domains` → `open_feeds`, in this order; `adaptd.daemon` lives with what they leave.
+`open_store` → `open_domains` → `open_feeds`, `open_outputs`, in this order; `adaptd.daemon` lives with what they leave.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, plugins, registry, restore, tomlfile
+from adaptd import __version__, adapt, alerts, bounds, db, erase, feeds, incumbent, outputs, plugins, registry, restore, tomlfile
 from adaptd import tables as t
 from adaptd.alerts import Alerts, Post
-from adaptd.config import DomainSettings, Drift, Settings
+from adaptd.config import DomainSettings, Settings
 from adaptd.counterfactual import Counterfactual
 from adaptd.drift import Change
 from adaptd.follow import Follower
@@ -38,8 +38,10 @@ from adaptd.model.network import CATCH_UP, Head, HeadOptions
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.probation import Probation
+from adaptd.publish import Publisher
 from adaptd.quarantine import Finding
 from adaptd.records import Said
+from adaptd.redact import redactor
 from adaptd.refold import Refold, Rules, made
 from adaptd.restore import Report
 from adaptd.review import Review
@@ -68,6 +70,7 @@ class Assembly:
         self._by_id: dict[int, Served] = {}
         self.domains: dict[str, Served] = {}
         self.followers: dict[str, Follower] = {}
+        self.publishers: dict[str, Publisher] = {}
         self.health = Health(patience_s())
 
     def open_store(self) -> None:
@@ -98,6 +101,7 @@ class Assembly:
         fast = plugins.load("adaptd", self.settings.plugins.allow)
         slow = plugins.load("adaptd.learner", self.settings.plugins.allow)
         self._feed_kinds = plugins.collect(fast, "register_feeds")
+        self._output_kinds = plugins.collect(fast, "register_outputs")
         self._gate_kinds = plugins.collect(fast, "register_gates")
         self._sink_kinds = plugins.collect(fast, "register_alert_sinks")
         self.strategies = plugins.collect(slow, "register_strategies")
@@ -165,7 +169,7 @@ class Assembly:
 
     def _bring_up(self, name: str, number: int, domain: Domain, settings: DomainSettings, encoder_id: int, key: bytes) -> None:
         """Bring one domain to its live state and start its learner."""
-        door = Door(domain, self.settings.limits, key, time.time)
+        door = Door(domain, self.settings.limits, key, time.time, redactor(settings.redact, key, f"domains.{name}.redact"))
         vectors = Vectors(domain, settings.encoder, encoder_id, self.inference, self.journal, self.reader)
         encoder = self.inference.encoders[settings.encoder]
         refold = self._refold(number, domain, settings, encoder.dim, vectors)
@@ -182,7 +186,7 @@ class Assembly:
         refold.up_to(base.seq)
         with self.reader.connect() as connection:
             state = restore.load_state(connection, number, base, contents, heads, vectors, settings.quarantine, self._report)
-            tail, kept = restore.tail(connection, number, live.branch, base.seq)
+            tail, kept = restore.tail(connection, number, live.branch, base.seq, encoder_id)
             if version.number == live.version and settings.probation.labels:
                 state.trial = restore.trial(connection, number, base, heads, self.paths.versions, encoder.digest, self._report)
         if version.number != live.version:
@@ -272,9 +276,9 @@ class Assembly:
         """Give what a learner finds to those whom it concerns."""
         learner, name = served.learner, served.name
         learner.on_failure, learner.told, learner.on_finding = self._fatal, self._told, partial(self._set_aside, served.id)
-        learner.on_change = partial(self._follow, served.id, settings.drift)
+        learner.follows_changes, learner.on_change = settings.drift.enabled, partial(self._follow, served.id)
         learner.forgotten = self.journal.forgotten
-        learner.record, learner.record_tested = refold.record, self.journal.tested
+        learner.record, learner.record_tested = refold.record, partial(self.journal.tested, served.vectors.encoder_id)
         learner.on_learned = self._after_learning(name, served.adaptation, served.probation, settings.learn.checkpoint_labels)
         # where the sums took long to make, the next start need not
         learner.on_caught_up = lambda rows: self._checkpoint_soon(name) if rows > CATCH_UP else None
@@ -377,9 +381,9 @@ class Assembly:
         log.warning("source %r is on hold: %s", found.source, found.words(), extra={"action": "quarantine"})
         return outcome.learned[-1].seq
 
-    def _follow(self, domain: int, rule: Drift, found: Change) -> None:
+    def _follow(self, domain: int, found: Change) -> None:
         """Let remembered rows follow a label that changed; in the learner's thread, behind what came meanwhile."""
-        if rule.enabled and self.journal.follow(domain, found, found.words()).result() is not None:
+        if self.journal.follow(domain, found, found.words()).result() is not None:
             log.warning("%s", found.words(), extra={"action": "drift"})
 
     def _checkpoint_failed(self, done: Future[None]) -> None:
@@ -409,10 +413,23 @@ class Assembly:
             self.health.watch(f"feed:{name}", partial(getattr, self.followers[name], "beat"), limit_s=None,  # may be silent
                               state=self.followers[name].state)
 
+    def open_outputs(self) -> None:
+        """Build the configured outputs; paths are relative to the folder of the configuration."""
+        for name, settings in self.settings.outputs.items():
+            output = outputs.build(self._output_kinds, name, settings, self.paths.config.parent)
+            domains = {served.id: domain for domain, served in self.domains.items() if settings.domain in (None, domain)}
+            self.publishers[name] = Publisher(name, output, settings, domains, self.reader, self.writer, self._ask)
+            self.health.watch(f"output:{name}", partial(getattr, self.publishers[name], "beat"), limit_s=None,  # may be away
+                              state=self.publishers[name].state)
+
+    def _ask(self, domain: str, count: int) -> dict[str, Any]:
+        """Return what to ask a person about in a domain."""
+        return self.domains[domain].review.items(count, None)
+
     def open_alerts(self, count: Callable[[str, str], None]) -> Alerts:
         """Build the configured sinks, and tell them what they were told before the start."""
-        store, secrets = str(self.paths.state), tomlfile.secrets(self.paths.config)
-        told = Alerts([Post(name, alerts.build(self._sink_kinds, name, settings), settings, store, count, secrets)
+        store, hidden = str(self.paths.state), tomlfile.secrets(self.paths.config)
+        told = Alerts([Post(name, alerts.build(self._sink_kinds, name, settings), settings, store, count, hidden)
                        for name, settings in self.settings.alerts.items()])
         with self.reader.connect() as connection:
             told.remember(json.loads(connection.scalar(select(t.store.c.value).where(t.store.c.key == ALERTS)) or "{}"))

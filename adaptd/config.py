@@ -149,6 +149,14 @@ class Probation(Section):
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
+class Redact(Section):
+    """Personal data that is taken out at the door; without entities none is looked for."""
+
+    entities: list[Literal["email", "phone", "card", "iban", "id", "ip"]] = Field(default_factory=list)
+    action: Literal["replace", "hash", "reject"] = "replace"
+    regions: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = Field(default_factory=lambda: ["US", "GB", "CN"])
+
+
 class DomainSettings(Section):
     """One prediction problem; `kind` names the domain class, by default the one with the domain's own name."""
 
@@ -163,6 +171,7 @@ class DomainSettings(Section):
     adapt: Adapt = Adapt()
     gate: GateSettings = GateSettings()
     probation: Probation = Probation()
+    redact: Redact = Redact()
 
 
 class FeedSettings(Section):
@@ -173,6 +182,15 @@ class FeedSettings(Section):
     source: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     fields: dict[str, str] = Field(default_factory=dict)
+
+
+class OutputSettings(Section):
+    """What is sent where; of one domain, or of all."""
+
+    kind: str
+    what: Annotated[list[Literal["predictions", "verdicts", "alerts", "review"]], Len(1)] = ["predictions"]
+    domain: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class TraceSettings(Section):
@@ -228,6 +246,7 @@ class Settings(BaseSettings):
     encoders: dict[Name, EncoderSettings] = Field(default_factory=lambda: {"default": EncoderSettings()})
     domains: Annotated[dict[Name, DomainSettings], Len(0, 500)] = Field(default_factory=dict)
     feeds: dict[Name, FeedSettings] = Field(default_factory=dict)
+    outputs: dict[Name, OutputSettings] = Field(default_factory=dict)
     alerts: dict[Name, AlertSettings] = Field(default_factory=dict)
 
     @classmethod
@@ -250,7 +269,7 @@ class Settings(BaseSettings):
 
 
 # top-level tables that are defaults for every domain
-SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "adapt", "gate", "probation")
+SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "adapt", "gate", "probation", "redact")
 
 
 def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]:
@@ -272,6 +291,8 @@ def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]
     raw["domains"] = {name: _merge(shared, body) for name, body in raw.get("domains", {}).items()}
     raw["domains"].setdefault("text", shared)
     raw["encoders"] = {"default": {}, **raw.get("encoders", {})}
+    if unknown := next((key for key in raw if key not in Settings.model_fields), None):  # some mean something to BaseSettings
+        raise _unknown(f"{paths.config}:{line_of(text, [unknown])}", [unknown], [unknown])
     _warn_unknown_environment()
     try:
         settings = Settings(**raw)
@@ -298,16 +319,19 @@ def _explain(error: ValidationError, file: Path, text: str) -> BadConfig:
     where = full = [str(part) for part in first["loc"] if part != "[key]"]
     if where[:1] == ["domains"] and len(where) > 2 and where[2] in SHARED and not stands(tomllib.loads(text), where):
         where = where[2:]  # it came from the tables for every domain
-    key, dotted = (where[-1] if where else ""), ".".join(where)
-    at = f"{file}:{line_of(text, where)}"
+    at, dotted = f"{file}:{line_of(text, where)}", ".".join(where)
     if first["type"] == "extra_forbidden":
-        known = _known(full[:-1])
-        near = difflib.get_close_matches(key, known, 1)
-        hint = (f"did you mean {near[0]!r}? " if near else "") + f"known here: {', '.join(known)}"
-        return BadConfig(f"{at}: unknown key {dotted!r}", field=dotted, hint=hint)
+        return _unknown(at, where, full)
     given = "" if isinstance(first["input"], dict) else f" (given {first['input']!r})"
     return BadConfig(f"{at}: {dotted}: {first['msg']}{given}", field=dotted,
                      hint="configs/adaptd.toml shows every setting with its default")
+
+
+def _unknown(at: str, where: list[str], full: list[str]) -> BadConfig:
+    known, dotted = _known(full[:-1]), ".".join(where)
+    near = difflib.get_close_matches(where[-1], known, 1)
+    hint = (f"did you mean {near[0]!r}? " if near else "") + f"known here: {', '.join(known)}"
+    return BadConfig(f"{at}: unknown key {dotted!r}", field=dotted, hint=hint)
 
 
 def _known(where: list[str]) -> list[str]:
@@ -331,6 +355,10 @@ def _check_references(settings: Settings, file: Path, text: str) -> None:
         if domain.encoder not in settings.encoders:
             raise BadConfig(f"{at('domains', name, 'encoder')}: no [encoders.{domain.encoder}]",
                             field=f"domains.{name}.encoder", hint=f"known: {', '.join(settings.encoders)}")
+    for name, output in settings.outputs.items():
+        if output.domain is not None and output.domain not in settings.served():
+            raise BadConfig(f"{at('outputs', name, 'domain')}: no domain {output.domain!r}",
+                            field=f"outputs.{name}.domain", hint=f"known: {', '.join(settings.served())}")
     for name, feed in settings.feeds.items():
         if feed.domain not in settings.served():
             raise BadConfig(f"{at('feeds', name, 'domain')}: no domain {feed.domain!r}",

@@ -122,12 +122,13 @@ class Daemon:
         await asyncio.to_thread(parts.open_store)
         await asyncio.to_thread(parts.open_domains)
         parts.open_feeds()
+        parts.open_outputs()
         with parts.reader.connect() as connection:
             self.keyring.hold(tokens.all_of(connection))
         self._alerts = parts.open_alerts(lambda sink, outcome: self._meters.alerts.labels(sink, outcome).inc())
         self.service = Service(
-            parts.domains, parts.followers, parts.writer, parts.reader, parts.inference, self._problems, self._meters, self.paths,
-            self.keyring, parts.health, parts.room, self._alerts
+            parts.domains, parts.followers, parts.publishers, parts.writer, parts.reader, parts.inference, self._problems,
+            self._meters, self.paths, self.keyring, parts.health, parts.room, self._alerts
         )
         app = create_app(self.service, limits=limits, keyring=self.keyring, report=self._report, tracer=self._tracer)
         self.server = Server(app, unix=self.paths.socket, limits=limits, tcp=tcp, tls=secure)
@@ -141,6 +142,7 @@ class Daemon:
         self._scheduler.start()
         self._alerts.start()
         self._tasks += [asyncio.create_task(one.run(), name=f"feed-{name}") for name, one in parts.followers.items()]
+        self._tasks += [asyncio.create_task(one.run(), name=f"output-{name}") for name, one in parts.publishers.items()]
         self._tasks.append(asyncio.create_task(self._turn(), name="event loop"))
         self._watchdog.start()
         systemd.notify("READY=1", f"STATUS=serving {', '.join(parts.domains)}")

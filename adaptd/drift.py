@@ -126,7 +126,9 @@ class Drift:
 
     def follow(self, head: str, label: str, origin: str, heir: str | None) -> None:
         """Begin anew with examples whose label changed; where all took one label, its heir, the record goes with them."""
-        record = self.records[head][label, origin]
+        record = self.records.get(head, {}).get((label, origin))
+        if record is None:  # of a fold that knows nothing of them
+            return
         record.clear()
         if heir is not None:
             self.records[head][heir, origin] = Record(record.tested, record.wrong)

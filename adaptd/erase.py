@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
-from adaptd import bounds, chain, registry, tested
+from adaptd import bounds, chain, outbox, registry, tested
 from adaptd import tables as t
 from adaptd.errors import NotFound
 from adaptd.history import act, last_seq
@@ -62,7 +62,8 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
         connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
     asked = selector.kept(lambda kind, value: token(key, kind, value))
     certificate = {"asked": asked, "removed": counts, "entries": entries, "labels_gone": len(orphans),
-                   "versions": marks["versions"], "backups": _backups(connection, events)}
+                   "versions": marks["versions"], "backups": _backups(connection, events),
+                   "outputs": outbox.holders(connection) if events else []}
     action = _history(connection, domain, seq, reason, actor, certificate)
     if events:
         _note(connection, domain, marks["files"], action)
@@ -289,6 +290,8 @@ def left(connection: Connection, domain: int) -> Counts:
     counts = {"event": int(connection.scalar(select(func.count()).select_from(t.event).where(full)) or 0)}
     salted = select(func.count()).select_from(t.chain).where(t.chain.c.seq.in_(gone), t.chain.c.salt.is_not(None))
     counts["chain"] = int(connection.scalar(salted) or 0)
+    without = t.tested.c.row.not_in(select(t.learned.c.id))
+    counts["tested"] = int(connection.scalar(select(func.count()).select_from(t.tested).where(without)) or 0)
     for table in (t.learned, t.label, t.vector, t.prediction):
         query = select(func.count()).select_from(table).where(table.c.event.in_(gone))
         counts[table.name] = int(connection.scalar(query) or 0)

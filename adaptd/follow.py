@@ -28,7 +28,7 @@ from adaptd.ingest import Door
 from adaptd.interfaces import Delivered, Examined, Feed, FeedItem
 from adaptd.journal import Journal
 from adaptd.learn import Learner
-from adaptd.records import DeadLetter, Item, Problem, canonical
+from adaptd.records import DeadLetter, Feedback, Item, Problem, canonical
 
 log = logging.getLogger(__name__)
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
@@ -232,7 +232,7 @@ class Follower:
             hint = f"adaptd feeds dead list {self.name}"
             self._report("feed_rejected", f"feed {self.name} gave items that were not taken", hint)
 
-    def _admitted(self, batch: Sequence[FeedItem]) -> tuple[dict[int, Item], dict[int, str]]:
+    def _admitted(self, batch: Sequence[FeedItem]) -> tuple[dict[int, Item | Feedback], dict[int, str]]:
         """Return what the door takes, by its place, and why it does not take the others."""
         events: dict[int, Any] = {}
         errors: dict[int, str] = {}
@@ -242,11 +242,14 @@ class Follower:
             except BadPayload as error:
                 errors[place] = canonical(error.body())
         places = [*events]
-        items, rejected = self._door.items([*events.values()], source=self._source)
+        admit = self._door.feedback if self._fields.labels else self._door.items
+        items, rejected = admit([*events.values()], source=self._source)
         errors |= {places[one["index"]]: canonical(one["error"]) for one in rejected}
         return {places[index]: item for index, item in items}, errors
 
     def _letter(self, item: FeedItem, reason: str = "") -> DeadLetter:
+        if self._door.redactor is not None:
+            item, reason = self._door.redactor.letter(item, reason)
         about = canonical({"key": item.key, "about": item.about})
         # without a stable place a second delivery is known by what it is
         by_content = self._fields.needs_id or (self._fields.needs_key and item.key is None)

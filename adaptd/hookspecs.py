@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from adaptd.interfaces import AlertSink, Domain, Encoder, Feed, Gate, MemoryPolicy, Strategy
+from adaptd.interfaces import AlertSink, Domain, Encoder, Feed, Gate, MemoryPolicy, Output, Strategy
 
 hookspec = pluggy.HookspecMarker("adaptd")
 hookimpl = pluggy.HookimplMarker("adaptd")
@@ -26,6 +26,10 @@ class Specs:
     @hookspec
     def register_feeds(self) -> Iterable[type[Feed]]:  # type: ignore[empty-body]
         """Return the feed classes this plugin offers; `[feeds.X] kind = name` uses one."""
+
+    @hookspec
+    def register_outputs(self) -> Iterable[type[Output]]:  # type: ignore[empty-body]
+        """Return the output classes this plugin offers; `[outputs.X] kind = name` uses one."""
 
     @hookspec
     def register_gates(self) -> Iterable[type[Gate]]:  # type: ignore[empty-body]

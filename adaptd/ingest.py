@@ -2,7 +2,8 @@
 
 Where: between whatever delivers (HTTP, feeds, the command line) and the journal. Pure: no database, no model, the
 clock is given. Invariant: what passes can be stored and encoded. Its strings are UTF-8 and bounded, its numbers
-finite and at most 64 bits, its nesting bounded, its targets checked by the domain's heads.
+finite and at most 64 bits, its nesting bounded, its targets checked by the domain's heads; what the domain has redacted is
+not in it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from adaptd.config import Limits
 from adaptd.errors import AdaptdError, BadPayload, PluginError
 from adaptd.interfaces import Domain
 from adaptd.records import MISSING, Feedback, Item
+from adaptd.redact import Redactor
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,6 +45,7 @@ class Door:
     limits: Limits
     key: bytes
     clock: Callable[[], float]
+    redactor: Redactor | None = None
 
     def items(self, raw: Sequence[Any], *, source: str) -> tuple[list[tuple[int, Item]], list[Rejected]]:
         """Return the good events with their index, and the rejected ones; `source` is who sends them."""
@@ -66,8 +69,20 @@ class Door:
         return {name: self._target(name, target, "label" if len(self.domain.heads) == 1 else f"label.{name}")
                 for name, target in given.items()}
 
-    def _item(self, element: Any, source: str) -> Item:
+    def named(self, name: str) -> str:
+        """Return a source's or a subject's name as the journal has it."""
+        return name if self.redactor is None else self.redactor.named(name)
+
+    def read(self, text: str) -> str:
+        """Return a text that is asked about, as the remembered ones were read."""
+        return text if self.redactor is None else self.redactor.text(text)
+
+    def _read(self, element: Any) -> Mapping[str, Any]:
         fields = _object(element, self.limits.characters)
+        return fields if self.redactor is None else self.redactor.element(fields)
+
+    def _item(self, element: Any, source: str) -> Item:
+        fields = self._read(element)
         payload = {name: value for name, value in fields.items() if name not in ENVELOPE}
         label = _given(fields, "label")
         self._ask("example", lambda: self.domain.example(payload))
@@ -85,7 +100,7 @@ class Door:
         )
 
     def _feedback(self, element: Any, source: str) -> Feedback:
-        fields = _object(element, self.limits.characters)
+        fields = self._read(element)
         _refuse_unknown(fields)
         event, key, label = _name(fields, "event", KEY_CHARACTERS), _key(fields), _given(fields, "label")
         shape = 'send {"event": id, "label": …} or {"source": …, "id": …, "label": …}'

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from adaptd.errors import BadPayload
-from adaptd.records import Alert, Example, Paired, Prediction, Verdict
+from adaptd.records import Alert, Example, Message, Paired, Prediction, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,6 +151,25 @@ class Delivered(Protocol):
 
     async def deliver(self, headers: Mapping[str, str], body: bytes) -> str | None:
         """Take the body in; return its id, where it has one, when it is committed."""
+        ...
+
+
+Send = Callable[[Sequence[Message]], Awaitable[None]]
+
+
+class Output(Protocol):
+    """Where messages are sent. What was sent is remembered only behind the other side's acknowledgement.
+
+    A class whose `takes` names some of predictions, verdicts, alerts and review takes nothing else.
+    """
+
+    name: ClassVar[str]
+
+    def connected(self) -> AbstractAsyncContextManager[Send]:
+        """Connect; yield what sends a batch, in order, and returns when all of it is acknowledged.
+
+        When it fails it raises; the batch is sent again over a new connection, later and later. It must end in bounded time.
+        """
         ...
 
 

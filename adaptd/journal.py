@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
-from adaptd import bounds, deadletters, relearn, setaside, tested
+from adaptd import bounds, deadletters, outbox, relearn, setaside, tested
 from adaptd import tables as t
 from adaptd.chain import Chain
 from adaptd.db import Writer
@@ -75,6 +75,7 @@ class Journal:
         self._seen: Counter[tuple[int, str, str]] = Counter()  # births per (domain, head, target)
         self._live: dict[int, _Live] = {}
         self._next_row = 0
+        self._last_prediction = 0  # its id: not the database's to give, which would give one again that was forgotten
         self._key = b""  # the store's: recognises the ids of forgotten events
         self._tombs = False  # there are forgotten events
         self._chain = Chain()
@@ -84,6 +85,7 @@ class Journal:
     def open(self, connection: Connection) -> None:
         """Read what the writer needs to know; before the writer starts."""
         self._next_row = connection.scalar(select(func.coalesce(func.max(t.learned.c.id), 0))) or 0
+        self._last_prediction = outbox.last_prediction(connection)
         count = select(t.learned.c.domain, t.learned.c.head, t.learned.c.target, func.count().label("n"))
         for row in connection.execute(count.group_by(t.learned.c.domain, t.learned.c.head, t.learned.c.target)):
             self._seen[row.domain, row.head, row.target] = row.n
@@ -102,7 +104,7 @@ class Journal:
     def append(
         self,
         domain: int,
-        items: Sequence[Item],
+        items: Sequence[Item | Feedback],
         *,
         cursor: tuple[str, str] | None = None,
         dead: Sequence[DeadLetter] = (),
@@ -110,11 +112,12 @@ class Journal:
         bounded: bool = False,
         lane: str = "events",
     ) -> Future[Outcome]:
-        """Journal items (and move a feed's cursor, and keep what was not taken) in one transaction.
+        """Journal items and labels for earlier events (and move a feed's cursor, and keep what was not taken) in one transaction.
 
         `letters`: the feed's items as they came, in the same order; one that is refused here is kept so.
         """
-        size = sum(len(canonical(item.payload)) for item in items) + sum(len(letter.raw) for letter in dead)
+        payloads = [canonical(item.payload) for item in items if isinstance(item, Item)]
+        size = sum(map(len, payloads)) + sum(len(letter.raw) for letter in dead)
 
         def run(connection: Connection) -> Outcome:
             with self._chain.operation():
@@ -132,7 +135,9 @@ class Journal:
 
         return self._writer.submit(run, events=max(1, len(items)), size=size, bounded=bounded, lane=lane, after=self._deliver)
 
-    def revive(self, domain: int, items: Mapping[int, Item], refused: Mapping[int, str]) -> Future[tuple[Outcome, list[int]]]:
+    def revive(
+        self, domain: int, items: Mapping[int, Item | Feedback], refused: Mapping[int, str]
+    ) -> Future[tuple[Outcome, list[int]]]:
         """Journal dead letters, by their ids, and let go of them in one transaction; return the ids that are gone.
 
         `refused`: those that the door refused again, and why. What was forgotten is let go of and not journalled.
@@ -173,7 +178,8 @@ class Journal:
 
         def run(connection: Connection) -> None:
             if kept := [one for one in predictions if one["event"] not in self.forgotten]:
-                connection.execute(insert(t.prediction), kept)
+                first, self._last_prediction = self._last_prediction + 1, self._last_prediction + len(kept)
+                connection.execute(insert(t.prediction), [{"id": number, **one} for number, one in enumerate(kept, first)])
             if fresh := [one for one in vectors if one[0] not in self.forgotten]:
                 statement = insert(t.vector).prefix_with("OR IGNORE", dialect="sqlite")
                 connection.execute(statement, [{"event": e, "part": p, "encoder": encoder, "data": d} for e, p, d in fresh])
@@ -188,9 +194,9 @@ class Journal:
         """Record what memory evicted, (row, seq): all of it up to `through`."""
         return self._writer.submit(lambda connection: bounds.record(connection, domain, through, rows))
 
-    def tested(self, told: Sequence[Tested]) -> Future[None]:
+    def tested(self, encoder: int, told: Sequence[Tested]) -> Future[None]:
         """Record what labels told before they were learned."""
-        return self._writer.submit(lambda connection: tested.record(connection, told))
+        return self._writer.submit(lambda connection: tested.record(connection, encoder, told))
 
     def hold(self, domain: int, what: str, source: str, reason: str, actor: str) -> Future[None]:
         """Stop learning (of one source, or "" = all) or adaptation; journal and answers go on."""
@@ -376,8 +382,8 @@ class Journal:
         if outcome.learned:
             self._on_learned(outcome.learned)
 
-    def _append(self, connection: Connection, domain: int, items: Sequence[Item]) -> Outcome:
-        known = self._known(connection, domain, items)
+    def _append(self, connection: Connection, domain: int, items: Sequence[Item | Feedback]) -> Outcome:
+        known = self._known(connection, domain, [item for item in items if isinstance(item, Item)])
         receipts: list[Receipt] = []
         events: list[dict[str, Any]] = []
         labels: list[dict[str, Any]] = []
@@ -385,6 +391,10 @@ class Journal:
         late: list[tuple[int, Feedback]] = []
         now = time.time()
         for item in items:
+            if isinstance(item, Feedback):
+                late.append((len(receipts), item))
+                receipts.append(Receipt(status="unknown"))
+                continue
             place = (item.source, item.key)
             digest = item.digest()
             if item.key is not None and place in known:

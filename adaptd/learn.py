@@ -40,7 +40,7 @@ from adaptd.records import Learned, Row, Said
 from adaptd.rows import first_labels
 from adaptd.sequential import Trial
 from adaptd.stages import Told, Traces, traces, unheard
-from adaptd.tested import NOTHING, Kept, Tested
+from adaptd.tested import Kept, Tested
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,8 +70,16 @@ class State:
     suspicion: Suspicion = field(default_factory=Suspicion)
     drift: Drift = field(default_factory=Drift)
 
+    def begin_anew(self, changes: deque[dict[str, Any]], before: int) -> None:
+        """Take the changes of labels that were found before a seq off the front, and begin anew with those examples."""
+        while changes and changes[0]["at"] < before:
+            one = changes.popleft()
+            self.drift.follow(one["head"], one["label"], one["origin"], one.get("heir"))
+
     def follow(self, row: Row, told: Tested, rule: Quarantine) -> Finding | None:
         """Fold what a label told before it was learned; return what speaks against its source once that is enough."""
+        if row.head not in self.heads:
+            return None  # the domain has lost it
         if told.step is not None:
             self.heads[row.head].fold.follow(told.step)
             self.progressive.add(told.step.right)
@@ -165,6 +173,7 @@ class Learner:
         self.on_learned: Callable[[int], None] = lambda rows: None
         self.on_tested: Callable[[Mapping[int, bool]], None] = lambda tested: None
         self.on_finding: Callable[[Finding], int | None] = lambda found: None  # the seq at which it was set aside
+        self.follows_changes = True
         self.on_change: Callable[[Change], None] = lambda found: None
         self.on_caught_up: Callable[[int], None] = lambda rows: None  # that many rows' sums had to be made after a restore
         self.on_failure: Callable[[BaseException], None] = lambda error: None
@@ -174,7 +183,7 @@ class Learner:
         self._traces: dict[int, Traces] = {}  # of queued entries whose requests are traced, by seq
         self._recorded: Future[None] | None = None
         self._tested: Future[None] | None = None
-        self._kept = NOTHING
+        self._kept = Kept()
         self._none_new = False  # that nothing was evicted lately, which waits for the next barrier
         self.failed: BaseException | None = None
         self.rate = Rate()  # of labels
@@ -422,8 +431,9 @@ class Learner:
 
     def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
         """Fold outcomes: what was answered at the time, what would have been answered now, and who contradicts whom."""
-        if entries[0].seq > self._kept.through:
-            self._kept = NOTHING  # the journal's tail is through
+        if entries[0].seq > self._kept.through:  # the journal's tail is through
+            self.state.begin_anew(self._kept.changes, entries[0].seq)
+            self._kept = Kept()
         first = first_labels(entries)
         given = self._count(first)
         judging = {row.id for row in first}
@@ -438,6 +448,7 @@ class Learner:
                 continue
             rows, judged = {row.id: row for row in mine}, []
             for told in self._told(name, mine, judging, suspect, vectors, frozen):
+                self.state.begin_anew(self._kept.changes, rows[told.row].born)
                 self._suspect(self.state.follow(rows[told.row], told, self.quarantine))
                 if told.step is not None:
                     right[told.row] = told.step.right
@@ -481,7 +492,7 @@ class Learner:
 
     def _follow_changes(self) -> None:
         """Where answers are contradicted by examples like the remembered ones, have those follow the label."""
-        for name, head in self.state.heads.items():
+        for name, head in self.state.heads.items() if self.follows_changes else ():
             drift = self.state.drift
             for kind in drift.suspects(name):
                 if (found := changed(head, name, kind, drift, self.state.seq)) is not None:
@@ -583,8 +594,10 @@ class Learner:
 
     def _catch_up(self, *, wholly: bool) -> None:
         heads = self.state.heads.values()
-        before = sum(head.stale for head in heads)
-        left = sum(head.sync(None if wholly else self._block) for head in heads)
+        left = before = sum(head.stale for head in heads)
+        while left and (wholly or left == before):
+            self.beat = time.monotonic()  # of many rows this takes minutes
+            left = sum(head.sync(self._block) for head in heads)
         self._behind, self._made = left > 0, self._made + before - left
         if not self._behind:
             made, self._made = self._made, 0

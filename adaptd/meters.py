@@ -70,6 +70,12 @@ FEED = (  # of a feed's part of it
     Gauge("adaptd_feed_errors_total", "Failures and items that were not taken, since the start.", lambda f: f["errors"]),
     Gauge("adaptd_feed_dead_letters", "Items that were not taken and are kept.", lambda f: f["dead"]),
 )
+OUTPUT = (  # of an output's part of it
+    Gauge("adaptd_output_running", "Whether the output is sent to: not paused, not failing.", lambda o: o["state"] == "running"),
+    Gauge("adaptd_output_lag", "Predictions and verdicts that were not sent.", lambda o: o["lag"]),
+    Gauge("adaptd_output_errors_total", "Failures, since the start.", lambda o: o["errors"]),
+    Gauge("adaptd_output_messages_total", "Messages that were acknowledged, in all.", lambda o: o["sent"]),
+)
 PART = (  # of a part's health
     Gauge("adaptd_part_heartbeat_age_seconds", "How long ago the part's loop turned.", lambda p: p["age_s"]),
     Gauge("adaptd_part_well", "Whether the part turns and does not fail.", lambda p: p["state"] in WELL),
@@ -161,6 +167,7 @@ class _Now(Collector):
         yield from _families(WHOLE, "", {"": whole})
         yield from _families(DOMAIN, "domain", whole["domains"])
         yield from _families(FEED, "feed", whole["feeds"])
+        yield from _families(OUTPUT, "output", whole["outputs"])
         yield from _families(PART, "part", whole["parts"])
         yield from _families([QUEUE], "queue", whole["queues"])
         yield from _families([PROBLEMS], "code", {code: codes.count(code) for code in codes})

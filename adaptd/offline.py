@@ -13,15 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert
+from sqlalchemy import Connection, Engine, delete, insert, select
 
-from adaptd import backup, db, describe, erase, moments, registry
+from adaptd import backup, config, db, describe, erase, moments, registry
 from adaptd import tables as t
 from adaptd import tokens as kept
+from adaptd.config import DomainSettings
 from adaptd.errors import CorruptFile, NotRunning, SchemaMismatch, UnknownDomain
 from adaptd.history import last_seq
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.paths import Paths
+from adaptd.redact import redactor
 from adaptd.rows import lineage, replay
 from adaptd.selector import Selector
 
@@ -83,6 +85,7 @@ def forget(paths: Paths, domain: str, selector: Selector, reason: str, actor: st
         with connection.begin():
             _wanted_schema(connection)
             number = _domain(connection, domain)
+            selector = _named(connection, paths, domain, selector)
             erased = erase.erase(connection, number, selector, reason, actor)
             pending = erase.pending(connection, number) if erased.events else None
         checks: dict[str, Any] = {}
@@ -95,6 +98,14 @@ def forget(paths: Paths, domain: str, selector: Selector, reason: str, actor: st
             checks |= {"tables": erase.left(connection, number)} if checks else {}
             certificate = erase.certify(connection, [erased.action], checks)
     return {**certificate, "asked": selector.asked()}
+
+
+def _named(connection: Connection, paths: Paths, domain: str, selector: Selector) -> Selector:
+    """Return the selector with names as the journal has them, where the domain is redacted."""
+    settings = config.load(paths.config)[0].served().get(domain, DomainSettings())
+    key = bytes.fromhex(connection.scalar(select(t.store.c.value).where(t.store.c.key == "hmac")) or "")
+    policy = redactor(settings.redact, key, f"domains.{domain}.redact")
+    return selector if policy is None else selector.named(policy.named)
 
 
 def create_token(paths: Paths, name: str, actor: str, *, roles: Collection[str], domains: Collection[str] | None,

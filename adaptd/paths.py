@@ -79,7 +79,7 @@ def locate(config: str | os.PathLike[str] | None = None) -> Paths:
         raise BadConfig(f"no configuration at {path}", hint="name one with --config, or make one: adaptd init DIR") from None
     except OSError as error:
         raise BadConfig(f"{path}: {error.strerror}", hint="make the file readable for this user") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # what tomllib refuses, and what it cannot hold
         raise BadConfig(f"{path}: not valid TOML: {error}", hint="mend that line") from None
     state = os.environ.get("ADAPTD_STATE", state)
     if not isinstance(state, str):

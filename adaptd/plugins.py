@@ -21,7 +21,7 @@ from adaptd.hookspecs import LearnerSpecs, Specs
 
 Group = Literal["adaptd", "adaptd.learner"]
 BUILTIN: Mapping[Group, Sequence[str]] = {
-    "adaptd": ("adaptd.text", "adaptd.feeds", "adaptd.gate", "adaptd.sinks"),
+    "adaptd": ("adaptd.text", "adaptd.feeds", "adaptd.outputs", "adaptd.gate", "adaptd.sinks"),
     "adaptd.learner": ("adaptd.model.encoder", "adaptd.strategies", "adaptd.policies"),
 }
 SPECS: Mapping[Group, type] = {"adaptd": Specs, "adaptd.learner": LearnerSpecs}

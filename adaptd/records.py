@@ -217,6 +217,20 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Message:
+    """What an output sends: `body` is what the other side reads, `id` the same at every delivery."""
+
+    id: str
+    kind: str  # prediction, verdict, alert, question
+    about: str  # what orders it among others: the event, or the domain
+    body: Mapping[str, Any]
+
+    def raw(self) -> bytes:
+        """Return it as JSON."""
+        return canonical({"id": self.id, "kind": self.kind, **self.body}).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """Something that is wrong now, for `status`."""
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select
 from adaptd import tables as t
 from adaptd.drift import Change
 from adaptd.errors import AdaptdError, BadPayload, NotFound
-from adaptd.rows import FOREVER, Interval, alive
+from adaptd.rows import FOREVER, Interval, alive, within
 from adaptd.setaside import DROPPED
 
 log = logging.getLogger(__name__)
@@ -75,14 +75,14 @@ def check_sources(connection: Connection, domain: int, sources: Collection[str])
 
 def followed(connection: Connection, domain: int, found: Change) -> bool:
     """Say whether a label's rows followed a change at or after the seq at which this one was found: it is judged already."""
-    known = changes(connection, domain, found.seq - 1)
+    known = changes(connection, domain, [(found.seq - 1, FOREVER)])
     return any((one["head"], one["label"], one["origin"]) == (found.head, found.label, found.origin) for one in known)
 
 
-def changes(connection: Connection, domain: int, after: int, until: int = FOREVER) -> list[dict[str, Any]]:
-    """Return the changes of labels that rows followed behind a seq, in order; those that name what was forgotten left out."""
+def changes(connection: Connection, domain: int, intervals: Sequence[Interval]) -> list[dict[str, Any]]:
+    """Return the changes of labels that rows followed in a lineage, in order; those that name what was forgotten left out."""
     query = select(t.action.c.detail).where(
-        t.action.c.domain == domain, t.action.c.seq > after, t.action.c.seq <= until, t.action.c.what == DRIFT)
+        t.action.c.domain == domain, within(t.action.c.seq, intervals), t.action.c.what == DRIFT)
     found = [json.loads(detail) for detail in connection.execute(query.order_by(t.action.c.id)).scalars()]
     return [one for one in found if one]
 

@@ -40,7 +40,7 @@ from adaptd.moments import ADAPTER, HEAD
 from adaptd.quarantine import Suspicion
 from adaptd.records import Learned
 from adaptd.registry import Version
-from adaptd.rows import Interval, Standing, alive, evicted, labels, lineage, replay, retaught, standing
+from adaptd.rows import FOREVER, Interval, Standing, after, alive, evicted, labels, lineage, replay, retaught, standing
 from adaptd.sequential import Trial
 from adaptd.tested import Kept
 
@@ -134,7 +134,7 @@ def load_state(connection: Connection, domain: int, base: Base, version_files: M
     if found := folds_at(base):
         load_folds(state, found)
     if base.own:
-        fold_on(connection, state, domain, base.intervals, (base.version.folded, base.seq), rule)
+        fold_on(connection, state, domain, base.intervals, base.version.folded, vectors.encoder_id, rule)
     return state
 
 
@@ -212,22 +212,25 @@ def load_folds(state: State, folds: Mapping[str, Any]) -> None:
     state.drift = Drift.of(folds.get("drift"))
 
 
-def tail(connection: Connection, domain: int, branch: int, seq: int) -> tuple[Sequence[Learned], Kept]:
+def tail(connection: Connection, domain: int, branch: int, seq: int, encoder: int) -> tuple[Sequence[Learned], Kept]:
     """Return what the journal taught on a branch behind a seq, and what is kept of what that told."""
     intervals = lineage(connection, branch)
-    return replay(connection, domain, intervals, seq), tested.kept(connection, domain, intervals, seq)
+    entries, found = replay(connection, domain, intervals, seq), tested.behind(connection, domain, intervals, seq, encoder)
+    if not found:
+        return entries, Kept()
+    changes = relearn.changes(connection, domain, after(intervals, seq))
+    return entries, Kept(through=found[-1][0].born, told={row.id: told for row, told in found}, changes=deque(changes))
 
 
-def fold_on(connection: Connection, state: State, domain: int, intervals: Sequence[Interval], span: tuple[int, int],
+def fold_on(connection: Connection, state: State, domain: int, intervals: Sequence[Interval], seq: int, encoder: int,
             rule: Quarantine) -> None:
-    """Fold what the labels of a lineage told that came in (after, until]: a moment's folds are an earlier version's."""
-    after, until = span
-    changes = deque(relearn.changes(connection, domain, after, until))
-    for row, told in tested.behind(connection, domain, intervals, after):
-        while changes and changes[0]["at"] < row.born:
-            one = changes.popleft()
-            state.drift.follow(one["head"], one["label"], one["origin"], one.get("heir"))
+    """Fold what the labels of a lineage told that came behind a seq: a moment's folds are an earlier version's."""
+    found = tested.behind(connection, domain, intervals, seq, encoder)
+    changes = deque(relearn.changes(connection, domain, after(intervals, seq)) if found else ())
+    for row, told in found:
+        state.begin_anew(changes, row.born)
         state.follow(row, told, rule)
+    state.begin_anew(changes, FOREVER)
 
 
 def folds(state: State) -> dict[str, Any]:

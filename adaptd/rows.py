@@ -36,6 +36,11 @@ def lineage(connection: Connection, branch: int, seq: int = FOREVER) -> list[Int
     return intervals[::-1]
 
 
+def after(intervals: Sequence[Interval], seq: int) -> list[Interval]:
+    """Return what of a lineage lies behind a seq."""
+    return [(max(low, seq), high) for low, high in intervals if high > seq]
+
+
 def within(column: Any, intervals: Sequence[Interval]) -> Any:
     """Return the condition that a seq lies in a lineage."""
     return or_(False, *(and_(column > low, column <= high) for low, high in intervals))

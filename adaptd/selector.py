@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adaptd.clock import CURE, moment
@@ -45,6 +45,10 @@ class Selector:
         if until is not None and until <= since:
             raise BadPayload("until does not lie behind since", field="until", hint=CURE)
         return cls(kind="since", value=since, until=until)
+
+    def named(self, name: Callable[[str], str]) -> Selector:
+        """Return it with a source's or a subject's name as the journal has it."""
+        return replace(self, value=name(str(self.value))) if self.kind in ("source", "subject") else self
 
     def asked(self) -> dict[str, Any]:
         """Return what was asked for, for the certificate."""

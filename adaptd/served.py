@@ -152,7 +152,8 @@ class Served:
 
     def search(self, text: str, k: int) -> dict[str, Any]:
         """Return the k remembered examples nearest to a text."""
-        found = self.inference.predict(self.name, self.encoder, [self.domain.example({"text": text})], evidence=k).result()[0]
+        example = self.domain.example({"text": self.door.read(text)})
+        found = self.inference.predict(self.name, self.encoder, [example], evidence=k).result()[0]
         results = [{"head": head, **vars(one)} for head, answer in self._heads(found).items() for one in answer.evidence]
         return {"results": results}
 

@@ -31,6 +31,7 @@ from adaptd.meters import Meters
 from adaptd.observe import Counts, Problems, quarantined
 from adaptd.paths import Paths
 from adaptd.predict import Inference
+from adaptd.publish import Publisher
 from adaptd.selector import Selector
 from adaptd.served import Served
 
@@ -48,6 +49,7 @@ class Service:
         self,
         domains: Mapping[str, Served],
         followers: Mapping[str, Follower],
+        publishers: Mapping[str, Publisher],
         writer: Writer,
         reader: Engine,
         inference: Inference,
@@ -61,6 +63,9 @@ class Service:
     ) -> None:
         self.domains = domains
         self.followers = followers
+        self.publishers = publishers
+        for publisher in publishers.values():
+            publisher.wrong = self.wrong_now
         self.problems = problems
         self.listening: list[str] = []
         self.state = "starting"
@@ -206,6 +211,7 @@ class Service:
     ) -> Json:
         """Move the pointer to an earlier version or to a moment; learn again what came since, if asked."""
         served = self._served(domain)
+        except_sources = [served.door.named(source) for source in except_sources]
         await asyncio.to_thread(served.check_sources, except_sources)  # before anything is moved
         number, saved = await asyncio.to_thread(served.versions.rollback, to, reason, actor, at)
         self.tell("rollback", domain, version=number, saved=saved)
@@ -231,6 +237,7 @@ class Service:
     ) -> Json:
         """Learn again what the live lineage lacks; learned when it returns."""
         served = self._served(domain)
+        except_sources = [served.door.named(source) for source in except_sources]
         scope = await asyncio.to_thread(served.scope, self._writer.last_seq, since, except_sources, except_events)
         relearned, skipped = await asyncio.to_thread(served.versions.replay, scope, reason, actor)
         await asyncio.wrap_future(served.learner.when(self._writer.last_seq))
@@ -246,7 +253,8 @@ class Service:
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         """Forget events and their influence; return the certificate."""
         served = self._served(domain)
-        certificate = await asyncio.to_thread(served.forgetting.forget, Selector.of(selector), reason, actor)
+        wanted = Selector.of(selector).named(served.door.named)
+        certificate = await asyncio.to_thread(served.forgetting.forget, wanted, reason, actor)
         self._counts.renew(domain)
         self.tell("forget", domain, events=certificate["removed"]["event"])
         return certificate
@@ -269,6 +277,7 @@ class Service:
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         """Put learning or adaptation on hold."""
         served = self._served(domain)
+        source = served.door.named(source)
         await asyncio.wrap_future(served.journal.hold(served.id, what, source, reason, actor))
         served.adaptation.held = served.adaptation.held or what == "adaptation"
         return {"held": what, "source": source}
@@ -276,6 +285,7 @@ class Service:
     async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str, drop: bool) -> Json:
         """Lift a hold and learn what waited; or drop it."""
         served = self._served(domain)
+        source = served.door.named(source)
         if drop:
             dropped = await asyncio.to_thread(served.versions.drop, source, reason, actor)
             return {"resumed": what, "source": source, "learned": 0, "dropped": dropped}
@@ -347,6 +357,21 @@ class Service:
         if name not in self.followers:
             raise NotFound("there is no such feed")  # who asks is nobody yet, and is told no names
         self.followers[name].expect(headers)
+
+    async def outputs(self) -> Json:
+        """Return the outputs' state."""
+        return {"outputs": await asyncio.to_thread(self._outputs)}
+
+    async def output(self, name: str, *, paused: bool, actor: str) -> Json:
+        """Pause or resume an output."""
+        if name not in self.publishers:
+            known = ", ".join(self.publishers) or "none"
+            raise UnknownDomain(f"there is no output {name!r}", field="name", hint=f"known: {known}")
+        await self.publishers[name].pause(paused, actor)
+        return self.publishers[name].status()
+
+    def _outputs(self) -> dict[str, Json]:
+        return {name: one.status() for name, one in self.publishers.items()}
 
     async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
         """Take in what was sent to a feed."""
@@ -443,12 +468,17 @@ class Service:
             "chain": self._read(chain.head).shown(),
             "listening": list(self.listening),
             "feeds": self._feeds(),
-            "problems": self._wrong_now(),
+            "outputs": self._outputs(),
+            "problems": self.wrong_now(),
         }
 
-    def _wrong_now(self) -> list[Json]:
+    def wrong_now(self) -> list[Json]:
         """Return what was reported lately, and what is wrong for as long as it is."""
-        lasting = [one for follower in self.followers.values() for one in follower.problems()] + self.alerts.problems()
+        lasting = [
+            *[one for follower in self.followers.values() for one in follower.problems()],
+            *[one for publisher in self.publishers.values() for one in publisher.problems()],
+            *self.alerts.problems(),
+        ]
         return [
             *self.problems.now(),
             *[one for served in self.domains.values() for one in quarantined(served)],
@@ -457,7 +487,7 @@ class Service:
 
     def look_for_alerts(self) -> None:
         """Tell the alert sinks what is wrong now, and what is over."""
-        self.alerts.look(self._wrong_now())
+        self.alerts.look(self.wrong_now())
 
     def _domain_status(self, served: Served) -> Json:
         state, counts = served.learner.state, self._counts.of(served.name)

@@ -54,7 +54,8 @@ def stopped_status(paths: Paths) -> Json:
                    for row in db.execute("SELECT id, name FROM domain ORDER BY id")}
         return {"state": "stopped", "pid": None, "uptime_s": 0, "domains": domains,
                 "seq": db.execute(NEWEST_SEQ).fetchone()[0] or 0, "chain": _head(db), "listening": [],
-                "feeds": _feeds(db, left.get("feeds", {})), "problems": left.get("problems", [])}
+                "feeds": _feeds(db, left.get("feeds", {})), "outputs": _outputs(db, left.get("outputs", {})),
+                "problems": left.get("problems", [])}
 
 
 def stopped_history(paths: Paths, domain: str | None, limit: int) -> Json:
@@ -180,6 +181,12 @@ def _lineage(db: sqlite3.Connection, branch: int | None) -> Iterator[tuple[int, 
         if seq > row["start"]:
             yield row["start"], seq
         branch, seq = row["parent"], min(seq, row["fork"])
+
+
+def _outputs(db: sqlite3.Connection, left: Mapping[str, Any]) -> Json:
+    return {row["name"]: {"offset": None, "lag": None, "errors": 0, **left.get(row["name"], {}),
+                          "state": "paused" if row["paused"] else "stopped", "sent": row["sent"]}
+            for row in db.execute("SELECT name, sent, paused FROM output ORDER BY name")}
 
 
 def _feeds(db: sqlite3.Connection, left: Mapping[str, Any]) -> Json:

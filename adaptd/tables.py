@@ -103,6 +103,7 @@ eviction = Table(  # from retrieval only: the memory stays bounded, the sums kee
 tested = Table(  # what a row told before it was learned; `adaptd.tested`
     "tested", metadata,
     Column("row", Int, ForeignKey("learned.id"), primary_key=True),
+    Column("encoder", Int, ForeignKey("encoder.id"), nullable=False),  # whose vectors were put to the memory
     Column("told", Text, nullable=False),  # JSON
     **STRICT)
 
@@ -194,6 +195,16 @@ feed = Table(
     "feed", metadata,
     Column("name", Text, primary_key=True),
     Column("cursor", Text),
+    Column("paused", Int, nullable=False),
+    **STRICT)
+
+output = Table(  # how far what is sent was acknowledged; `adaptd.publish`
+    "output", metadata,
+    Column("name", Text, primary_key=True),
+    Column("predictions", Int, nullable=False),  # the last prediction's id
+    Column("verdicts", Int, nullable=False),  # the last action's id
+    Column("told", Text, nullable=False),  # JSON: the problems that it knows of, the events it was asked about
+    Column("sent", Int, nullable=False),  # messages, in all
     Column("paused", Int, nullable=False),
     **STRICT)
 

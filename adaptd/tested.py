@@ -9,30 +9,31 @@ ones: those are tested again at the next start. A forget takes away all from wha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from adaptd import tables as t
 from adaptd.drift import Kind
 from adaptd.quarantine import Dissent
 from adaptd.records import Row, canonical
-from adaptd.rows import Interval, within
+from adaptd.rows import Interval, rows, within
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What one outcome makes of a head's fold: the newest one decides, class by class."""
+    """What one outcome makes of a head's fold (`adaptd.model.fold`): the newest one decides, class by class."""
 
     right: bool
     known: bool  # the true class was
-    confidence: float
-    fit: float
-    temperature: float
+    confidence: float  # that was stated
+    fit: float  # how well the event fitted what was remembered
+    temperature: float  # from here on, and AdaGrad's mean of its squared gradients
     curvature: float
-    rule: float
+    rule: float  # share of the rule for young classes, from here on
     learned: int  # rows before it
     trust: Mapping[int, Sequence[float]]  # class -> a trust per expert
 
@@ -66,43 +67,51 @@ class Tested:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What is kept of the labels behind a seq: all that were tested up to another one."""
+    """What a start has of the labels behind its base."""
 
-    through: int
-    told: Mapping[int, Tested]
-
-
-NOTHING = Kept(through=0, told={})
+    through: int = 0  # of every label up to there
+    told: Mapping[int, Tested] = field(default_factory=dict)  # by row; where many come not all are tested
+    changes: deque[dict[str, Any]] = field(default_factory=deque)  # of labels, that rows have followed, in order
 
 
-def record(connection: Connection, tested: Sequence[Tested]) -> None:
+def record(connection: Connection, encoder: int, tested: Sequence[Tested]) -> None:
     """Enter what labels told that are not forgotten meanwhile; what they told before a crash gives way."""
     for start in range(0, len(tested), 500):
         some = {one.row: one for one in tested[start:start + 500]}
         connection.execute(delete(t.tested).where(t.tested.c.row.in_(some)))
         left = connection.execute(select(t.learned.c.id).where(t.learned.c.id.in_(some))).scalars().all()
         if left:
-            connection.execute(insert(t.tested), [{"row": row, "told": some[row].written()} for row in left])
+            connection.execute(insert(t.tested), [{"row": row, "encoder": encoder, "told": some[row].written()} for row in left])
 
 
-def behind(connection: Connection, domain: int, intervals: Sequence[Interval], seq: int) -> Iterator[tuple[Row, Tested]]:
-    """Yield what the labels of a lineage told that came after a seq, in order; nothing where a forget came after it."""
-    forgot = select(func.max(t.action.c.seq)).where(t.action.c.domain == domain, t.action.c.what == "forget")
-    if (connection.scalar(forgot) or 0) > seq:
-        return
-    query = (select(t.learned, t.event.c.content, t.tested.c.told)
+def behind(connection: Connection, domain: int, intervals: Sequence[Interval], seq: int,
+           encoder: int) -> list[tuple[Row, Tested]]:
+    """Return what the labels of a lineage told that came after a seq, in order.
+
+    Nothing where part of it would be missing: a forget has taken it, or another encoder's vectors were tested.
+    """
+    if _forgotten_since(connection, domain, intervals, seq):
+        return []
+    query = (select(t.learned, t.event.c.content, t.tested.c.told, t.tested.c.encoder)
              .join(t.tested, t.tested.c.row == t.learned.c.id).join(t.event, t.event.c.seq == t.learned.c.event)
              .where(t.learned.c.domain == domain, t.learned.c.born > seq, within(t.learned.c.born, intervals))
              .order_by(t.learned.c.born, t.learned.c.id))
-    for r in connection.execute(query):
-        yield Row(id=r.id, event=r.event, part=r.part, head=r.head, target=r.target, born=r.born, source=r.source,
-                  content=r.content, holdout=bool(r.holdout)), Tested.of(r.id, r.told)
+    found = connection.execute(query).all()
+    if any(r.encoder != encoder for r in found):
+        return []
+    return [(row, Tested.of(row.id, r.told)) for r, row in zip(found, rows(found), strict=True)]
 
 
-def kept(connection: Connection, domain: int, intervals: Sequence[Interval], seq: int) -> Kept:
-    """Return what is kept of the labels of a lineage that came after a seq."""
-    found = list(behind(connection, domain, intervals, seq))
-    return Kept(through=found[-1][0].born, told={row.id: one for row, one in found}) if found else NOTHING
+def _forgotten_since(connection: Connection, domain: int, intervals: Sequence[Interval], seq: int) -> bool:
+    """Say whether a forget took something when labels of a lineage had come after a seq."""
+    forgets = select(t.action.c.seq, t.action.c.detail).where(
+        t.action.c.domain == domain, t.action.c.what == "forget", t.action.c.seq > seq)
+    taken = [r.seq for r in connection.execute(forgets) if json.loads(r.detail)["removed"]["event"]]
+    if not taken:
+        return False
+    born = select(t.learned.c.id).where(t.learned.c.domain == domain, t.learned.c.born > seq, t.learned.c.born <= max(taken),
+                                        within(t.learned.c.born, intervals)).limit(1)
+    return connection.scalar(born) is not None
 
 
 def cut(connection: Connection, domain: int, seq: int) -> None:

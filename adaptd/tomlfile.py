@@ -12,6 +12,7 @@ from typing import Any
 from adaptd.errors import BadConfig
 
 VARIABLES: set[str] = set()  # of the environment, that a configuration of this process has named: secrets
+DEPTH = 32
 
 
 def secrets(file: Path) -> set[str]:
@@ -38,13 +39,15 @@ def _is_reference(value: Any) -> bool:
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("$env", value.get("$file")), str)
 
 
-def resolved(value: Any, folder: Path) -> Any:
+def resolved(value: Any, folder: Path, depth: int = 0) -> Any:
     """Replace `{"$env": NAME}` and `{"$file": PATH}` by what they name."""
+    if depth > DEPTH:
+        raise BadConfig(f"nested deeper than {DEPTH}", hint="no setting lies so deep")
     if _is_reference(value):
         return _secret(value, folder)
     if isinstance(value, list):
-        return [resolved(v, folder) for v in value]
-    return {k: resolved(v, folder) for k, v in value.items()} if isinstance(value, dict) else value
+        return [resolved(v, folder, depth + 1) for v in value]
+    return {k: resolved(v, folder, depth + 1) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _secret(reference: Mapping[str, str], folder: Path) -> str:
@@ -57,6 +60,9 @@ def _secret(reference: Mapping[str, str], folder: Path) -> str:
         return (folder / reference["$file"]).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise BadConfig(f"secret file {reference['$file']}: {error.strerror}", hint="make it readable") from None
+    except ValueError:
+        raise BadConfig(f"secret file {reference['$file']!a}: it is not UTF-8, or no file can have that name",
+                        hint="write the secret as text") from None
 
 
 def line_of(text: str, where: Sequence[str]) -> int:

@@ -316,7 +316,8 @@ class Versions:
         if folded := target.metrics.get("folds"):
             restore.load_folds(state, folded)
             with self._reader.connect() as connection:
-                restore.fold_on(connection, state, self.domain, intervals, (target.folded, target.seq), self._learner.quarantine)
+                restore.fold_on(connection, state, self.domain, intervals, target.folded, self._vectors.encoder_id,
+                                self._learner.quarantine)
         else:  # version 1, or a forget took them
             with self._reader.connect() as connection:
                 entries = replay(connection, self.domain, intervals, -1)

@@ -153,6 +153,14 @@ class Operations(Protocol):
         """Refuse what is sent to no feed, or whose headers alone show that who sends may not."""
         ...
 
+    async def outputs(self) -> Json:
+        """Return {"outputs": {name: {state, offset, lag, errors, sent}}}."""
+        ...
+
+    async def output(self, name: str, *, paused: bool, actor: str) -> Mapping[str, Any]:
+        """Pause or resume an output."""
+        ...
+
     async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
         """Take in what was sent to a feed, when it is signed; return {"id"} when it is committed."""
         ...

@@ -190,6 +190,21 @@ def expect_hook(call: Call) -> None:
     call.operations.expect_hook(call.path["name"], headers=call.headers)
 
 
+async def outputs(call: Call) -> Json:
+    """Say how the outputs do."""
+    return await call.operations.outputs()
+
+
+async def pause_output(call: Call) -> Json:
+    """Pause an output; what it would send waits in the store."""
+    return dict(await call.operations.output(call.path["name"], paused=True, actor=call.actor))
+
+
+async def resume_output(call: Call) -> Json:
+    """Let an output go on from its place."""
+    return dict(await call.operations.output(call.path["name"], paused=False, actor=call.actor))
+
+
 async def hook(call: Call) -> Json:
     """Take in what is sent to a feed of kind webhook; signed, and answered when it is committed."""
     return await call.operations.hook(call.path["name"], headers=call.headers, body=call.body)
@@ -322,6 +337,11 @@ ENDPOINTS = (
              may_be_empty=True, answer=s.Answer),
     Endpoint(method="POST", path="/v1/feeds/{name}/resume", handler=resume_feed, roles=OPERATE, whole=True, request=s.Nothing,
              may_be_empty=True, answer=s.Answer),
+    Endpoint(method="GET", path="/v1/outputs", handler=outputs, roles=OPERATE, whole=True, answer=s.Outputs),
+    Endpoint(method="POST", path="/v1/outputs/{name}/pause", handler=pause_output, roles=OPERATE, whole=True, request=s.Nothing,
+             may_be_empty=True, answer=s.Answer),
+    Endpoint(method="POST", path="/v1/outputs/{name}/resume", handler=resume_output, roles=OPERATE, whole=True,
+             request=s.Nothing, may_be_empty=True, answer=s.Answer),
     Endpoint(method="POST", path=openapi.SIGNED, handler=hook, roles=ANY, raw=True, query=None, answer=s.Delivered, success=202,
              before=expect_hook,
              headers=("X-Hub-Signature-256", "X-GitHub-Delivery", "webhook-id", "webhook-timestamp", "webhook-signature")),

@@ -500,6 +500,7 @@ class Status(Answer):
     chain: dict[str, Any]
     listening: Any
     feeds: dict[str, dict[str, Any]]
+    outputs: dict[str, dict[str, Any]]
     problems: list[dict[str, Any]]
 
 
@@ -534,6 +535,12 @@ class Feeds(Answer):
     """The feeds by name."""
 
     feeds: dict[str, dict[str, Any]]
+
+
+class Outputs(Answer):
+    """The outputs by name."""
+
+    outputs: dict[str, dict[str, Any]]
 
 
 class Delivered(Answer):

@@ -3,7 +3,8 @@ abstention, review and the gate in-process.
 
 Read in this order: `streams.py` (the protocols, pure) → `sets.py` (the data) → `daemon.py` (a daemon on a temporary
 store) → `peers.py` (what a team would use instead, on the same vectors) → one module for each part
-(`class_incremental.py`, `strategies.py`, `new_classes.py`, `prequential.py`, `abstain.py`, `review.py`, `gate.py`, `speed.py`) →
+(`class_incremental.py`, `strategies.py`, `new_classes.py`, `prequential.py`, `abstain.py`, `review.py`, `gate.py`, `speed.py`,
+`soak.py`) →
 `report.py` (JSON, tables, pictures, page; `gate_page.py`: the gate's own).
 """
 

@@ -86,6 +86,16 @@ Ratios to something measured in the same run; a budget is the most that is allow
 The bare encoder is the same class, engine and thread count in the benchmark's process, batch 1, the same texts, in
 alternating blocks. Clients share the cores with the daemon. Learning costs are taken in-process from the daemon's own
 learner; beyond the size of the set its rows are near copies of real vectors.
+""",
+    "soak": """\
+## Soak
+
+Six clients for the time that is stated, each with a mean pause of 0.2 s: they predict, teach, correct, explain, search and ask
+for the status; a conductor takes snapshots, adapts, goes back (every second time with a replay) and resumes. Memory is bounded
+to 1,000 exemplars, so that what is remembered has a limit. RAM: the slope of the daemon's resident memory less the arrays
+of its exemplars, after Theil and Sen, with its 95 % interval, without the first quarter of the run; in a short run the interval
+says little. Descriptors and threads: of the idle daemon after the run, less those before it. A request has failed when it
+was neither answered nor refused with a reason (4xx, 503).
 """}
 
 
@@ -122,7 +132,7 @@ def _groups(results: Iterable[Json]) -> list[list[Json]]:
 def _title(group: Sequence[Json]) -> str:
     first = group[0]
     seeds = ", ".join(str(result["seed"]) for result in group)
-    adapt = "" if first["part"] == "speed" else ", adaptation " + ("on" if first["adapt"] else "off")
+    adapt = "" if first["part"] in ("speed", "soak") else ", adaptation " + ("on" if first["adapt"] else "off")
     tested = ", tested after the first and the last experience only" if first["last_only"] else ""
     return f"{first['set']}{adapt}{tested}, " + (f"mean of seeds {seeds}" if len(group) > 1 else f"seed {seeds}")
 

@@ -12,18 +12,21 @@ from adaptd.bench import sets
 from adaptd.bench.streams import Drift
 from adaptd.bench.vectors import Encoded
 
-Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "review", "speed", "gate"]
+Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "review", "speed", "gate",
+               "soak"]
 PARTS: tuple[Part, ...] = get_args(Part)
 SETS: dict[Part, tuple[str, ...]] = {
     "class-incremental": ("clinc150", "banking77"), "strategies": ("clinc150", "banking77"),
     "new-classes": ("clinc150", "banking77"),
     "prequential": ("commit_stream", "clinc150"), "memory": ("clinc150", "commit_stream"),
     "abstain": ("clinc150", "banking77"), "review": ("clinc150", "banking77"), "speed": ("clinc150",),
-    "gate": ("power", "lost-class", "month")}
+    "gate": ("power", "lost-class", "month"), "soak": ("clinc150",)}
 ADAPT: dict[Part, tuple[bool, ...]] = {
     "class-incremental": (False, True), "strategies": (True,), "new-classes": (False,), "prequential": (True,),
-    "memory": (False,), "abstain": (False,), "review": (False,), "speed": (False,), "gate": (False,)}
-UNSEEDED: tuple[Part, ...] = ("speed", "gate")
+    "memory": (False,), "abstain": (False,), "review": (False,), "speed": (False,), "gate": (False,),
+    "soak": (True,)}
+UNSEEDED: tuple[Part, ...] = ("speed", "gate", "soak")
+ASKED_FOR: tuple[Part, ...] = ("soak",)  # by its name alone, not by "all"
 QUICK_EXPERIENCES, QUICK_ROWS, QUICK_TESTS, QUICK_EVENTS = 3, 30, 5, 600
 
 # Seconds on two quiet cores (AMD EPYC, Zen 4), to say beforehand how long a run takes; no figure rests on them.
@@ -45,6 +48,7 @@ class Run:
     peers: Sequence[str] = ()
     drift: Drift = "swap"  # of the prequential part, where the set has no times
     memories: int = 15_000  # of the speed part
+    minutes: int = 60  # of the soak
     data: Path | None = None
     file: Path | None = None  # a user's own, instead of a set
 

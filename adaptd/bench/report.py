@@ -78,7 +78,7 @@ def load(folder: Path) -> list[Json]:
 def table(result: Json) -> tuple[list[str], list[list[Any]]]:
     """Return a result's table: columns and rows."""
     rows = result["rows"]
-    if result["part"] == "speed":
+    if result["part"] in ("speed", "soak"):
         rows = [{**row, "absolute": ", ".join(f"{k} {shown(v)}" for k, v in row["absolute"].items())} for row in rows]
     columns = list(rows[0])
     return columns, [[row.get(column) for column in columns] for row in rows]
@@ -100,6 +100,8 @@ def pictures(results: Iterable[Json], folder: Path) -> list[Path]:
             files.append(_forgetting(result, folder))
         if "cells" in result:
             files.append(_power(result, folder))
+        if "samples" in result:
+            files.append(_soak(result, folder))
     return files
 
 
@@ -142,6 +144,12 @@ def _power(result: Json, folder: Path) -> Path:
     from adaptd.bench.gate_page import picture
 
     return picture(result, folder)
+
+
+def _soak(result: Json, folder: Path) -> Path:
+    from adaptd.bench.soak import picture
+
+    return picture(result, folder / f"{result['name']}.png")
 
 
 def _saved(figure: Any, file: Path) -> Path:

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "resume": ("adaptd.cli.stream:resume", "Go on, and learn what waited."),
     "explain": ("adaptd.cli.memory:explain", "Show what answered an event, when, and why it would be answered so now."),
     "memory": ("adaptd.cli.memory:memory", "Look into what is remembered."),
+    "outputs": ("adaptd.cli.outputs:outputs", "Show, pause and resume outputs."),
     "feeds": ("adaptd.cli.feeds:feeds", "Show, pause and resume feeds, and what they gave that was not taken."),
     "token": ("adaptd.cli.token:token", "Say who may do what over TCP."),
     "plugins": ("adaptd.cli.plugins:plugins", "Show the installed plugins."),

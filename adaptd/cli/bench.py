@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from adaptd.bench.plan import Run
     from adaptd.bench.streams import Drift
 
-PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "review", "speed", "gate")
+PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "review", "speed", "gate", "soak")
 DRIFTS = ("swap", "rename", "merge", "split", "gradual", "recurring", "none")
 PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes")
 
@@ -34,6 +34,7 @@ PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-b
               help="prequential: how the labels of ten classes change half-way, in a set without times.")
 @click.option("--memories", metavar="N", type=click.IntRange(1000), default=15_000, show_default=True,
               help="speed: examples learned before.")
+@click.option("--minutes", metavar="N", type=click.IntRange(1), default=60, show_default=True, help="soak: how long.")
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="The folder of the data sets.  [default: ../shared/data beside the project]")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", default=Path("bench-results"),
@@ -41,13 +42,13 @@ PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-b
 @click.option("--quick", is_flag=True, help="A small share of everything: to see that it works, not to quote.")
 @options.json_option
 def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | None, last_only: bool,
-          against: tuple[str, ...], drift: Drift, memories: int, data_dir: Path | None, out: Path, quick: bool,
-          as_json: bool) -> None:
+          against: tuple[str, ...], drift: Drift, memories: int, minutes: int,
+          data_dir: Path | None, out: Path, quick: bool, as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
-    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, review, speed, gate or all. FILE is your
-    own .csv, .parquet or .jsonl with text, label and perhaps time, or another that `adaptd ingest` reads: it is answered and
-    learned event by event, in the order of time.
+    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, review, speed, gate, all (these), or
+    soak. FILE is your own .csv, .parquet or .jsonl with text, label and perhaps time, or another that `adaptd ingest` reads:
+    it is answered and learned event by event, in the order of time.
 
     \b
     Example:
@@ -58,14 +59,14 @@ def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | Non
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no daemon is left behind
     chosen = list(_runs(what, name, seeds, adapt))
-    filled = [_filled(one, quick, last_only, against, drift, memories, data_dir) for one in chosen]
+    filled = [_filled(one, quick, last_only, against, drift, memories, minutes, data_dir) for one in chosen]
     results = run(filled, out, shlex.join(["adaptd", *sys.argv[1:]]), show.say)
     _report(results, out, as_json)
 
 
 def _runs(what: str, name: str | None, seeds: Sequence[int], adapt: bool | None) -> Iterator[Run]:
     """List what is asked for."""
-    from adaptd.bench.plan import ADAPT, PARTS, SETS, UNSEEDED, Run
+    from adaptd.bench.plan import ADAPT, ASKED_FOR, PARTS, SETS, UNSEEDED, Run
 
     if what != "all" and what not in PARTS:
         file = Path(what)
@@ -73,7 +74,7 @@ def _runs(what: str, name: str | None, seeds: Sequence[int], adapt: bool | None)
             raise click.UsageError(f"{what!r} is neither a file nor one of {', '.join(PARTS)}, all")
         yield Run(part="prequential", set=file.stem, seed=0, adapt=adapt is not False, file=file)
         return
-    for part in PARTS if what == "all" else [part for part in PARTS if part == what]:
+    for part in (part for part in PARTS if part == what or (what == "all" and part not in ASKED_FOR)):
         for one in (name,) if name else SETS[part]:
             timed = part in ("prequential", "memory") and one == "commit_stream"
             for seed in seeds[:1] if part in UNSEEDED or timed else seeds:
@@ -82,10 +83,11 @@ def _runs(what: str, name: str | None, seeds: Sequence[int], adapt: bool | None)
 
 
 def _filled(run: Run, quick: bool, last_only: bool, against: Sequence[str], drift: Drift, memories: int,
-            data: Path | None) -> Run:
+            minutes: int, data: Path | None) -> Run:
     from dataclasses import replace
 
-    return replace(run, quick=quick, last_only=last_only, peers=against, drift=drift, memories=memories, data=data)
+    return replace(run, quick=quick, last_only=last_only, peers=against, drift=drift, memories=memories, minutes=minutes,
+                   data=data)
 
 
 def _report(results: Sequence[dict[str, Any]], out: Path, as_json: bool) -> None:

@@ -94,12 +94,12 @@ def path(as_json: bool) -> None:
 
 
 def _check_names(settings: Settings, folder: Path) -> None:
-    """Refuse domains, feeds, gates and alert sinks that no allowed plugin gives, and options they do not take."""
-    from adaptd import alerts, feeds, plugins
+    """Refuse domains, feeds, outputs, gates and alert sinks that no allowed plugin gives, and options they do not take."""
+    from adaptd import alerts, feeds, outputs, plugins
 
     manager = plugins.load("adaptd", settings.plugins.allow)
-    domains, kinds, gates, sinks = (plugins.collect(manager, f"register_{what}")
-                                    for what in ("domains", "feeds", "gates", "alert_sinks"))
+    domains, kinds, output_kinds, gates, sinks = (plugins.collect(manager, f"register_{what}")
+                                                  for what in ("domains", "feeds", "outputs", "gates", "alert_sinks"))
     for name, domain in settings.served().items():
         kind = domain.kind or (name if name in domains else "text")
         cls: type[Any] = plugins.pick(domains, kind, f"domains.{name}.kind")
@@ -108,6 +108,8 @@ def _check_names(settings: Settings, folder: Path) -> None:
         plugins.build(gate, domain.gate.options, f"domains.{name}.gate.options")
     for name, feed in settings.feeds.items():
         feeds.build(kinds, name, feed, folder)
+    for name, output in settings.outputs.items():
+        outputs.build(output_kinds, name, output, folder)
     for name, one in settings.alerts.items():
         alerts.build(sinks, name, one)
 

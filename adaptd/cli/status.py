@@ -93,6 +93,9 @@ def _for_people(document: Mapping[str, Any]) -> None:
     if document["feeds"]:
         show.table(("feed", "state", "offset", "lag", "errors", "dead"), (
             (name, f["state"], f["offset"], f["lag"], f["errors"], f.get("dead", 0)) for name, f in document["feeds"].items()))
+    if document["outputs"]:
+        show.table(("output", "state", "offset", "lag", "errors", "sent"), (
+            (name, o["state"], o["offset"], o["lag"], o["errors"], o["sent"]) for name, o in document["outputs"].items()))
     if document["problems"]:
         show.table(("problem", "what", "since", "cure"), (
             (p["code"], p["message"], show.moment(p["since"]), p["hint"]) for p in document["problems"]))

@@ -1,7 +1,7 @@
-"""What the feeds of brokers share: where the broker is, who we are to it, TLS, and an inbox for what it pushes.
+"""What feeds and outputs of brokers share: where the broker is, who we are to it, TLS; and an inbox for what it pushes.
 
-A feed opens its connection in `read` and raises when it is lost; `adaptd.follow` tries again, later and later, so the
-client libraries' own reconnecting is off: one place decides. The libraries are imported when a feed is read.
+A connection that is lost raises; `adaptd.follow` and `adaptd.publish` try again, later and later, so the client libraries'
+own reconnecting is off: one place decides. The libraries are imported when a connection is made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONNECT_S = 10.0  # a broker that does not answer for so long is not there
 
 @dataclass(kw_only=True)
 class Broker:
-    """Options of every feed that reads from a broker."""
+    """Where a broker is and who we are to it: options of every feed that reads from one, and every output that sends to one."""
 
     schemes: ClassVar[tuple[str, str]]  # without and with TLS
     port: ClassVar[tuple[int, int]]
@@ -34,14 +34,12 @@ class Broker:
     ca_file: str | None = None  # certificates that are trusted instead of the system's
     cert_file: str | None = None  # our certificate, and
     key_file: str | None = None  # its key
-    batch: int = 250  # messages that are read, and not committed, at most
-    wait_s: float = 1.0  # how long a read waits for a message
 
     def __post_init__(self) -> None:
         """Refuse what cannot be connected to, and a library that is not installed."""
         module, extra = self.library
         if importlib.util.find_spec(module) is None:
-            raise MissingExtra(f"this kind of feed needs the library {module!r}, which is not installed",
+            raise MissingExtra(f"this kind needs the library {module!r}, which is not installed",
                                hint=f"pip install 'adaptd[{extra}]'")
         parts = urlsplit(self.url)
         if parts.scheme not in self.schemes or not parts.hostname:
@@ -50,8 +48,6 @@ class Broker:
         if parts.username is not None or parts.password is not None:
             raise BadConfig("url: credentials do not belong into it", field="url",
                             hint='give username and password: password = { "$env" = "NAME" } or { "$file" = "path" }')
-        if not 1 <= self.batch <= 10_000 or self.wait_s <= 0:
-            raise ValueError("batch must be from 1 to 10000, and wait_s positive")
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file belong together")
 
@@ -78,6 +74,20 @@ class Broker:
         if self.cert_file is not None:
             context.load_cert_chain(self.cert_file, self.key_file)
         return context
+
+
+@dataclass(kw_only=True)
+class BrokerFeed(Broker):
+    """Options of every feed that reads from a broker."""
+
+    batch: int = 250  # messages that are read, and not committed, at most
+    wait_s: float = 1.0  # how long a read waits for a message
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be connected to, and a read that never ends."""
+        super().__post_init__()
+        if not 1 <= self.batch <= 10_000 or self.wait_s <= 0:
+            raise ValueError("batch must be from 1 to 10000, and wait_s positive")
 
 
 class Inbox(Generic[T]):

@@ -57,13 +57,20 @@ class Fields:
     needs_id: bool = False  # the source gives the same element again and no place by which it is known
     needs_key: bool = False  # … or a place for some elements only
 
+    @property
+    def labels(self) -> bool:
+        """Whether an element is a label for an event that is there: `fields` say where it names that."""
+        return "event" in self.paths
+
     def event(self, item: FeedItem) -> Any:
-        """Return the event; raise BadPayload where a readable element cannot be one."""
+        """Return the event, or the label; raise BadPayload where a readable element cannot be one."""
         if item.error is not None:
             raise BadPayload(item.error, hint="mend what sends it, then drop this one: adaptd feeds dead drop")
         if not isinstance(item.value, dict):
             return item.value  # the door says what is wrong
         event = dict(item.value) if not self.paths else self._taken(item)
+        if self.labels:
+            return event
         if event.get("id") is None:
             if self.needs_id or (self.needs_key and item.key is None):
                 where = f"at {self.paths['id']!r}" if "id" in self.paths else "with the message, and fields.id names no other"
@@ -74,19 +81,26 @@ class Fields:
         return event
 
     def _taken(self, item: FeedItem) -> dict[str, Any]:
-        found = {name: _at(item.about if path.startswith(BESIDE) else item.value, path.removeprefix(BESIDE))
+        found = {name: at(item.about if path.startswith(BESIDE) else item.value, path.removeprefix(BESIDE))
                  for name, path in self.paths.items()}
         return {name: value for name, value in found.items() if value is not None}
 
 
-def _at(value: Any, path: str) -> Any:
-    """Return what stands at a dotted path, else None. A key with dots in it is found by its whole name."""
+def at(value: Any, path: str) -> Any:
+    """Return what stands at a dotted path, else None. A key with dots in it is found by its whole name, a list's by its place.
+
+    >>> at({"result": [{"choices": ["card"]}], "a.b": 1}, "result.0.choices.0")
+    'card'
+    """
+    first, _, rest = path.partition(".")
+    if isinstance(value, list):
+        value = dict(enumerate(value)).get(int(first)) if first.isdecimal() and len(first) < 5 else None
+        return at(value, rest) if rest else value
     if not isinstance(value, dict):
         return None
     if path in value:
         return value[path]
-    first, _, rest = path.partition(".")
-    return _at(value.get(first), rest) if rest else None
+    return at(value.get(first), rest) if rest else None
 
 
 def _refuse(constant: str) -> Any:

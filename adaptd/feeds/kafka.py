@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from adaptd.errors import BadConfig
-from adaptd.feeds.broker import CONNECT_S, Broker
+from adaptd.feeds.broker import CONNECT_S, Broker, BrokerFeed
 from adaptd.feeds.elements import element
 from adaptd.interfaces import FeedItem, Risk
 
@@ -37,62 +37,24 @@ Place = tuple[str, int]  # a topic and a partition
 
 
 @dataclass(kw_only=True)
-class Kafka(Broker):
-    """Each record's value a JSON object."""
+class KafkaCluster(Broker):
+    """Where Kafka's brokers are, and how they are connected to."""
 
-    name: ClassVar[str] = "kafka"
     schemes = "kafka", "kafkas"
     port = 9092, 9093
     library = "confluent_kafka", "kafka"
 
-    topics: list[str]
     servers: list[str] = field(default_factory=list)  # more brokers to begin with, HOST or HOST:PORT
     mechanism: str = "PLAIN"  # of SASL, with username and password
-    group: str | None = None  # a consumer group whose place follows ours, for others to see
-    replicated: bool = False  # the operator says that what lies below the broker keeps copies: it cannot be asked
-    _lag: int | None = field(default=None, init=False, repr=False)
-    _lost: dict[str, None] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be connected to."""
         super().__post_init__()
-        if not isinstance(self.topics, list) or not self.topics or any(one == "" or one.startswith("^") for one in self.topics):
-            raise BadConfig("topics: names of topics, without patterns", field="topics", hint='topics = ["tickets"]')
         if self.mechanism not in MECHANISMS:
             raise BadConfig(f"mechanism: {self.mechanism!r} is not known", field="mechanism",
                             hint=f"one of {', '.join(MECHANISMS)}")
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password belong together")
-
-    def lag(self) -> int | None:
-        """Return the records that were not read yet, when last looked; None before that."""
-        return self._lag
-
-    async def read(self, cursor: str | None) -> AsyncIterator[Sequence[FeedItem]]:
-        """Yield the records after the cursor; an empty batch means nothing new."""
-        thread = ThreadPoolExecutor(1, thread_name_prefix="kafka")
-        session = _Session(self, cursor)
-        try:
-            await _in(thread, session.open)
-            yield []
-            while True:
-                items = await _in(thread, session.next)
-                self._lag = session.behind()
-                yield items
-                if items and self.group is not None:
-                    await _in(thread, session.commit)
-        finally:
-            session.over = True
-            await _in(thread, session.close)  # behind what still runs there
-            thread.shutdown(wait=False)
-
-    async def risks(self) -> Sequence[Risk]:
-        """Say whether the topics' settings let go of what was acknowledged, as far as the broker tells."""
-        return [*await asyncio.to_thread(self._settings), *(Risk(message=lost, hint=LOST) for lost in self._lost)]
-
-    def note(self, loss: str) -> None:
-        """Remember that records went before they were read."""
-        self._lost[loss] = None
 
     def config(self) -> dict[str, Any]:
         """Return the client library's settings."""
@@ -106,9 +68,58 @@ class Kafka(Broker):
             "sasl.username": self.username, "sasl.password": self.password, "ssl.ca.location": self.ca_file,
             "ssl.certificate.location": self.cert_file, "ssl.key.location": self.key_file,
             "client.id": "adaptd", "log_level": 2,  # what goes wrong comes as errors, too
-             "reconnect.backoff.max.ms": 1000,
+            "reconnect.backoff.max.ms": 1000,
         }
         return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(kw_only=True)
+class Kafka(BrokerFeed, KafkaCluster):
+    """Each record's value a JSON object."""
+
+    name: ClassVar[str] = "kafka"
+
+    topics: list[str]
+    group: str | None = None  # a consumer group whose place follows ours, for others to see
+    replicated: bool = False  # the operator says that what lies below the broker keeps copies: it cannot be asked
+    _lag: int | None = field(default=None, init=False, repr=False)
+    _lost: dict[str, None] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be connected to."""
+        super().__post_init__()
+        if not isinstance(self.topics, list) or not self.topics or any(one == "" or one.startswith("^") for one in self.topics):
+            raise BadConfig("topics: names of topics, without patterns", field="topics", hint='topics = ["tickets"]')
+
+    def lag(self) -> int | None:
+        """Return the records that were not read yet, when last looked; None before that."""
+        return self._lag
+
+    async def read(self, cursor: str | None) -> AsyncIterator[Sequence[FeedItem]]:
+        """Yield the records after the cursor; an empty batch means nothing new."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="kafka")
+        session = _Session(self, cursor)
+        try:
+            await in_thread(thread, session.open)
+            yield []
+            while True:
+                items = await in_thread(thread, session.next)
+                self._lag = session.behind()
+                yield items
+                if items and self.group is not None:
+                    await in_thread(thread, session.commit)
+        finally:
+            session.over = True
+            await in_thread(thread, session.close)  # behind what still runs there
+            thread.shutdown(wait=False)
+
+    async def risks(self) -> Sequence[Risk]:
+        """Say whether the topics' settings let go of what was acknowledged, as far as the broker tells."""
+        return [*await asyncio.to_thread(self._settings), *(Risk(message=lost, hint=LOST) for lost in self._lost)]
+
+    def note(self, loss: str) -> None:
+        """Remember that records went before they were read."""
+        self._lost[loss] = None
 
     def described(self, admin: Any) -> dict[str, Any]:
         """Return what the broker says of each topic (its id, its copies); nothing of those that it cannot be asked about."""
@@ -137,7 +148,7 @@ class Kafka(Broker):
             try:
                 about = admin.list_topics(topic, timeout=ASK_S).topics[topic]
             except KafkaException as error:
-                raise ConnectionError(f"{self.address[0]} does not answer: {_words(error)}") from None
+                raise ConnectionError(f"{self.address[0]} does not answer: {words(error)}") from None
             if about.error is not None:
                 raise LookupError(f"there is no topic {topic!r}: {about.error.str()}")
         if self.replicated:
@@ -151,7 +162,7 @@ class Kafka(Broker):
                 copies = min((len(one.replicas) for one in described[topic].partitions), default=0)
             except (KafkaException, TimeoutError, KeyError) as error:
                 hint = f"let the user DESCRIBE and DESCRIBE_CONFIGS the topic, or see to it yourself: {COPIES}"
-                found.append(Risk(message=f"the durability of topic {topic!r} could not be checked: {_words(error)}", hint=hint))
+                found.append(Risk(message=f"the durability of topic {topic!r} could not be checked: {words(error)}", hint=hint))
                 continue
             found += [Risk(message=f"topic {topic!r}: {words}", hint=COPIES) for words in _weak(copies, settings)]
         return found
@@ -265,7 +276,7 @@ class _Session:
                 except KafkaException as error:
                     self._consumer.poll(0)  # tells `_met` what went wrong
                     if self._down is not None or self.over or time.monotonic() > end:
-                        raise ConnectionError(self._down or f"{self._feed.address[0]} does not answer: {_words(error)}") from None
+                        raise ConnectionError(self._down or f"{self._feed.address[0]} does not answer: {words(error)}") from None
             if about.error is not None or not about.partitions:
                 raise LookupError(f"there is no topic {topic!r}: {about.error.str() if about.error else 'no partitions'}")
             found |= {(topic, partition) for partition in about.partitions}
@@ -332,7 +343,8 @@ class _Session:
 FIRST = -2  # librdkafka's name for the first record there is
 
 
-async def _in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+async def in_thread(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """Let the feed's or output's own thread do something."""
     done: Future[T] = thread.submit(work)
     return await asyncio.wrap_future(done)
 
@@ -342,7 +354,7 @@ def _committed(error: Any, places: Any) -> None:
         log.info("the group's place could not be set: %s", error)
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """Return an error of the library without its codes."""
     return str(error.args[0].str()) if error.args and hasattr(error.args[0], "str") else str(error) or type(error).__name__
 

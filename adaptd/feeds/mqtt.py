@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from adaptd.errors import BadConfig
-from adaptd.feeds.broker import CONNECT_S, Broker, Inbox
+from adaptd.feeds.broker import CONNECT_S, Broker, BrokerFeed, Inbox
 from adaptd.feeds.elements import element
 from adaptd.interfaces import FeedItem, Risk
 
@@ -24,17 +24,55 @@ QUEUE = ("in mosquitto.conf: persistence true, autosave_interval 1, max_queued_m
 
 
 @dataclass(kw_only=True)
-class Mqtt(Broker):
-    """Each message a JSON object, published with quality of service 1 or 2."""
+class MqttBroker(Broker):
+    """Where an MQTT broker is, and how it is connected to."""
 
-    name: ClassVar[str] = "mqtt"
-    needs_id: ClassVar[bool] = True
     schemes = "mqtt", "mqtts"
     port = 1883, 8883
     library = "paho", "mqtt"
 
-    topics: list[str]  # wildcards are allowed
     client_id: str  # of the session; no other client of the broker may have it
+
+    def client(self, **options: Any) -> Any:
+        """Return a client that is not connected yet."""
+        from paho.mqtt.client import Client, MQTTv5
+        from paho.mqtt.enums import CallbackAPIVersion
+
+        client = Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=MQTTv5, reconnect_on_failure=False,
+                        **options)
+        if self.username is not None:
+            client.username_pw_set(self.username, self.password)
+        if (context := self.tls()) is not None:
+            client.tls_set_context(context)
+        client.connect_timeout = CONNECT_S
+        return client
+
+    async def accepted(self, client: Any, properties: Any, *, clean: bool) -> bool:
+        """Connect a client and start its thread; return whether the broker has kept its session."""
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Future[bool] = loop.create_future()
+        client.on_connect = lambda _, __, flags, code, ___: loop.call_soon_threadsafe(_settle, accepted, flags, code)
+        host, port = self.address
+        await asyncio.to_thread(client.connect, host, port, KEEP_ALIVE_S, clean_start=clean, properties=properties)
+        client.loop_start()
+        return await asyncio.wait_for(accepted, CONNECT_S)
+
+
+async def let_go(client: Any) -> None:
+    """Disconnect a client and end its thread."""
+    client.on_disconnect = None
+    client.disconnect()
+    await asyncio.to_thread(client.loop_stop)
+
+
+@dataclass(kw_only=True)
+class Mqtt(BrokerFeed, MqttBroker):
+    """Each message a JSON object, published with quality of service 1 or 2."""
+
+    name: ClassVar[str] = "mqtt"
+    needs_id: ClassVar[bool] = True
+
+    topics: list[str]  # wildcards are allowed
     persistent: bool = False  # the operator says that the broker keeps sessions on disk: it cannot be asked
     _taken: int = field(default=0, init=False, repr=False)
     _waiting: int = field(default=0, init=False, repr=False)
@@ -55,16 +93,12 @@ class Mqtt(Broker):
         self._taken = json.loads(cursor)["taken"] if cursor else 0
         loop = asyncio.get_running_loop()
         inbox: Inbox[Any] = Inbox()
-        accepted: asyncio.Future[bool] = loop.create_future()
-        client = self._client()
-        client.on_connect = lambda _, __, flags, code, ___: loop.call_soon_threadsafe(_settle, accepted, flags, code)
+        client = self.client(manual_ack=True)
         client.on_disconnect = lambda _, __, ___, code, ____: loop.call_soon_threadsafe(
             inbox.fail, ConnectionError(f"the connection to the broker was lost: {code}"))
         client.on_message = lambda _, __, message: loop.call_soon_threadsafe(inbox.put, message)
-        await asyncio.to_thread(self._connect, client)
-        client.loop_start()
         try:
-            kept = await asyncio.wait_for(accepted, CONNECT_S)
+            kept = await self.accepted(client, self._wanted(), clean=False)
             if cursor and not kept:
                 self._lost["the broker did not keep the session: messages since the last one read are lost"] = None
             client.subscribe([(topic, 1) for topic in self.topics])
@@ -76,9 +110,7 @@ class Mqtt(Broker):
                 for message in messages:
                     client.ack(message.mid, message.qos)
         finally:
-            client.on_disconnect = None
-            client.disconnect()
-            await asyncio.to_thread(client.loop_stop)
+            await let_go(client)
 
     async def risks(self) -> Sequence[Risk]:
         """Say what was lost, and what the operator has to see to."""
@@ -88,28 +120,14 @@ class Mqtt(Broker):
                                       " acknowledged is lost by its restart or a long pause of ours", hint=QUEUE))
         return found
 
-    def _client(self) -> Any:
-        from paho.mqtt.client import Client, MQTTv5
-        from paho.mqtt.enums import CallbackAPIVersion
-
-        client = Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=MQTTv5, manual_ack=True,
-                        reconnect_on_failure=False)
-        if self.username is not None:
-            client.username_pw_set(self.username, self.password)
-        if (context := self.tls()) is not None:
-            client.tls_set_context(context)
-        client.connect_timeout = CONNECT_S
-        return client
-
-    def _connect(self, client: Any) -> None:
+    def _wanted(self) -> Any:
         from paho.mqtt.packettypes import PacketTypes
         from paho.mqtt.properties import Properties
 
         wanted: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         wanted.SessionExpiryInterval = SESSION_S
         wanted.ReceiveMaximum = self.batch
-        host, port = self.address
-        client.connect(host, port, keepalive=KEEP_ALIVE_S, clean_start=False, properties=wanted)
+        return wanted
 
     def _item(self, message: Any) -> FeedItem:
         self._taken += 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from adaptd.errors import BadConfig
-from adaptd.feeds.broker import CONNECT_S, Broker
+from adaptd.feeds.broker import CONNECT_S, Broker, BrokerFeed
 from adaptd.feeds.elements import element
 from adaptd.interfaces import FeedItem, Risk
 
@@ -26,18 +26,51 @@ SYNC = "set jetstream { sync_interval: always } in the server, then synced = tru
 
 
 @dataclass(kw_only=True)
-class JetStream(Broker):
-    """Each message a JSON object."""
+class NatsServer(Broker):
+    """Where a NATS server is, and how it is connected to."""
 
-    name: ClassVar[str] = "nats"
     schemes = "nats", "tls"
     port = 4222, 4222
     library = "nats", "nats"
 
-    stream: str
-    subject: str | None = None  # of a stream with several; wildcards are allowed
     token: str | None = field(default=None, repr=False)  # instead of username and password, by reference
     credentials_file: str | None = None  # a .creds file, instead of them
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Any]:
+        """Connect; yield the client."""
+        import nats
+        from nats.errors import NoServersError
+
+        met: list[Exception] = []
+
+        async def note(error: Exception) -> None:
+            met.append(error)
+
+        host, port = self.address
+        given = {"user": self.username, "password": self.password, "token": self.token, "user_credentials": self.credentials_file,
+                 "tls": self.tls()}
+        try:
+            client = await nats.connect(
+                f"{self.parts.scheme}://{host}:{port}", allow_reconnect=False, connect_timeout=int(CONNECT_S), error_cb=note,
+                max_reconnect_attempts=1, reconnect_time_wait=0,
+                **{key: value for key, value in given.items() if value is not None})
+        except NoServersError:
+            raise met[-1] if met else ConnectionError(f"nothing answers at {host}:{port}") from None
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+@dataclass(kw_only=True)
+class JetStream(BrokerFeed, NatsServer):
+    """Each message a JSON object."""
+
+    name: ClassVar[str] = "nats"
+
+    stream: str
+    subject: str | None = None  # of a stream with several; wildcards are allowed
     synced: bool = False  # the operator says that the server syncs each message: it cannot be asked
     _lag: int | None = field(default=None, init=False, repr=False)
     _lost: dict[str, None] = field(default_factory=dict, init=False, repr=False)
@@ -50,7 +83,7 @@ class JetStream(Broker):
         """Yield the messages after the cursor; an empty batch means nothing new."""
         from nats.errors import TimeoutError as NothingCame
 
-        async with self._connected() as client:
+        async with self.connected() as client:
             stream = client.jetstream()
             last, delivered = await self._place(stream, cursor), 0
             consumer = await self._consumer(stream, last + 1)
@@ -75,7 +108,7 @@ class JetStream(Broker):
 
     async def risks(self) -> Sequence[Risk]:
         """Say whether what the server has acknowledged is on its disk, as far as it tells."""
-        async with self._connected() as client:
+        async with self.connected() as client:
             config = (await client.jetstream().stream_info(self.stream)).config
         found = [Risk(message=lost, hint=CURE) for lost in self._lost]
         if config.storage == "memory":
@@ -128,28 +161,3 @@ class JetStream(Broker):
         cursor = json.dumps({"seq": place.sequence.stream, "time": moment})
         about = {"subject": message.subject, "seq": place.sequence.stream, "headers": dict(message.headers or {})}
         return element(message.data, cursor, key=f"{place.sequence.stream}:{moment}", about=about)
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Any]:
-        import nats
-        from nats.errors import NoServersError
-
-        met: list[Exception] = []
-
-        async def note(error: Exception) -> None:
-            met.append(error)
-
-        host, port = self.address
-        given = {"user": self.username, "password": self.password, "token": self.token, "user_credentials": self.credentials_file,
-                 "tls": self.tls()}
-        try:
-            client = await nats.connect(
-                f"{self.parts.scheme}://{host}:{port}", allow_reconnect=False, connect_timeout=int(CONNECT_S), error_cb=note,
-                max_reconnect_attempts=1, reconnect_time_wait=0,
-                **{key: value for key, value in given.items() if value is not None})
-        except NoServersError:
-            raise met[-1] if met else ConnectionError(f"nothing answers at {host}:{port}") from None
-        try:
-            yield client
-        finally:
-            await client.close()

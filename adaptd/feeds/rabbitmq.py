@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
-from adaptd.feeds.broker import CONNECT_S, Broker, Inbox
+from adaptd.feeds.broker import CONNECT_S, Broker, BrokerFeed, Inbox
 from adaptd.feeds.elements import element
 from adaptd.interfaces import FeedItem, Risk
 
@@ -21,14 +21,34 @@ TRANSIENT = 1  # AMQP's delivery mode of a message that is not written to disk
 
 
 @dataclass(kw_only=True)
-class RabbitMq(Broker):
+class RabbitServer(Broker):
+    """Where a RabbitMQ is, and how it is connected to."""
+
+    schemes = "amqp", "amqps"
+    port = 5672, 5671
+    library = "aio_pika", "rabbitmq"
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Any]:
+        """Connect; yield the connection."""
+        import aio_pika
+
+        host, port = self.address
+        connection = await aio_pika.connect(
+            host=host, port=port, login=self.username or "guest", password=self.password or "guest",
+            virtualhost=unquote(self.parts.path[1:]) or "/", ssl=self.secure, ssl_context=self.tls(), timeout=CONNECT_S)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+@dataclass(kw_only=True)
+class RabbitMq(BrokerFeed, RabbitServer):
     """Each message a JSON object. The queue must be there; nobody else should read from it."""
 
     name: ClassVar[str] = "rabbitmq"
     needs_id: ClassVar[bool] = True
-    schemes = "amqp", "amqps"
-    port = 5672, 5671
-    library = "aio_pika", "rabbitmq"
 
     queue: str
     _taken: int = field(default=0, init=False, repr=False)
@@ -43,7 +63,7 @@ class RabbitMq(Broker):
         """Yield what comes; an empty batch means nothing new. The cursor counts the messages."""
         self._taken = json.loads(cursor)["taken"] if cursor else 0
         inbox: Inbox[Any] = Inbox()
-        async with self._connected() as connection:
+        async with self.connected() as connection:
             channel = await connection.channel()
             channel.close_callbacks.add(lambda _, error: inbox.fail(error or ConnectionError("the broker closed the channel")))
             await channel.set_qos(prefetch_count=self.batch)
@@ -66,7 +86,7 @@ class RabbitMq(Broker):
         if self._transient:
             found.append(Risk(message="messages are published as transient: a restart of the broker loses them",
                               hint="let producers publish with delivery_mode 2, and wait for the broker's confirms"))
-        async with self._connected() as connection:
+        async with self.connected() as connection:
             channel = await connection.channel()
             await channel.declare_queue(self.queue, passive=True)
             try:
@@ -85,19 +105,6 @@ class RabbitMq(Broker):
         about = {"message_id": message.message_id, "routing_key": message.routing_key, "exchange": message.exchange,
                  "type": message.type, "headers": headers}
         return element(message.body, json.dumps({"taken": self._taken}), about=about)
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Any]:
-        import aio_pika
-
-        host, port = self.address
-        connection = await aio_pika.connect(
-            host=host, port=port, login=self.username or "guest", password=self.password or "guest",
-            virtualhost=unquote(self.parts.path[1:]) or "/", ssl=self.secure, ssl_context=self.tls(), timeout=CONNECT_S)
-        try:
-            yield connection
-        finally:
-            await connection.close()
 
 
 def _into(inbox: Inbox[Any]) -> Any:

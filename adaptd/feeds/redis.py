@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from adaptd.feeds.broker import CONNECT_S, Broker
+from adaptd.feeds.broker import CONNECT_S, Broker, BrokerFeed
 from adaptd.feeds.elements import element
 from adaptd.interfaces import FeedItem, Risk
 
@@ -20,13 +20,32 @@ NOT_CHECKED = "let the user CONFIG GET, or see to it yourself: appendonly yes, a
 
 
 @dataclass(kw_only=True)
-class RedisStream(Broker):
-    """Each entry an event: its fields as they are, or the JSON object in the field that `payload` names."""
+class RedisServer(Broker):
+    """Where a Redis is, and how it is connected to."""
 
-    name: ClassVar[str] = "redis"
     schemes = "redis", "rediss"
     port = 6379, 6379
     library = "redis", "redis"
+
+    def client(self, wait_s: float) -> Any:
+        """Return a client whose requests wait for so long, and a little more."""
+        from redis.asyncio import Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        host, port = self.address
+        secure: dict[str, Any] = {"ssl": True, "ssl_ca_certs": self.ca_file, "ssl_certfile": self.cert_file,
+                                  "ssl_keyfile": self.key_file}
+        return Redis(host=host, port=port, db=int(self.parts.path.strip("/") or 0), username=self.username,
+                     password=self.password, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=CONNECT_S,
+                     socket_timeout=wait_s + CONNECT_S, **(secure if self.secure else {}))
+
+
+@dataclass(kw_only=True)
+class RedisStream(BrokerFeed, RedisServer):
+    """Each entry an event: its fields as they are, or the JSON object in the field that `payload` names."""
+
+    name: ClassVar[str] = "redis"
 
     stream: str
     payload: str | None = None
@@ -40,7 +59,7 @@ class RedisStream(Broker):
 
     async def read(self, cursor: str | None) -> AsyncIterator[Sequence[FeedItem]]:
         """Yield the entries after the cursor; an empty batch means nothing new."""
-        client = self._client()
+        client = self.client(self.wait_s)
         try:
             place, count = await self._place(client, cursor)
             yield []
@@ -59,7 +78,7 @@ class RedisStream(Broker):
 
     async def risks(self) -> Sequence[Risk]:
         """Say whether what Redis has acknowledged is on its disk."""
-        client = self._client()
+        client = self.client(self.wait_s)
         try:
             return [*await self._settings(client), *(Risk(message=lost, hint=LOST) for lost in self._lost)]
         finally:
@@ -123,18 +142,6 @@ class RedisStream(Broker):
             return element(values.get(self.payload.encode(), b""), cursor, key=number, about=about)
         fields = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in values.items()}
         return element(json.dumps(fields, ensure_ascii=False).encode(), cursor, key=number, about=about)
-
-    def _client(self) -> Any:
-        from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-
-        host, port = self.address
-        secure: dict[str, Any] = {"ssl": True, "ssl_ca_certs": self.ca_file, "ssl_certfile": self.cert_file,
-                                  "ssl_keyfile": self.key_file}
-        return Redis(host=host, port=port, db=int(self.parts.path.strip("/") or 0), username=self.username,
-                     password=self.password, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=CONNECT_S,
-                     socket_timeout=self.wait_s + CONNECT_S, **(secure if self.secure else {}))
 
 
 CURE = "CONFIG SET appendonly yes, appendfsync always, and the same in redis.conf"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from adaptd.errors import BadConfig
-from adaptd.feeds.broker import CONNECT_S, Broker
+from adaptd.feeds.broker import CONNECT_S, BrokerFeed
 from adaptd.feeds.elements import LONGEST, element
 from adaptd.interfaces import FeedItem
 
@@ -26,7 +26,7 @@ OURS = frozenset({"accept", "accept-encoding", "cache-control", "host", "last-ev
 
 
 @dataclass(kw_only=True)
-class ServerSentEvents(Broker):
+class ServerSentEvents(BrokerFeed):
     """Each event's data a JSON object."""
 
     name: ClassVar[str] = "sse"

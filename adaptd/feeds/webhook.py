@@ -17,14 +17,15 @@ from typing import Any, ClassVar
 
 from adaptd import signing
 from adaptd.errors import BadConfig, BadSignature, Busy, NotReady
-from adaptd.feeds.elements import element
+from adaptd.feeds.elements import at, element, read_object
 from adaptd.interfaces import FeedItem
 
 TOLERANCE_S = 300.0  # that a sender's clock may be off; older deliveries may be somebody's recording
 ANSWER_S = 8.0  # GitHub waits for 10
-GITHUB, STANDARD = "github", "standard"
+GITHUB, STANDARD, PLAIN = "github", "standard", "secret"
+HEADER = "x-adaptd-secret"  # of senders that cannot sign, and can be given a header
 SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-hub-signature", "x-hub-signature-256",
-                    "webhook-signature"})  # headers that are not kept
+                    "webhook-signature", HEADER})  # headers that are not kept
 
 
 @dataclass(kw_only=True)
@@ -45,9 +46,10 @@ class Webhook:
     needs_key: ClassVar[bool] = True
 
     secret: str = field(repr=False)  # by reference: { "$env" = "NAME" }
-    signature: str  # how it is signed: "github" or "standard"
+    signature: str  # how it is signed: "github" or "standard"; or "secret", where it comes with the delivery
     old_secret: str | None = field(default=None, repr=False)  # is taken, too, while the senders change theirs
     events: list[str] = field(default_factory=list)  # GitHub's types of events that are taken; none: all
+    only: dict[str, Any] = field(default_factory=dict)  # places of the body and what must stand there; others are passed over
     batch: int = 250  # deliveries that wait for their commit, at most
     wait_s: float = 1.0  # how long a read waits for a delivery
     _taken: int = field(default=0, init=False, repr=False)
@@ -57,9 +59,9 @@ class Webhook:
 
     def __post_init__(self) -> None:
         """Refuse what would let anybody in."""
-        if self.signature not in (GITHUB, STANDARD):
+        if self.signature not in (GITHUB, STANDARD, PLAIN):
             raise BadConfig(f"signature: {self.signature!r} is not known", field="signature",
-                            hint=f'"{GITHUB}" (X-Hub-Signature-256) or "{STANDARD}" (Standard Webhooks)')
+                            hint=f'"{GITHUB}" (X-Hub-Signature-256), "{STANDARD}" (Standard Webhooks) or "{PLAIN}" ({HEADER})')
         if not 1 <= self.batch <= 10_000 or self.wait_s <= 0:
             raise ValueError("batch must be from 1 to 10000, and wait_s positive")
         if not isinstance(self.events, list):
@@ -80,14 +82,16 @@ class Webhook:
             if not (moment.isascii() and moment.isdigit() and abs(int(moment[:20]) - time.time()) <= TOLERANCE_S):
                 raise BadSignature(f"webhook-timestamp is not within {TOLERANCE_S:g} s of our clock",
                                    hint="sign and send it now; compare the clocks")
-        needed = ("x-hub-signature-256",) if self.signature == GITHUB else ("webhook-signature", "webhook-id")
-        if not all(headers.get(name) for name in needed):
+        needed = {PLAIN: (HEADER,), GITHUB: ("x-hub-signature-256",), STANDARD: ("webhook-signature", "webhook-id")}
+        if not all(headers.get(name) for name in needed[self.signature]):
             raise self._refused()
 
     def signed(self, headers: Mapping[str, str], body: bytes) -> None:
         """Raise BadSignature where the body is not signed with our secret, or long ago."""
         self.announced(headers)
-        if self.signature == GITHUB:
+        if self.signature == PLAIN:
+            given, wanted = [headers[HEADER]], [key.decode() for key in self._keys]
+        elif self.signature == GITHUB:
             given = [headers["x-hub-signature-256"]]
             wanted = [f"sha256={hmac.new(key, body, hashlib.sha256).hexdigest()}" for key in self._keys]
         else:
@@ -104,7 +108,7 @@ class Webhook:
         """Take in a delivery whose signature was checked; return its id when it is committed."""
         key = headers.get("x-github-delivery" if self.signature == GITHUB else "webhook-id") or None
         event = headers.get("x-github-event")
-        if self.events and event not in self.events:
+        if (self.events and event not in self.events) or not self._wanted(body):
             return key
         if self._waiting.qsize() + self._on_the_way >= self.batch:
             raise Busy("as many deliveries wait as may", retry_after_s=5.0)
@@ -116,6 +120,14 @@ class Webhook:
         if not one.done.result():
             raise NotReady("the delivery could not be committed", hint="send it again: it counts once, by its id")
         return key
+
+    def _wanted(self, body: bytes) -> bool:
+        """Say whether in the body stands what must; one that cannot be read is kept among the dead letters."""
+        try:
+            value = read_object(body) if self.only else None
+        except ValueError:
+            return True
+        return all(at(value, path) == wanted for path, wanted in self.only.items())
 
     async def read(self, cursor: str | None) -> AsyncIterator[Sequence[FeedItem]]:
         """Yield what was delivered; an empty batch means nothing new. The cursor counts the deliveries."""

@@ -15,5 +15,6 @@ def upgrade():
     op.create_table(
         "tested",
         sa.Column("row", Int, sa.ForeignKey("learned.id"), primary_key=True),
+        sa.Column("encoder", Int, sa.ForeignKey("encoder.id"), nullable=False),
         sa.Column("told", sa.Text, nullable=False),
         sqlite_strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,9 +12,10 @@ from typing import Any
 
 @dataclass
 class Receiver:
-    """Keeps every request; answers with `status`."""
+    """Keeps every request; answers with `status`, and the document of its path, if there is one."""
 
     status: int = 200
+    documents: Mapping[str, Any] = field(default_factory=dict)
     taken: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)  # path, headers, body
 
     def __enter__(self) -> Receiver:
@@ -21,11 +23,15 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 taken.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+                answer = json.dumps(receiver.documents[self.path]).encode() if self.path in receiver.documents else b""
                 self.send_response(receiver.status)
-                self.send_header("content-length", "0")
+                self.send_header("content-length", str(len(answer)))
                 self.end_headers()
+                self.wfile.write(answer)
+
+            do_GET = do_PUT = do_POST
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from typing import Any, cast
@@ -28,9 +29,12 @@ from tests.acceptance.daemon import SUBJECTS, Daemon, Json, texts, until
 pytestmark = [pytest.mark.acceptance, pytest.mark.service]
 Make = Callable[..., Daemon]
 LABELS = list(SUBJECTS)
-# FEED_MESSAGES=20000 FEED_KILLS=10 FEED_RESTARTS=2 for longer
-MESSAGES, KILLS, RESTARTS = (int(os.environ.get(f"FEED_{name}", given))
-                             for name, given in (("MESSAGES", "2000"), ("KILLS", "3"), ("RESTARTS", "0")))
+# FEED_MESSAGES=20000 FEED_KILLS=10 FEED_RESTARTS=2 FEED_LABELS=1 for longer, FEED_KINDS=redis for one alone
+MESSAGES, KILLS, RESTARTS, LABELLED = (
+    int(os.environ.get(f"FEED_{name}", given))
+    for name, given in (("MESSAGES", "2000"), ("KILLS", "3"), ("RESTARTS", "0"), ("LABELS", "0")))
+KINDS = os.environ.get("FEED_KINDS", ",".join(SERVERS)).split(",")
+LIMIT_S = 600.0 if LABELLED else 120.0
 BATCH, QUEUE = 20, 40
 POISON: Sequence[bytes] = (b"not json", b'["text"]', b'{"id": "p3", "text": 5, "label": "card"}')
 
@@ -166,11 +170,12 @@ def check_back_pressure(daemon: Daemon, sent: Sent, kinds: int) -> None:
 @pytest.mark.slow
 def test_kill_9_of_the_daemon_gives_each_message_once(servers: Mapping[str, Server], make: Make) -> None:
     cast(Tansu, servers["kafka"]).partitions = 3  # elsewhere one, in which everything stays in order
+    servers = {kind: servers[kind] for kind in KINDS}
     for server in servers.values():
         server.start()
     daemon = make(configured(servers)).start()
     all_are(daemon, "running")
-    sent = messages(0, MESSAGES, labelled=False)
+    sent, began = messages(0, MESSAGES, labelled=bool(LABELLED)), time.monotonic()
     publishers = [threading.Thread(target=publish, args=(one, sent)) for one in servers.values()]
     for publisher in publishers:
         publisher.start()
@@ -178,14 +183,28 @@ def test_kill_9_of_the_daemon_gives_each_message_once(servers: Mapping[str, Serv
     for publisher in publishers:
         publisher.join(60)
     total = MESSAGES * len(servers)
-    until(lambda: count(daemon) >= total, f"all are journalled: {count(daemon)}, {daemon.problems()}", 120.0)
+    until(lambda: count(daemon) >= total, f"all are journalled: {count(daemon)}, {daemon.problems()}", LIMIT_S)
     wanted = sorted(one["id"] for one in sent)
     for kind in servers:
         found = [key for (key,) in daemon.rows("SELECT key FROM event WHERE source = ? ORDER BY key", kind)]
         assert found == wanted, f"{kind}: {len(found)} events, {len(set(found))} different"
     assert daemon.rows("SELECT count(*) FROM dead") == [(0,)]
+    if LABELLED:
+        check_learned(daemon, total, time.monotonic() - began)
     assert amid == KILLS, "a kill came after everything had been read"
     assert daemon.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+def check_learned(daemon: Daemon, total: int, taken_s: float) -> None:
+    """Check that each label was learned once, in the tables and in memory, also after one kill more."""
+    until(lambda: daemon.domain()["learn_lag"] == 0, "all is learned", 300.0)
+    learned = daemon.rows("SELECT event, count(*) FROM learned GROUP BY event")
+    assert len(learned) == total and {times for _, times in learned} == {1}
+    assert daemon.rows("SELECT count(*), count(DISTINCT event) FROM label") == [(total, total)]
+    daemon.crash()
+    daemon.start()
+    assert daemon.domain()["memory"] == total
+    print(f"{total} labelled messages in {taken_s:.0f} s, {KILLS} kills, {RESTARTS} restarts")
 
 
 def kill(daemon: Daemon, total: int, servers: Sequence[Server]) -> int:

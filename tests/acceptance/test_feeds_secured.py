@@ -172,7 +172,7 @@ async def _queue(connection: Any) -> None:
 async def connect(feed: Any, kind: str) -> Sequence[Any]:
     """Connect as the daemon does, and return the first batch, which is empty."""
     if kind in MAKE:
-        async with feed._connected() as client:
+        async with feed.connected() as client:
             await MAKE[kind](client)
     async with aclosing(feed.read(None)) as batches:
         return await anext(batches)  # type: ignore[no-any-return]

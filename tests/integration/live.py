@@ -131,7 +131,7 @@ class Live:
             generator = torch.Generator().manual_seed(int(torch.randint(1 << 30, (1,))))
             adapter = Adapter(torch.linalg.qr(torch.randn(16, 8, generator=generator))[0].contiguous(), 20.0)
             (folder / "out" / "adapter.safetensors").write_bytes(files.dump_adapter(adapter))
-            (folder / "out" / "report.json").write_text(json.dumps({"versions": {}}))
+            (folder / "out" / "report.json").write_text(json.dumps({"versions": {}, "cpu_seconds": 0.0, "memory_mb": 0.0}))
             return
         targets = files.parse((folder / "in" / "rows.safetensors").read_bytes(), "rows")[0]["targets"]
         rows = torch.zeros(0 if self.verdict == "undecided" else 1000, dtype=torch.int64)

@@ -46,7 +46,7 @@ def teach(live: Live, events: list[Json]) -> None:
 
 
 def explained(live: Live, text: str, *, counterfactual: bool = True) -> Json:
-    event = live.do(live.service.predict("text", [{"text": text}], source="http", explain=False, min_seq=None))
+    event = live.do(live.service.predict("text", [{"text": text}], source="http", explain=False, min_seq=None, actor="m"))
     identity = event["predictions"][0]["event"]
     return live.do(live.service.explain("text", identity, counterfactual=counterfactual))
 

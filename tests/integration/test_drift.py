@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,15 +90,34 @@ def test_a_swap_is_found_named_and_followed_and_a_stream_without_one_is_left_alo
 def test_a_crash_loses_nothing_of_it_and_does_it_once(live: Live, tmp_path: Path) -> None:
     teach(live, AS_EVER, 100, 0)
     teach(live, SWAPPED, 30, 1)
-    said, rows, found = labels(live), remembered(live), len(history(live))
+    said, rows, found, folds = labels(live), remembered(live), len(history(live)), live.folds()
     assert found
     with Live(live.died(tmp_path / "after")) as again:
         assert labels(again) == said and remembered(again) == rows and len(history(again)) == found
+        assert again.folds() == folds
         answers, fold = again.answers(ASKED), again.served.learner.state.drift.facts()
         again.close()
     with Live(tmp_path / "after") as third:
         assert third.answers(ASKED) == answers and len(history(third)) == found
         assert third.served.learner.state.drift.facts() == fold
+
+
+def test_moments_have_the_folds_that_were_live_whatever_changed_on_another_branch(live: Live, tmp_path: Path) -> None:
+    teach(live, AS_EVER, 100, 0)
+    before = live.do(live.service.snapshot("text", reason="", actor="m"))["version"]
+    teach(live, SWAPPED, 24, 1)
+    assert history(live)
+    swapped, at_swap = live.folds(), time.time()
+    rollback(live, before)
+    live.do(live.service.resume("text", what="learning", source="", drop=False, reason="", actor="m"))
+    teach(live, AS_EVER, 10, 2)
+    as_ever, at_last = live.folds(), time.time()
+    teach(live, AS_EVER, 4, 3)
+    for at, folds in ((at_last, as_ever), (at_swap, swapped)):
+        live.do(live.service.rollback("text", to=None, at=at, and_replay=False, except_sources=[], reason="", actor="m"))
+        assert live.folds() == folds
+    with Live(live.died(tmp_path / "after")) as again:
+        assert again.folds() == swapped
 
 
 def test_a_checkpoint_keeps_the_fold_to_the_bit(live: Live, tmp_path: Path) -> None:

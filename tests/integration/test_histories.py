@@ -80,7 +80,7 @@ def test_folds_of_a_forget_are_made_again_where_its_checkpoint_is_gone(live: Liv
     """No version has folds for the rows that are left: a start without the checkpoint, or a rollback, counted from nothing."""
     teach(live, ("card", "a"), ("rain", "b"))
     asked = [live.do(live.service.predict("text", [{"text": word}], source="http", explain=False,
-                                         min_seq=None))["predictions"][0]["event"]
+                                         min_seq=None, actor="m"))["predictions"][0]["event"]
              for word in ("card", "rain", "song")]
     live.do(live.service.feedback("text", [{"event": one, "label": "a"} for one in asked], source="http"))
     named = live.do(live.service.snapshot("text", reason="", actor="m"))["version"]

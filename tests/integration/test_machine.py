@@ -122,7 +122,7 @@ class Machine(RuleBasedStateMachine):
     def ask(self, text: str, key: str | None) -> None:
         known, before = self.ledger.find("http", key), time.time()
         given = {"text": text} | ({} if key is None else {"id": key})
-        asking = self.service.predict("text", [given], source="http", explain=False, min_seq=None)
+        asking = self.service.predict("text", [given], source="http", explain=False, min_seq=None, actor="m")
         if known is not None and (known.forgotten or known.text != text):
             self.refused(Conflict, asking)
             return

@@ -57,7 +57,7 @@ def teach(life: Live, *events: Json) -> None:
 
 def asked(life: Live, *texts: str) -> list[str]:
     inputs = [{"text": text} for text in texts]
-    told = life.do(life.service.predict("text", inputs, source="http", explain=False, min_seq=None))
+    told = life.do(life.service.predict("text", inputs, source="http", explain=False, min_seq=None, actor="m"))
     return [one["event"] for one in told["predictions"]]
 
 

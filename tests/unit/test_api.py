@@ -72,7 +72,7 @@ class Double:
     def status(self) -> Json:
         self._note("status")
         return {"state": "ready", "pid": 1, "uptime_s": 1.0, "domains": {}, "seq": 0, "chain": {}, "listening": {},
-                "feeds": {}, "problems": []}
+                "feeds": {}, "outputs": {}, "problems": []}
 
     def health(self) -> Json:
         return {"state": "running", "parts": {"writer": {"state": "ok", "age_s": 0.1},
@@ -217,6 +217,14 @@ class Double:
         if "x-hub-signature-256" not in headers:
             raise BadSignature
 
+    async def outputs(self) -> Json:
+        self._note("outputs")
+        return {"outputs": {}}
+
+    async def output(self, name: str, *, paused: bool, actor: str) -> Mapping[str, Any]:
+        self._note("output", name, paused=paused, actor=actor)
+        return {"state": "paused" if paused else "running"}
+
     async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
         self._note("hook", name, signature=headers.get("x-hub-signature-256"), body=body)
         return {"id": None}
@@ -328,6 +336,9 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("GET", "/v1/feeds", None, "feeds", ({},)),
     ("POST", "/v1/feeds/crm/pause", None, "feed", ("crm", {"paused": True, "actor": "socket"})),
     ("POST", "/v1/feeds/crm/resume", {}, "feed", ("crm", {"paused": False, "actor": "socket"})),
+    ("GET", "/v1/outputs", None, "outputs", ({},)),
+    ("POST", "/v1/outputs/bus/pause", None, "output", ("bus", {"paused": True, "actor": "socket"})),
+    ("POST", "/v1/outputs/bus/resume", {}, "output", ("bus", {"paused": False, "actor": "socket"})),
     ("GET", "/v1/feeds/crm/dead?after=3&limit=5", None, "dead", ("crm", {"after": 3, "limit": 5})),
     ("POST", "/v1/feeds/crm/dead/retry", {"ids": [3]}, "retry_dead", ("crm", {"ids": [3], "actor": "socket"})),
     ("POST", "/v1/feeds/crm/dead/drop", {"all": True}, "drop_dead", ("crm", {"ids": None, "actor": "socket"})),
@@ -341,8 +352,8 @@ def test_a_route_asks_its_operation(method: str, path: str, body: Any, operation
     answer = ask(double, method, path, json=body) if body is not None else ask(double, method, path)
     assert answer.status_code == 200, answer.text
     assert double.asked == [(operation, given)]
-    route = next(one for one in ENDPOINTS if one.handler.__name__ in (operation, {"pause": "pause_feed"}.get(
-        path.rsplit("/", 1)[-1], "resume_feed")) and one.method == method)
+    handlers = (operation, f"{path.rsplit('/', 1)[-1]}_{operation}")
+    route = next(one for one in ENDPOINTS if one.handler.__name__ in handlers and one.method == method)
     assert isinstance(route.answer, type)
     route.answer.model_validate(answer.json())
 

@@ -14,7 +14,7 @@ from adaptd import feeds
 from adaptd.config import FeedSettings
 from adaptd.errors import BadConfig, BadPayload, MissingExtra
 from adaptd.feeds import kafka
-from adaptd.feeds.broker import Broker
+from adaptd.feeds.broker import Broker, BrokerFeed
 from adaptd.feeds.elements import Fields, element
 from adaptd.plugins import collect, load
 
@@ -124,8 +124,8 @@ def test_the_page_names_every_kind_and_every_option() -> None:
     for name, kind in KINDS.items():
         assert f"| `{name}` |" in text, f"docs/feeds.md has no row for {name}"
         section = text.split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0]
-        common = {one.name for one in fields(Broker)} if name in BROKERS else set()
+        common = {one.name for one in fields(BrokerFeed)} if name in BROKERS else set()
         wanted = {one.name for one in fields(kind) if one.init} - common
         assert set(re.findall(r"^\| `(\w+)` \|", section, re.M)) == wanted, name
     shared = text.split("\n## Options of every broker\n", 1)[1].split("\n## ", 1)[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", shared, re.M)) == {one.name for one in fields(Broker)}
+    assert set(re.findall(r"^\| `(\w+)` \|", shared, re.M)) == {one.name for one in fields(BrokerFeed)}

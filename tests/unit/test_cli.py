@@ -40,6 +40,7 @@ STATUS = {"state": "running", "pid": 7, "uptime_s": 3700.0, "seq": 12, "listenin
                                              "worse": 8, "difference": 0.04, "interval": [0.0061, 0.0754],
                                              "switched_at": None}}},
           "feeds": {"crm": {"state": "running", "offset": "9", "lag": 0, "errors": 0}},
+          "outputs": {"bus": {"state": "failing", "offset": {"predictions": 7}, "lag": 3, "errors": 1, "sent": 4711}},
           "problems": [{"code": "low_disk", "message": "[bold]disk\x1b[31m", "since": 1.0, "hint": "make room"}]}
 
 
@@ -539,6 +540,8 @@ def test_memory_feeds_and_explain_are_passed_on(adaptd: Adaptd, daemon: FakeDaem
         "labels": [{"seq": 9, "label": "lost", "source": "agent", "held": False, "at": 2.0}]})
     daemon.on("/v1/feeds", 200, {"feeds": STATUS["feeds"]})
     daemon.on("/v1/feeds/crm/pause", 200, {})
+    daemon.on("/v1/outputs", 200, {"outputs": STATUS["outputs"]})
+    daemon.on("/v1/outputs/bus/resume", 200, {"state": "running"})
     assert "label: 9 rows, 10 slots" in adaptd("memory").stdout
     assert json.loads(adaptd("memory", "--json").stdout)["heads"] == {"label": head}
     assert "lost it" in adaptd("memory", "search", "card", "-k", "3", env={"COLUMNS": "200"}).stdout
@@ -547,6 +550,9 @@ def test_memory_feeds_and_explain_are_passed_on(adaptd: Adaptd, daemon: FakeDaem
     assert all(word in explained for word in ("found", "agent", "version 2", "now: lost (100.0%)", "lost it", "ridge", "75.0%"))
     assert "crm" in adaptd("feeds").stdout
     assert adaptd("feeds", "pause", "crm").stdout == "crm: paused\n"
+    assert "4711" in adaptd("outputs").stdout
+    assert json.loads(adaptd("outputs", "list", "--json").stdout)["outputs"]["bus"]["lag"] == 3
+    assert adaptd("outputs", "resume", "bus").stdout == "bus: running\n"
 
 
 def test_dead_letters_are_listed_tried_again_and_dropped(adaptd: Adaptd, daemon: FakeDaemon) -> None:

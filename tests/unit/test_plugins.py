@@ -54,6 +54,8 @@ def test_the_built_ins_come_through_the_hooks() -> None:
     assert plugins.collect(manager, "register_domains")["text"] is Text
     assert set(plugins.collect(manager, "register_feeds")) == {"jsonl", "folder", "redis", "nats", "mqtt", "rabbitmq", "kafka",
                                                               "sse", "webhook"}
+    assert set(plugins.collect(manager, "register_outputs")) == {"jsonl", "redis", "nats", "mqtt", "rabbitmq", "kafka", "webhook",
+                                                                "labelstudio", "argilla"}
     assert set(plugins.collect(manager, "register_gates")) == {"not-worse"}
 
 

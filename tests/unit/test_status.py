@@ -104,7 +104,7 @@ def test_a_fresh_store_has_one_version_and_counts_nothing(store: Store) -> None:
     document = stopped_status(store.paths)
     domain = document["domains"]["text"]
     assert {k: v for k, v in document.items() if k != "domains"} == {
-        "state": "stopped", "pid": None, "uptime_s": 0, "seq": 0, "listening": [], "feeds": {}, "problems": [],
+        "state": "stopped", "pid": None, "uptime_s": 0, "seq": 0, "listening": [], "feeds": {}, "outputs": {}, "problems": [],
         "chain": {"entry": 0, "seq": 0, "hash": "00" * 32}}
     assert {k: v for k, v in domain.items() if k != "promoted_at"} == {
         "version": 1, "parent": None, "labels": 0, "events": 0, "labelled": 0, "memory": 0, "evicted": 0,
