@@ -35,6 +35,7 @@ from adaptd import (
     registry,
     restore,
     rules,
+    tomlfile,
 )
 from adaptd import tables as t
 from adaptd.alerts import Alerts, Post
@@ -459,8 +460,8 @@ class Assembly:
 
     def open_alerts(self, count: Callable[[str, str], None]) -> Alerts:
         """Build the configured sinks, and tell them what they were told before the start."""
-        store = str(self.paths.state)
-        told = Alerts([Post(name, alerts.build(self._sink_kinds, name, settings), settings, store, count)
+        store, hidden = str(self.paths.state), tomlfile.secrets(self.paths.config)
+        told = Alerts([Post(name, alerts.build(self._sink_kinds, name, settings), settings, store, count, hidden)
                        for name, settings in self.settings.alerts.items()])
         with self.reader.connect() as connection:
             told.remember(json.loads(connection.scalar(select(t.store.c.value).where(t.store.c.key == ALERTS)) or "{}"))

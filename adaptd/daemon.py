@@ -121,9 +121,9 @@ class Daemon:
         self.keyring = Keyring(rate=self.settings.limits.rate)
         if http.tcp:
             self.keyring.own(read_token(self.paths.token))
-        self.tls = tls.context(http, self.paths.config.parent) if http.tcp else None
+        self._secure = tls.context(http, self.paths.config.parent) if http.tcp else None
         tcp = bind(http.host, http.port) if http.tcp else None
-        self.listening = [f"unix:{self.paths.socket}"] + ([address(tcp, secure=self.tls is not None)] if tcp else [])
+        self.listening = [f"unix:{self.paths.socket}"] + ([address(tcp, secure=self._secure is not None)] if tcp else [])
         if not await self._take_store(tcp):
             return False
         await asyncio.to_thread(parts.open_store)
@@ -175,7 +175,7 @@ class Daemon:
         if self.server is not None:
             self.server.become(app)
         else:
-            self.server = Server(app, unix=self.paths.socket, limits=limits, tcp=tcp, tls=self.tls)
+            self.server = Server(app, unix=self.paths.socket, limits=limits, tcp=tcp, tls=self._secure)
             await self.server.start()
 
     async def _probe(self) -> None:
@@ -231,15 +231,22 @@ class Daemon:
             log.warning("not reloaded: the daemon is starting or stopping", extra={"action": "reload"})
             return
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        try:
-            self.settings = reload(self.settings, self.paths, self.parts)
-            if self.tls is not None:  # a certificate that was renewed
-                tls.load(self.tls, self.settings.http, self.paths.config.parent)
-        except AdaptdError as error:
-            self._report("bad_config", f"not reloaded: {error}", HINT)
-        except OSError as error:
-            self._report("bad_config", f"not reloaded: {self.paths.config}: {error.strerror}", HINT)
+        for part in (self._renew_certificate, self._reload_settings):  # each whatever the other comes to
+            try:
+                part()
+            except AdaptdError as error:
+                self._report("bad_config", f"not reloaded: {error}", HINT)
+            except OSError as error:
+                self._report("bad_config", f"not reloaded: {error.filename or self.paths.config}: {error.strerror}", HINT)
         systemd.notify("READY=1")
+
+    def _renew_certificate(self) -> None:
+        http = self.settings.http
+        if http.tcp and self.server is not None and (renewed := tls.context(http, self.paths.config.parent)) is not None:
+            self.server.renew(renewed)
+
+    def _reload_settings(self) -> None:
+        self.settings = reload(self.settings, self.paths, self.parts)
 
     def _fatal(self, error: BaseException) -> None:
         """A part that must not fail has failed: stop without writing anything more; the next start recovers."""

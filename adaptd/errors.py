@@ -234,6 +234,12 @@ class PluginError(AdaptdError):
     code = "plugin_error"
 
 
+class NotDelivered(AdaptdError):
+    """The alert was not taken."""
+
+    code = "not_delivered"
+
+
 class TrainingFailed(AdaptdError):
     """The training process did not deliver a candidate."""
 

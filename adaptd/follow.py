@@ -104,6 +104,21 @@ class Follower:
         await asyncio.wrap_future(self._writer.submit(write))
         self._go.clear() if paused else self._go.set()
 
+    def expect(self, headers: Mapping[str, str]) -> Delivered:
+        """Look at what is sent before its body is read; return the feed that takes it.
+
+        Raises
+        ------
+        NotFound
+            This feed is not one that is sent to.
+        BadSignature
+            The headers alone show that who sends may not.
+        """
+        if not isinstance(self._feed, Delivered):
+            raise NotFound(f"nothing can be sent to feed {self.name!r}", hint='kind = "webhook" takes deliveries')
+        self._feed.announced(headers)
+        return self._feed
+
     async def deliver(self, headers: Mapping[str, str], body: bytes) -> str | None:
         """Take in what was sent to this feed; return its id when it is committed, or kept among what was not taken.
 
@@ -116,13 +131,12 @@ class Follower:
         Busy
             It is paused, the disk is nearly full, or too much waits; to be sent again later.
         """
-        if not isinstance(self._feed, Delivered):
-            raise NotFound(f"nothing can be sent to feed {self.name!r}", hint='kind = "webhook" takes deliveries')
-        self._feed.signed(headers, body)
+        feed = self.expect(headers)
+        feed.signed(headers, body)
         self._room.check()
         if not self._go.is_set():
             raise Paused(f"feed {self.name} is paused", retry_after_s=PAUSED_S)
-        return await self._feed.deliver(headers, body)
+        return await feed.deliver(headers, body)
 
     async def run(self) -> None:
         """Follow for ever; only a cancelled task or a failed store ends it."""

@@ -8,6 +8,7 @@ constant time, so that the time taken says nothing about which was meant.
 from __future__ import annotations
 
 import hmac
+import math
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,11 +22,13 @@ ROLES: Mapping[str, str] = {
     "ingest": "send events without labels",
     "label": "teach: labels for events, and reading the events that are to be labelled",
     "operate": "everything about versions, memory, holds and feeds that can be undone",
+    "watch": "status, health and metrics, which every token for all domains may read, and nothing else",
     "admin": "everything, also forgetting and tokens",
 }
 SPEAKING = frozenset({"predict", "ingest", "label"})  # the roles that a token which is bound to a source may have
 PREFIX = "adaptd_"  # by which one that is found lying about is recognised
 LIVE = 1000  # tokens that may be valid at once: each is compared with
+ENDED_S = 86_400.0  # for so long the log says of a token that it has ended, and then that it is wrong
 BURST_S = 1.0  # of a token's rate may come together
 
 
@@ -105,6 +108,11 @@ class Token:
     revoked: float | None = None
     used: float | None = None
 
+    @property
+    def end(self) -> float:
+        """When it ended, or will."""
+        return min((at for at in (self.revoked, self.expires) if at is not None), default=math.inf)
+
     def ended(self, now: float) -> str | None:
         """Say why it is not valid any more."""
         if self.revoked is not None:
@@ -128,8 +136,13 @@ class Keyring:
         self._own = (Token(id=0, name="token", digest=digest(token), grant=grant, created=0.0, creator="adaptd"),)
 
     def hold(self, tokens: Sequence[Token]) -> None:
-        """Know these tokens and no others."""
-        self._tokens = tuple(tokens)
+        """Know these tokens and no others; those that ended long ago are let go, as each request compares all."""
+        self._tokens = tuple(one for one in tokens if one.end > self._clock() - ENDED_S)
+
+    def stands(self, grant: Grant) -> bool:
+        """Say whether a token with this grant is still valid."""
+        now = self._clock()
+        return any(one.grant == grant and one.ended(now) is None for one in self._own + self._tokens)
 
     def find(self, given: str) -> Token | None:
         """Return the token that this is, also one that has ended."""

@@ -154,6 +154,10 @@ class Examined(Protocol):
 class Delivered(Protocol):
     """A feed that is sent its elements, over HTTP: `POST /v1/feeds/{name}/hook`, to which no token lets in."""
 
+    def announced(self, headers: Mapping[str, str]) -> None:
+        """Raise BadSignature where the headers alone show that who sends may not; the body is not read then."""
+        ...
+
     def signed(self, headers: Mapping[str, str], body: bytes) -> None:
         """Raise BadSignature unless who sends may; the names of headers are in small letters."""
         ...

@@ -13,6 +13,7 @@ from pathlib import Path
 
 SOCKET = Path("/run/systemd/journal/socket")
 FIELDS = ("action", "actor", "address", "domain", "feed", "status", "version")  # of a record; ADAPTD_ACTION …
+NOTICE = logging.makeLogRecord({"name": __name__, "levelno": logging.WARNING, "action": "log_dropped"})
 PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
@@ -32,16 +33,23 @@ class Handler(logging.Handler):
         super().__init__()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)  # a journal that hangs must not hang the daemon
+        self._dropped = 0
         self.setFormatter(logging.Formatter("%(message)s"))  # time and level are fields; a traceback follows the message
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record; what the journal does not take now goes to standard error."""
+        """Send a record; what the journal does not take now is dropped, and counted when it takes something again.
+
+        Standard error is no way around: it leads to the same journal, and waits for it.
+        """
         try:
-            text = self.format(record)
+            data = entry(record, self.format(record))
             try:
-                self._send(entry(record, text))
+                if self._dropped:
+                    self._send(entry(NOTICE, f"{self._dropped} lines are missing here: the journal did not take them"))
+                    self._dropped = 0
+                self._send(data)
             except OSError:
-                print(text, file=sys.stderr)
+                self._dropped += 1
         except Exception:
             self.handleError(record)
 

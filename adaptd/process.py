@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adaptd.errors import TrainingFailed
+from adaptd.tomlfile import VARIABLES
 
 PR_SET_PDEATHSIG = 1
 LOOK_S = 0.1  # between two looks at whether somebody suffers
@@ -35,6 +36,11 @@ def be_a_quiet_child(parent: int, nice: int = NICE) -> None:
     os.nice(nice)
     with contextlib.suppress(OSError):  # not ours to set in some containers: a wish, not a need
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+
+
+def environment() -> dict[str, str]:
+    """Return what a child may inherit: no setting, and no variable that the configuration names as a secret."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ADAPTD_") and name not in VARIABLES}
 
 
 class GivingWay:

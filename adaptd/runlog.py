@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptd.process import be_a_quiet_child
+from adaptd.process import be_a_quiet_child, environment
 
 LIMIT_S = 120.0
 
@@ -50,10 +50,9 @@ def write(run: Run, folder: Path) -> None:
         It failed, or took too long; nothing else depends on it.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("ADAPTD_")}
     try:
         done = subprocess.run([sys.executable, "-P", "-m", "adaptd.runlog", str(folder)], input=json.dumps(asdict(run)),
-                              text=True, capture_output=True, errors="replace", timeout=LIMIT_S, env=clean)
+                              text=True, capture_output=True, errors="replace", timeout=LIMIT_S, env=environment())
     except subprocess.TimeoutExpired:
         raise OSError(f"it took more than {LIMIT_S:g} s") from None
     if done.returncode:

@@ -352,6 +352,12 @@ class Service:
         await self._follower(name).pause(paused, actor)
         return self._feeds()[name]
 
+    def expect_hook(self, name: str, *, headers: Mapping[str, str]) -> None:
+        """Refuse what is sent to no feed, or whose headers alone show that who sends may not."""
+        if name not in self.followers:
+            raise NotFound("there is no such feed")  # who asks is nobody yet, and is told no names
+        self.followers[name].expect(headers)
+
     async def outputs(self) -> Json:
         """Return the outputs' state."""
         return {"outputs": await asyncio.to_thread(self._outputs)}
@@ -370,8 +376,6 @@ class Service:
     async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
         """Take in what was sent to a feed."""
         self._go_on()
-        if name not in self.followers:
-            raise NotFound("there is no such feed")  # who asks is nobody yet, and is told no names
         return {"id": await self.followers[name].deliver(headers, body)}
 
     def _feeds(self) -> dict[str, Json]:

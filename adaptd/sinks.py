@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import smtplib
 import ssl
 import subprocess
@@ -19,8 +18,8 @@ from email.utils import formatdate, make_msgid
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from adaptd import signing
-from adaptd.errors import BadConfig
+from adaptd import process, signing
+from adaptd.errors import BadConfig, NotDelivered
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import AlertSink
 from adaptd.records import Alert
@@ -52,6 +51,9 @@ class Webhook:
         found = urlsplit(self.url)
         if found.scheme not in ("http", "https") or not found.hostname:
             raise BadConfig("url: not http:// or https:// and a host", field="url", hint="where alerts are posted to")
+        if not self.url.isascii() or not self.url.isprintable() or " " in self.url:
+            raise BadConfig("url: it has a blank, a control character or a letter that is none of ASCII's", field="url",
+                            hint="write it percent-encoded")
         self._key = None if self.secret is None else signing.key(self.secret)
 
     def send(self, alert: Alert) -> None:
@@ -72,7 +74,7 @@ class Webhook:
         finally:
             connection.close()
         if not 200 <= answer.status < 300:
-            raise OSError(f"{found.hostname} answered {answer.status} {answer.reason}")
+            raise NotDelivered(f"{found.hostname} answered {answer.status} {answer.reason[:80]}")
 
 
 @dataclass(kw_only=True)
@@ -114,7 +116,7 @@ class Email:
             if self.user is not None and self.password is not None:
                 server.login(self.user, self.password)
             if refused := server.send_message(message):
-                raise OSError(f"refused: {', '.join(refused)}")
+                raise NotDelivered(f"refused: {', '.join(refused)}")
 
     def _server(self) -> smtplib.SMTP:
         port = self.port or PORTS[self.tls]
@@ -152,9 +154,11 @@ class Command:
 
     def send(self, alert: Alert) -> None:
         """Run it; an exit code other than 0 is a failure. It inherits no setting of the daemon."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("ADAPTD_")}
-        done = subprocess.run(self.argv, input=json.dumps(alert.body()), capture_output=True, text=True, errors="replace",
-                              timeout=self.timeout_s, env=clean)
+        try:
+            done = subprocess.run(self.argv, input=json.dumps(alert.body()), capture_output=True, text=True, errors="replace",
+                                  timeout=self.timeout_s, env=process.environment())
+        except subprocess.TimeoutExpired:
+            raise NotDelivered(f"{self.argv[0]} timed out after {self.timeout_s:g} s") from None
         if done.returncode:
             said = done.stderr.strip().splitlines()[-1:] or [""]
-            raise OSError(f"{self.argv[0]} ended with {done.returncode}: {said[0][:200]}")
+            raise NotDelivered(f"{self.argv[0]} ended with {done.returncode}: {said[0][:200]}")

@@ -20,15 +20,6 @@ def context(http: Http, folder: Path) -> ssl.SSLContext | None:
     """
     if http.certfile is None or http.keyfile is None:
         return None
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    load(made, http, folder)
-    return made
-
-
-def load(into: ssl.SSLContext, http: Http, folder: Path) -> None:
-    """Read certificate and key, also again: connections that come from now on see the new ones."""
-    assert http.certfile is not None and http.keyfile is not None
     certfile, keyfile = folder / http.certfile, folder / http.keyfile
     for name, file in (("certfile", certfile), ("keyfile", keyfile)):
         try:
@@ -39,11 +30,14 @@ def load(into: ssl.SSLContext, http: Http, folder: Path) -> None:
     if keyfile.stat().st_mode & (stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH):
         raise BadConfig(f"http.keyfile: {keyfile} can be read by others, or written by the group", field="http.keyfile",
                         hint=f"chmod 600 {keyfile}")
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        into.load_cert_chain(certfile, keyfile, password=_locked)
+        made.load_cert_chain(certfile, keyfile, password=_locked)
     except (ssl.SSLError, ValueError) as error:
         raise BadConfig(f"http.certfile, http.keyfile: {getattr(error, 'reason', None) or error}", field="http.certfile",
                         hint="a PEM certificate and the key that belongs to it, without a password") from None
+    return made
 
 
 def _locked() -> str:

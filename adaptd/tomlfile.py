@@ -11,6 +11,7 @@ from typing import Any
 
 from adaptd.errors import BadConfig
 
+VARIABLES: set[str] = set()  # of the environment, that a configuration of this process has named: secrets
 DEPTH = 32
 
 
@@ -51,6 +52,7 @@ def resolved(value: Any, folder: Path, depth: int = 0) -> Any:
 
 def _secret(reference: Mapping[str, str], folder: Path) -> str:
     if (name := reference.get("$env")) is not None:
+        VARIABLES.add(name)
         if name not in os.environ:
             raise BadConfig(f"environment variable {name} is not set", hint="set it, or name a file")
         return os.environ[name]

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
+from urllib.parse import urlsplit
 
 from adaptd import __version__
 from adaptd.config import TraceSettings
@@ -45,7 +46,7 @@ class Tracer:
 
     def __init__(self, settings: TraceSettings, report: Report) -> None:
         exporter = _Reported(OTLPSpanExporter(settings.endpoint, headers=settings.headers, timeout=TIMEOUT_S),
-                             settings.endpoint, report)
+                             urlsplit(settings.endpoint).hostname or "its endpoint", report)
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.share)), shutdown_on_exit=False,
             resource=Resource.create({"service.name": "adaptd", "service.version": __version__}))
@@ -124,9 +125,9 @@ def _answered(span: Span, method: str, route: str, status: int) -> None:
 class _Reported(SpanExporter):
     """Another exporter, whose failures are a problem instead of a line in the log for each batch."""
 
-    def __init__(self, exporter: SpanExporter, endpoint: str, report: Report) -> None:
+    def __init__(self, exporter: SpanExporter, host: str, report: Report) -> None:
         self._exporter = exporter
-        self._endpoint = endpoint
+        self._host = host  # the rest of the endpoint may hold a secret
         self._report = report
         self._said = -AGAIN_S
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
@@ -135,7 +136,7 @@ class _Reported(SpanExporter):
         done = self._exporter.export(spans)
         if done is not SpanExportResult.SUCCESS and time.monotonic() - self._said >= AGAIN_S:
             self._said = time.monotonic()
-            self._report("traces_lost", f"traces are not taken by {self._endpoint}",
+            self._report("traces_lost", f"traces are not taken by {self._host}",
                          "mend [traces] endpoint, or start what listens there; nothing else waits for it")
         return done
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaptd import process
 from adaptd.model import files
 from adaptd.model.attention import Adapter, Ints
 from adaptd.model.evicted import Fetch
@@ -96,10 +97,9 @@ def write(folder: Path, recipe: Recipe, tensors: Mapping[str, Tensor], labels: S
 
 
 def start(module: str, folder: Path) -> subprocess.Popen[str]:
-    """Start a job's child process; it inherits no setting."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTD_")}
+    """Start a job's child process; it inherits no setting and no secret."""
     return subprocess.Popen([sys.executable, "-P", "-m", module, str(folder)], stdin=subprocess.DEVNULL, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, env=environment)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, env=process.environment())
 
 
 def failure(stage: str, code: int, said: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,7 +17,7 @@ from starlette.routing import Route
 from adaptd.api.bodies import check, read_batch, read_bytes, read_object
 from adaptd.api.endpoint import Call, Endpoint
 from adaptd.api.errors import Internal, failure, reply, status_failure
-from adaptd.api.guard import Guard, Report
+from adaptd.api.guard import OPERATOR, Guard, Report
 from adaptd.api.operations import Operations
 from adaptd.api.routes import ENDPOINTS, STREAM
 from adaptd.api.traced import ROUTE, RequestTracer, Traced
@@ -34,7 +35,7 @@ def create_app(operations: Operations, *, limits: Limits, keyring: Keyring, repo
     `app.state.closing` is an event that ends the open streams.
     """
     closing = asyncio.Event()
-    routes = [Route(one.path, _route(one, operations, limits, closing), methods=[one.method]) for one in ENDPOINTS]
+    routes = [Route(one.path, _route(one, operations, limits, closing, keyring), methods=[one.method]) for one in ENDPOINTS]
     for route in routes:
         if route.path == STREAM and route.methods:
             route.methods.discard("HEAD")  # its answer would never end
@@ -47,16 +48,19 @@ def create_app(operations: Operations, *, limits: Limits, keyring: Keyring, repo
 
 
 def _route(endpoint: Endpoint, operations: Operations, limits: Limits,
-           closing: asyncio.Event) -> Callable[[Request], Awaitable[Response]]:
+           closing: asyncio.Event, keyring: Keyring) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         request.scope[ROUTE] = endpoint.path
         try:
             grant: Grant = request.scope["adaptd.grant"]
             query = _query(request, endpoint)
             _check(grant, endpoint, request.path_params.get("domain") or getattr(query, "domain", None))
-            call = Call(operations=operations, limits=limits, path=request.path_params, query=query,
-                        body=await _body(request, endpoint, limits), headers=request.headers, grant=grant, closing=closing)
-            done = await endpoint.handler(call)
+            call = Call(operations=operations, limits=limits, path=request.path_params, query=query, body=None,
+                        headers=request.headers, grant=grant, closing=closing,
+                        still_allowed=lambda: grant is OPERATOR or keyring.stands(grant))
+            if endpoint.before is not None:
+                endpoint.before(call)
+            done = await endpoint.handler(replace(call, body=await _body(request, endpoint, limits)))
             return done if isinstance(done, Response) else reply(done, endpoint.success)
         except AdaptdError as error:
             if error.status >= 500:

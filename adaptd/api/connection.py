@@ -1,7 +1,8 @@
 """One connection: uvicorn's protocol, with an end to what a client may keep waiting for and to how long a head may be.
 
-uvicorn bounds neither. A head that is whole is seen by the request cycle that it begins, whichever parser is installed; how
-long a head has become is counted for httptools, which has no bound of its own (h11 has).
+uvicorn bounds neither. A head that is whole is seen by the request cycle that it begins, whichever parser is installed; what
+comes that is no body (a head, what stands between chunks, trailers) is counted for httptools, which has no bound of its own
+(h11 has, and drops trailers, too).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of 
         super().__init__(**given)
         self._head_s, self._lost = head_s, lost
         self._due: asyncio.TimerHandle | None = None
-        self._in_head = False
-        self._head_bytes = 0
+        self._in_message = self._in_head = False
+        self._bare = 0  # bytes that came since the last of a body, or since the message began
         if full:
             self.app = _too_many
 
@@ -50,27 +51,43 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of 
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; a head must be whole in time, and bounded."""
+        """Read on; a head must be whole in time, and bounded as all is that is no body."""
         before = self.cycle
+        self._bare += len(data)
         super().data_received(data)
         if self.cycle is not before:
             self._stop_waiting()
         elif self._due is None and not self._busy():  # a head, or a body that nobody waits for any more
             self._wait()
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
-                self._refuse(HeadTooLarge(f"the request's head has more than {HEAD_BYTES} bytes", hint="send fewer headers"))
+        if self._in_message and self._bare > HEAD_BYTES:
+            self._refuse(HeadTooLarge(f"the request's head has more than {HEAD_BYTES} bytes", hint="send fewer headers"))
+
+    # httptools alone calls these
 
     def on_message_begin(self) -> None:
-        """Count a head; httptools alone calls this."""
-        self._in_head, self._head_bytes = True, 0
+        """Count what is no body."""
+        self._in_message = self._in_head = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; a trailer is none, and would come after who asks was looked at."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Count no more; httptools alone calls this."""
-        self._in_head = False
+        """Count anew."""
+        self._in_head, self._bare = False, 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Count anew: whoever reads the body bounds it."""
+        self._bare = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Count no more."""
+        self._in_message, self._bare = False, 0
+        super().on_message_complete()
 
     def _busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -96,7 +113,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of 
     def _refuse(self, error: AdaptdError) -> None:
         if self.transport.is_closing():
             return
-        if not self._busy():  # else an answer is under way, and words in its middle would be taken for a part of it
+        if not self._busy() and (self._in_head or not self._in_message):  # else it would be taken for a part of an answer
             self.transport.write(_written(failure(error)))
         self.transport.close()
 

@@ -26,10 +26,11 @@ class Call:
     limits: Limits
     path: Mapping[str, str]
     query: Any  # the route's query model
-    body: Any  # the route's request model, a `Batch`, or bytes
+    body: Any  # the route's request model, a `Batch`, or bytes; None until it is read
     headers: Mapping[str, str]
     grant: Grant  # who asks, and what else they may do
     closing: asyncio.Event  # set when the server stops: open streams end
+    still_allowed: Callable[[], bool]  # whether the grant still stands: open streams end with it
 
     @property
     def domain(self) -> str:
@@ -55,6 +56,7 @@ class Endpoint:
     query: type[Query] | None = NoQuery  # None: not looked at
     batch: bool = False  # `request` is one element of a list, or of lines
     raw: bool = False  # the body as it is
+    before: Callable[[Call], None] | None = None  # looks at what comes without a token, before its body is read
     headers: tuple[str, ...] = ()  # that are looked at beside the usual ones
     whole: bool = False  # about no domain, and closed to who has only some
     may_be_empty: bool = False  # no body stands for the defaults

@@ -23,6 +23,7 @@ audit = logging.getLogger("adaptd.audit")  # stable: for who ships it elsewhere
 audit.setLevel(logging.INFO)  # whatever [log] level says
 TOKEN_NAMES = ("token", "access_token", "authorization", "bearer")
 SIGNED_PATH = re.compile(re.sub("{[a-z]+}", "[^/]+", SIGNED))
+UNSIGNED = {401: "a wrong signature, or none", 404: "no such feed"}  # answers to what comes without a token
 SOCKET = "socket"  # the actor who came over the unix socket
 OPERATOR = Grant(actor=SOCKET, roles=frozenset({"admin"}))
 ANONYMOUS = Grant(actor="anonymous", roles=frozenset())
@@ -54,7 +55,16 @@ class Guard:
         except AdaptdError as error:
             await failure(error)(scope, receive, send)
             return
-        await self._app(scope, receive, send if grant is ANONYMOUS else _audited(scope, grant.actor, send))
+        await self._app(scope, receive, self._watched(scope, send) if grant is ANONYMOUS else _audited(scope, grant.actor, send))
+
+    def _watched(self, scope: Scope, send: Send) -> Send:
+        """Note who sends to a feed what is not signed, or to one that is not there."""
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in UNSIGNED:
+                self._refusals.note(_address(scope), UNSIGNED[message["status"]], scope)
+            await send(message)
+
+        return sent
 
     def _grant(self, scope: Scope) -> Grant:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)

@@ -25,7 +25,8 @@ class Listener:
     """Takes connections up to a limit. `make` is given whether the limit is reached, and what to tell when it is over."""
 
     def __init__(self, listening: socket.socket, limit: int, make: Make, tls: ssl.SSLContext | None = None) -> None:
-        self._socket, self._limit, self._make, self._tls = listening, limit, make, tls
+        self._socket, self._limit, self._make = listening, limit, make
+        self.tls = tls  # of the connections that are taken from now on
         self._open: set[Connection] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._accepting: asyncio.Task[None] | None = None
@@ -73,7 +74,7 @@ class Listener:
         """Hand a connection to its protocol; with TLS once it has shaken hands."""
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection, taken, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S if self._tls else None)
+                lambda: connection, taken, ssl=self.tls, ssl_handshake_timeout=HANDSHAKE_S if self.tls else None)
         except BaseException as error:  # whatever it was, the place is free again
             self._open.discard(connection)
             if not isinstance(error, OSError):  # the client went, or its handshake failed or took too long

@@ -149,6 +149,10 @@ class Operations(Protocol):
         """Pause or resume a feed."""
         ...
 
+    def expect_hook(self, name: str, *, headers: Mapping[str, str]) -> None:
+        """Refuse what is sent to no feed, or whose headers alone show that who sends may not."""
+        ...
+
     async def outputs(self) -> Json:
         """Return {"outputs": {name: {state, offset, lag, errors, sent}}}."""
         ...

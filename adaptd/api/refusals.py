@@ -45,5 +45,5 @@ class Refusals:
                         "; more of this minute are counted, not logged" if count.refused == LOGGED else "",
                         extra={"action": "refused", "address": address})
         elif count.refused == REPORTED:
-            self._report("refused", f"{address} was refused {REPORTED} times within a minute: it has no valid token",
+            self._report("refused", f"{address} was refused {REPORTED} times within a minute: it has no valid token or signature",
                          "look who that is; a client with an old token needs a new one, anybody else a firewall")

@@ -185,6 +185,11 @@ async def resume_feed(call: Call) -> Json:
     return dict(await call.operations.feed(call.path["name"], paused=False, actor=call.actor))
 
 
+def expect_hook(call: Call) -> None:
+    """Refuse what leads to no feed or is not signed at all: whoever sends is nobody yet, and may send much."""
+    call.operations.expect_hook(call.path["name"], headers=call.headers)
+
+
 async def outputs(call: Call) -> Json:
     """Say how the outputs do."""
     return await call.operations.outputs()
@@ -278,8 +283,8 @@ async def metrics(call: Call) -> Response:
 
 async def stream(call: Call) -> Response:
     """Send what happens, as server-sent events."""
-    return StreamingResponse(server_sent(call.operations.subscribe(), call.closing), media_type=SSE,
-                             headers={"cache-control": "no-store"})
+    events = server_sent(call.operations.subscribe(), call.closing, call.still_allowed)
+    return StreamingResponse(events, media_type=SSE, headers={"cache-control": "no-store"})
 
 
 async def describe(call: Call) -> Json:
@@ -338,6 +343,7 @@ ENDPOINTS = (
     Endpoint(method="POST", path="/v1/outputs/{name}/resume", handler=resume_output, roles=OPERATE, whole=True,
              request=s.Nothing, may_be_empty=True, answer=s.Answer),
     Endpoint(method="POST", path=openapi.SIGNED, handler=hook, roles=ANY, raw=True, query=None, answer=s.Delivered, success=202,
+             before=expect_hook,
              headers=("X-Hub-Signature-256", "X-GitHub-Delivery", "webhook-id", "webhook-timestamp", "webhook-signature")),
     Endpoint(method="GET", path="/v1/feeds/{name}/dead", handler=dead, roles=OPERATE, whole=True, query=s.DeadQuery,
              answer=s.Dead),

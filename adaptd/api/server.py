@@ -104,6 +104,12 @@ class Server:
             await self._task  # raises what went wrong
             raise CannotStart("the HTTP server ended before it listened")
 
+    def renew(self, tls: ssl.SSLContext) -> None:
+        """Shake hands with another certificate from now on: a context in use is not changed, as that may fail halfway."""
+        for listener in self._server.servers:
+            if isinstance(listener, Listener) and listener.tls is not None:
+                listener.tls = tls
+
     async def wait(self) -> None:
         """Return, or raise, when the server has ended."""
         assert self._task is not None

@@ -9,6 +9,8 @@ from typing import Protocol
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adaptd.api.guard import ANONYMOUS
+
 ROUTE = "adaptd.route"  # in a request's scope, once it is known
 
 
@@ -21,7 +23,7 @@ class RequestTracer(Protocol):
 
 
 class Traced:
-    """Behind the guard: who may not come in begins no trace."""
+    """Behind the guard: who may not come in begins no trace, nor does who comes without a token and may be anybody."""
 
     def __init__(self, app: ASGIApp, tracer: RequestTracer) -> None:
         self._app = app
@@ -29,7 +31,7 @@ class Traced:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, in a span if it is a POST: the others are looks from outside."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["adaptd.grant"] is ANONYMOUS:
             await self._app(scope, receive, send)
             return
         with self._tracer.request(scope["method"], Headers(scope=scope)) as answered:

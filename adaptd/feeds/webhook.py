@@ -75,23 +75,34 @@ class Webhook:
         """Return the deliveries that wait for their commit."""
         return self._waiting.qsize() + self._on_the_way
 
-    def signed(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Raise BadSignature where the body is not signed with our secret, or long ago."""
-        if self.signature == PLAIN:
-            given, wanted = [headers.get(HEADER, "")], [key.decode() for key in self._keys]
-        elif self.signature == GITHUB:
-            given, content = [headers.get("x-hub-signature-256", "")], body
-            wanted = [f"sha256={hmac.new(key, content, hashlib.sha256).hexdigest()}" for key in self._keys]
-        else:
+    def announced(self, headers: Mapping[str, str]) -> None:
+        """Raise BadSignature where there is no signature, or one of long ago."""
+        if self.signature == STANDARD:
             moment = headers.get("webhook-timestamp", "")
             if not (moment.isascii() and moment.isdigit() and abs(int(moment[:20]) - time.time()) <= TOLERANCE_S):
                 raise BadSignature(f"webhook-timestamp is not within {TOLERANCE_S:g} s of our clock",
                                    hint="sign and send it now; compare the clocks")
-            given = headers.get("webhook-signature", "").split()
-            wanted = [signing.signature(key, headers.get("webhook-id", ""), moment, body) for key in self._keys]
+        needed = {PLAIN: (HEADER,), GITHUB: ("x-hub-signature-256",), STANDARD: ("webhook-signature", "webhook-id")}
+        if not all(headers.get(name) for name in needed[self.signature]):
+            raise self._refused()
+
+    def signed(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise BadSignature where the body is not signed with our secret, or long ago."""
+        self.announced(headers)
+        if self.signature == PLAIN:
+            given, wanted = [headers[HEADER]], [key.decode() for key in self._keys]
+        elif self.signature == GITHUB:
+            given = [headers["x-hub-signature-256"]]
+            wanted = [f"sha256={hmac.new(key, body, hashlib.sha256).hexdigest()}" for key in self._keys]
+        else:
+            given = headers["webhook-signature"].split()
+            wanted = [signing.signature(key, headers["webhook-id"], headers["webhook-timestamp"], body) for key in self._keys]
         matches = [hmac.compare_digest(one.encode("latin-1"), other.encode()) for one in given[:10] for other in wanted]
-        if not any(matches) or (self.signature == STANDARD and not headers.get("webhook-id")):
-            raise BadSignature(hint=f"sign the body as it is sent: signature = {self.signature!r} in docs/feeds.md")
+        if not any(matches):
+            raise self._refused()
+
+    def _refused(self) -> BadSignature:
+        return BadSignature(hint=f"sign the body as it is sent: signature = {self.signature!r} in docs/feeds.md")
 
     async def deliver(self, headers: Mapping[str, str], body: bytes) -> str | None:
         """Take in a delivery whose signature was checked; return its id when it is committed."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import ssl
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from aiosmtpd.smtp import AuthResult
 from adaptd import alerts, config
 from adaptd.alerts import Alerts, Post
 from adaptd.config import AlertSettings
-from adaptd.errors import BadConfig, BadSignature
+from adaptd.errors import BadConfig, BadSignature, NotDelivered
 from adaptd.feeds.webhook import Webhook as Feed
 from adaptd.plugins import build, collect, load
 from adaptd.records import Alert
@@ -58,7 +60,7 @@ def test_a_webhook_is_signed_so_that_a_webhook_feed_takes_it(receiver: Receiver)
 def test_a_webhook_that_is_not_taken_is_a_failure_and_follows_nobody(receiver: Receiver) -> None:
     for status in (302, 404, 500):
         receiver.status = status
-        with pytest.raises(OSError, match=f"answered {status}"):
+        with pytest.raises(NotDelivered, match=f"answered {status}"):
             Webhook(url=receiver.url).send(ALERT)
     assert len(receiver.taken) == 3
 
@@ -119,14 +121,17 @@ def test_a_command_gets_it_on_its_standard_input_without_a_shell(tmp_path: Path,
 
 
 def test_a_command_that_fails_or_hangs_is_a_failure() -> None:
-    with pytest.raises(OSError, match="ended with 3: no route"):
+    with pytest.raises(NotDelivered, match="ended with 3: no route"):
         Command(argv=[sys.executable, "-c", "import sys; sys.stderr.write('no route'); sys.exit(3)"]).send(ALERT)
-    with pytest.raises(Exception, match="timed out"):
-        Command(argv=[sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.2).send(ALERT)
+    with pytest.raises(NotDelivered, match="timed out") as failed:
+        Command(argv=[sys.executable, "-c", "import time; time.sleep(60)", "a secret"], timeout_s=0.2).send(ALERT)
+    assert "a secret" not in str(failed.value)
 
 
 @pytest.mark.parametrize(("kind", "options", "field"), [
-    ("webhook", {"url": "ftp://example.org"}, "url"), ("webhook", {"url": "https://example.org", "secret": "short"}, "secret"),
+    ("webhook", {"url": "ftp://example.org"}, "url"), ("webhook", {"url": "https://example.org/a b"}, "url"),
+    ("webhook", {"url": "https://example.org/é"}, "url"),
+    ("webhook", {"url": "https://example.org", "secret": "short"}, "secret"),
     ("email", {"host": "h", "sender": "s", "to": []}, "to"),
     ("email", {"host": "h", "sender": "s", "to": ["t"], "tls": "ssl"}, "tls"),
     ("email", {"host": "h", "sender": "s", "to": ["t"], "tls": "none", "user": "u", "password": "p"}, "tls"),
@@ -150,7 +155,7 @@ class Sink:
     def send(self, alert: Alert) -> None:
         if self.failures:
             self.failures -= 1
-            raise OSError("no route")
+            raise NotDelivered("no route")
         self.sent.append(alert)
 
     def wait(self, count: int) -> list[tuple[str, str]]:
@@ -186,13 +191,15 @@ def test_the_same_problem_is_told_once_an_interval_and_once_when_it_is_over(monk
     told.look(problem("try 2"), at=1050)  # other words, the same problem
     told.look(problem("try 3"), problem("full", "disk_low", ""), at=1100)
     told.look(at=1110)
-    told.look(problem("try 4"), at=1120)  # back within the interval: it flaps
+    told.look(problem("try 4"), at=1120)  # back soon: it flaps
     told.look(at=1130)
-    told.look(problem("try 5"), at=1250)
-    assert told.sink.wait(6) == [("problem", "try 1"), ("problem", "try 3"), ("problem", "full"), ("resolved", "try 3"),
-                                 ("resolved", "full"), ("problem", "try 5")]
+    told.look(at=1215)
+    told.look(at=1235)
+    told.look(problem("try 5"), at=1240)  # back after that was told: told, too, however soon
+    assert told.sink.wait(6) == [("problem", "try 1"), ("problem", "try 3"), ("problem", "full"), ("resolved", "full"),
+                                 ("resolved", "try 3"), ("problem", "try 5")]
     keys = [one.key for one in told.sink.sent]
-    assert keys[0] == keys[1] == keys[3] == keys[5] != keys[2] == keys[4] and len({one.id for one in told.sink.sent}) == 6
+    assert keys[0] == keys[1] == keys[4] == keys[5] != keys[2] == keys[3] and len({one.id for one in told.sink.sent}) == 6
     told.alerts.close(5.0)
     assert told.counted == ["delivered"] * 6
 
@@ -200,15 +207,54 @@ def test_the_same_problem_is_told_once_an_interval_and_once_when_it_is_over(monk
 def test_a_restart_does_not_tell_it_again_and_tells_that_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told(monkeypatch, Sink(), repeat_s=100.0)
     told.look(problem("a secret source"), at=1000)
+    told.alerts.start()
+    told.alerts.close(5.0)
     facts = json.loads(json.dumps(told.alerts.facts()))
     assert "secret" not in str(facts)
     again = Told(monkeypatch, Sink(), repeat_s=100.0)
     again.alerts.remember(facts)
     again.alerts.start()
+    again.look(at=1005)  # the feed has not been tried yet
     again.look(problem("a secret source"), at=1010)
     again.look(at=1020)
+    again.look(at=1119)
+    assert not again.post.waiting and not again.sink.sent
+    again.look(at=1120)
     assert again.sink.wait(1) == [("resolved", "a secret source")]
     assert again.sink.sent[0].key and again.sink.sent[0].code == "feed_failed"
+    again.look(problem("a secret source"), at=1121)
+    assert again.sink.wait(2)[1:] == [("problem", "a secret source")]
+
+
+def test_a_restart_tells_what_was_still_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits when a daemon stops was told to nobody: neither that it is wrong nor that it is over."""
+    told = Told(monkeypatch, Sink(), repeat_s=100.0)
+    told.look(problem("x"), at=1000)  # its thread was not started: nothing is sent
+    assert told.alerts.facts() == {"ops": []}
+    again = Told(monkeypatch, Sink(), repeat_s=100.0)
+    again.alerts.remember(told.alerts.facts())
+    again.look(problem("x"), at=1010)
+    again.alerts.start()
+    assert again.sink.wait(1) == [("problem", "x")]
+    again.alerts.close(5.0)
+    again.look(at=1020)
+    again.look(at=1120)  # nobody sends any more: that it is over waits
+    last = Told(monkeypatch, Sink(), repeat_s=100.0)
+    last.alerts.remember(again.alerts.facts())
+    last.alerts.start()
+    last.look(at=1130)
+    last.look(at=1230)
+    assert [kind for kind, _ in last.sink.wait(1)] == ["resolved"]
+    last.alerts.close(5.0)
+    assert last.alerts.facts() == {"ops": []}
+
+
+def test_what_a_sink_does_not_want_to_hear_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(monkeypatch, Sink(), repeat_s=100.0, on=["problem"])
+    told.look(problem("x"), at=1000)
+    told.look(at=1010)
+    told.look(at=1110)
+    assert told.alerts.facts() == {"ops": []} and not told.post._known
 
 
 @pytest.mark.parametrize(("on", "wanted"), [
@@ -234,6 +280,28 @@ def test_a_sink_that_fails_is_tried_again_and_is_a_problem_until_it_works(monkey
     assert told.sink.wait(1) == [("problem", "x")]
     until(lambda: not told.alerts.problems(), "it is none any more", 5.0, 0.005)
     assert told.counted == ["delivered"]
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (ValueError("token=hunter2"), "ValueError"), (http.client.InvalidURL("URL can't contain '/hooks/T1 B1'"), "InvalidURL"),
+    (subprocess.TimeoutExpired(["page", "hunter2"], 3.0), "TimeoutExpired"), (OSError("posting to https://x/T1"), "OSError"),
+    (ConnectionRefusedError(111, "Connection refused"), "ConnectionRefusedError: Connection refused"),
+    (NotDelivered("curl: cannot reach https://x/hunter2"), "NotDelivered: curl: cannot reach https://x/***")])
+def test_a_failure_tells_no_secret(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception,
+                                   said: str) -> None:
+    """Neither to the status and other sinks nor to the log, whoever chose the words."""
+    class Fails:
+        def send(self, alert: Alert) -> None:
+            raise error
+
+    monkeypatch.setattr(alerts, "PAUSES_S", ())
+    post = Post("ops", Fails(), AlertSettings(kind="test"), "/store", lambda *_: None, {"hunter2", "", "hunter"})
+    post.look([problem("x")])
+    post.start()
+    found = until(post.problem, "it is a problem", 5.0, 0.005)
+    post.close(5.0)
+    assert found.message == f"alerts to ops are not delivered: {said}"
+    assert "hunter2" not in caplog.text and "T1" not in caplog.text and said in caplog.text
 
 
 def test_what_was_not_delivered_is_told_anew_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -324,12 +324,23 @@ def test_tls_is_spoken_as_configured(daemon: Daemon, tokens: dict[str, str]) -> 
 
 
 def test_a_renewed_certificate_is_read_on_reload(daemon: Daemon) -> None:
+    """Only when both files are renewed, and also beside a configuration that is wrong."""
     before = ssl.get_server_certificate(("127.0.0.1", urlsplit(url(daemon)).port or 0))
+    key, config = daemon.folder / "key.pem", daemon.paths.config.read_text()
+    old = key.read_bytes()
     certify(daemon.folder)
+    renewed = key.read_bytes()
+    key.write_bytes(old)  # half of it
+    daemon.signal(signal.SIGHUP)
+    until(lambda: "http.certfile" in daemon.problems().get("bad_config", ""), "it is told")
+    assert ssl.get_server_certificate(("127.0.0.1", urlsplit(url(daemon)).port or 0)) == before
+    key.write_bytes(renewed)
+    daemon.paths.config.write_text(config + "wrong = 1\n")
     daemon.signal(signal.SIGHUP)
     until(lambda: ssl.get_server_certificate(("127.0.0.1", urlsplit(url(daemon)).port or 0)) != before, "the new certificate")
     assert (daemon.folder / "cert.pem").read_text().strip() in ssl.get_server_certificate(
         ("127.0.0.1", urlsplit(url(daemon)).port or 0)) + "\n"
+    daemon.paths.config.write_text(config)
 
 
 @pytest.mark.parametrize(("sent", "status"), [

@@ -6,7 +6,8 @@ import asyncio
 import json
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from adaptd.api.app import create_app
 from adaptd.api.guard import over_unix
 from adaptd.api.routes import ENDPOINTS
 from adaptd.api.server import Server, bind_unix
+from adaptd.api.traced import RequestTracer
 from adaptd.config import Limits
 from adaptd.errors import (
     AdaptdError,
+    BadSignature,
     Busy,
     CannotStart,
     Conflict,
@@ -208,6 +211,12 @@ class Double:
         self._note("feeds")
         return {"feeds": {}}
 
+    def expect_hook(self, name: str, *, headers: Mapping[str, str]) -> None:
+        if name not in ("crm", "erp"):
+            raise NotFound("there is no such feed")
+        if "x-hub-signature-256" not in headers:
+            raise BadSignature
+
     async def outputs(self) -> Json:
         self._note("outputs")
         return {"outputs": {}}
@@ -237,12 +246,17 @@ class Double:
         return {"dropped": 1}
 
 
-def application(double: Double) -> Starlette:
-    """Return the app; "good" is ann's token."""
+def ring() -> Keyring:
+    """Return a ring whose only token, "good", is ann's."""
     keyring = Keyring()
     keyring.hold([Token(id=1, name="ann", digest=digest("good"), created=0.0, creator="test",
                         grant=Grant(actor="token:ann", roles=frozenset({"admin"})))])
-    return create_app(double, limits=LIMITS, keyring=keyring, report=lambda code, message, hint: None)
+    return keyring
+
+
+def application(double: Double, tracer: RequestTracer | None = None, keyring: Keyring | None = None) -> Starlette:
+    """Return the app."""
+    return create_app(double, limits=LIMITS, keyring=keyring or ring(), report=lambda code, message, hint: None, tracer=tracer)
 
 
 def on_socket(app: ASGIApp) -> ASGIApp:
@@ -253,9 +267,10 @@ def on_socket(app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
-def ask(double: Double, method: str, path: str, *, tcp: bool = False, **request: Any) -> httpx.Response:
+def ask(double: Double, method: str, path: str, *, tcp: bool = False, app: ASGIApp | None = None,
+        **request: Any) -> httpx.Response:
     """Send one request and return the answer."""
-    app: ASGIApp = application(double)
+    app = app or application(double)
 
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app if tcp else on_socket(app))
@@ -667,11 +682,62 @@ def test_what_is_sent_to_a_feed_needs_no_token_and_comes_as_it_is() -> None:
     answer = ask(double, "POST", "/v1/feeds/crm/hook", tcp=True, content=b"\xff{", headers={"X-Hub-Signature-256": "s"})
     assert (answer.status_code, answer.json()) == (202, {"id": None})
     assert double.asked == [("hook", ("crm", {"signature": "s", "body": b"\xff{"}))]
-    error(ask(double, "POST", "/v1/feeds/crm/hook", tcp=True, content=b"x" * 10_000_000), 413, "too_large")
+    signed = {"X-Hub-Signature-256": "s"}
+    error(ask(double, "POST", "/v1/feeds/crm/hook", tcp=True, content=b"x" * 10_000_000, headers=signed), 413, "too_large")
     for path in ("/v1/feeds/crm/hook/", "/v1/feeds/hook", "/v1/feeds/a/b/hook", "/v1/feeds//hook", "/v1/feeds/crm/hookx"):
         error(ask(double, "POST", path, tcp=True), 401, "unauthorized")
     operation = ask(double, "GET", "/openapi.json").json()["paths"]["/v1/feeds/{name}/hook"]["post"]
     assert operation["security"] == [] and "webhook-signature" in [one["name"] for one in operation["parameters"]]
+
+
+@pytest.mark.parametrize(("feed", "headers", "status", "code", "why"), [
+    ("other", {"X-Hub-Signature-256": "s"}, 404, "not_found", "no such feed"),
+    ("crm", {}, 401, "bad_signature", "a wrong signature, or none")])
+def test_who_is_nobody_is_refused_before_the_body_is_read_and_that_is_noted(
+        feed: str, headers: dict[str, str], status: int, code: str, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No such feed, no signature: nothing of what may be megabytes is kept meanwhile."""
+    read = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            read.append(1)
+            yield b"x" * 1000
+
+    double = Double()
+    error(ask(double, "POST", f"/v1/feeds/{feed}/hook", tcp=True, content=body(), headers=headers), status, code)
+    assert not read and not double.asked
+    (said,) = [one.getMessage() for one in caplog.records if one.name == "adaptd.audit.refused"]
+    assert why in said
+
+
+def test_a_wrong_signature_is_noted(caplog: pytest.LogCaptureFixture) -> None:
+    class Strict(Double):
+        async def hook(self, name: str, *, headers: Mapping[str, str], body: bytes) -> Json:
+            raise BadSignature
+
+    answer = ask(Strict(), "POST", "/v1/feeds/crm/hook", tcp=True, content=b"{}", headers={"X-Hub-Signature-256": "s"})
+    error(answer, 401, "bad_signature")
+    assert [one.name for one in caplog.records] == ["adaptd.audit.refused"]
+
+
+def test_only_who_has_a_token_begins_a_trace() -> None:
+    """A `traceparent` that is sampled decides for us, and what comes to a hook may be anybody's."""
+    class Spy:
+        def __init__(self) -> None:
+            self.begun: list[str] = []
+
+        @contextmanager
+        def request(self, method: str, headers: Mapping[str, str]) -> Iterator[Callable[[str, int], None]]:
+            self.begun.append(headers["x-who"])
+            yield lambda route, status: None
+
+    spy, double = Spy(), Double()
+    app = application(double, spy)
+    bearer = {"authorization": "Bearer good", "x-who": "ann"}
+    assert ask(double, "POST", "/v1/text/snapshot", tcp=True, headers=bearer, app=app).status_code == 200
+    signed = {"X-Hub-Signature-256": "s", "x-who": "anybody"}
+    assert ask(double, "POST", "/v1/feeds/crm/hook", tcp=True, headers=signed, app=app).status_code == 202
+    assert spy.begun == ["ann"]
 
 
 def test_health_is_open_on_tcp() -> None:
@@ -688,10 +754,11 @@ def test_only_a_path_without_a_port_is_the_socket(server: tuple[str, int | None]
     assert over_unix({"type": "http", "server": server}) == unix
 
 
-async def serving(double: Double, folder: Path) -> tuple[Server, httpx.AsyncClient, httpx.AsyncClient]:
+async def serving(double: Double, folder: Path,
+                  keyring: Keyring | None = None) -> tuple[Server, httpx.AsyncClient, httpx.AsyncClient]:
     """Start a real server; return it with a client of each socket."""
     tcp = socket.create_server(("127.0.0.1", 0))
-    server = Server(application(double), unix=folder / "s", limits=LIMITS, tcp=tcp)
+    server = Server(application(double, keyring=keyring), unix=folder / "s", limits=LIMITS, tcp=tcp)
     port = tcp.getsockname()[1]
     await server.start()
     over_socket = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(folder / "s")), base_url="http://adaptd")
@@ -777,6 +844,38 @@ def test_the_stream_sends_what_happens_and_ends_with_the_server(tmp_path: Path,
         assert double.closed
 
     asyncio.run(asyncio.wait_for(check(), 60))
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_the_stream_ends_with_the_token(tmp_path: Path, silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether something happens or not; nothing is sent that happened after that. The operator's goes on."""
+    monkeypatch.setattr("adaptd.api.stream.KEEP_ALIVE_S", 0.05 if silent else 60.0)
+
+    async def check() -> None:
+        happening, keyring = asyncio.Event(), ring()
+
+        class Later(Double):
+            async def subscribe(self) -> AsyncIterator[Json]:
+                await happening.wait()
+                yield {"event": "promoted"}
+                await asyncio.Event().wait()
+
+        server, unix, tcp = await serving(Later(), tmp_path, keyring)
+        async with (unix, tcp, unix.stream("GET", "/v1/stream") as own,
+                    tcp.stream("GET", "/v1/stream", headers={"authorization": "Bearer good"}) as answer):
+            chunks = answer.aiter_text()
+            assert await anext(chunks) == ": adaptd\n\n"
+            keyring.hold([])
+            if not silent:
+                happening.set()
+            assert "promoted" not in "".join([chunk async for chunk in chunks])
+            happening.set()
+            async for chunk in own.aiter_text():
+                if "promoted" in chunk:
+                    break
+        await server.stop(5)
+
+    asyncio.run(asyncio.wait_for(check(), 20))
 
 
 def test_the_stream_is_given_back_when_the_client_goes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from adaptd.api.routes import ENDPOINTS
 from adaptd.api.server import Server
 from adaptd.config import Http, Limits
 from adaptd.errors import Busy, Forbidden
-from adaptd.grants import ROLES, Grant, Keyring, Token, digest, generated
+from adaptd.grants import ENDED_S, ROLES, Grant, Keyring, Token, digest, generated
 from adaptd.host import address
 from adaptd.tls import context
 from adaptd.wire import url
@@ -137,6 +137,35 @@ def test_a_token_ends_when_it_says_and_when_it_is_told() -> None:
     assert ring.use(ends) == "expired" and ring.used() == {1: 100.0}
 
 
+def test_a_token_that_ended_is_known_for_a_day_and_compared_no_more() -> None:
+    """So that the log can name who still uses it, and requests do not get slower with each token that there was."""
+    now = [100_000.0]
+    ring = Keyring(clock=lambda: now[0])
+    every = [token("revoked", id=1, revoked=99_000.0), token("expired", id=2, expires=99_000.0), token("valid", id=3),
+             token("to come", id=4, expires=1e9)]
+    ring.hold(every)
+    assert all(ring.find(given) for given in ("revoked", "expired", "valid", "to come"))
+    now[0] += ENDED_S
+    ring.hold(every)
+    assert ring.find("revoked") is ring.find("expired") is None and ring.find("valid") and ring.find("to come")
+    assert len(ring._tokens) == 2
+
+
+def test_a_grant_stands_as_long_as_its_token() -> None:
+    now = [100.0]
+    ring = Keyring(clock=lambda: now[0])
+    one, other = token(expires=200.0), Grant(actor="token:other", roles=frozenset({"ingest"}))
+    ring.own("own")
+    ring.hold([one])
+    assert ring.stands(one.grant) and not ring.stands(other)
+    ring.hold([token(expires=200.0)])  # as it is read anew after each change
+    assert ring.stands(one.grant)
+    now[0] = 200.0
+    assert not ring.stands(one.grant)
+    ring.hold([token(revoked=150.0)])
+    assert not ring.stands(one.grant) and ring.stands(ring._own[0].grant)
+
+
 def test_a_rate_is_kept_over_time_and_lets_a_second_s_worth_come_together() -> None:
     now = [0.0]
     ring, one, other = Keyring(rate=10, clock=lambda: now[0]), token(), token(id=2)
@@ -184,13 +213,14 @@ def test_an_address_is_a_url_that_clients_take(family: int, host: str, shown: st
 
 
 @asynccontextmanager
-async def listening(folder: Path, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[int, Path]]:
+async def listening(folder: Path, tls: ssl.SSLContext | None = None,
+                    limits: Limits = LIMITS) -> AsyncIterator[tuple[int, Path]]:
     """Serve with small limits; give the port and the unix socket."""
     tcp = socket.create_server(("127.0.0.1", 0))
     ring = Keyring()
     ring.own("good")
-    app = create_app(cast(Any, None), limits=LIMITS, keyring=ring, report=lambda code, message, hint: None)
-    server = Server(app, unix=folder / "s", limits=LIMITS, tcp=tcp, tls=tls)
+    app = create_app(cast(Any, None), limits=limits, keyring=ring, report=lambda code, message, hint: None)
+    server = Server(app, unix=folder / "s", limits=limits, tcp=tcp, tls=tls)
     await server.start()
     try:
         yield tcp.getsockname()[1], folder / "s"
@@ -198,9 +228,9 @@ async def listening(folder: Path, tls: ssl.SSLContext | None = None) -> AsyncIte
         await server.stop(5)
 
 
-def served(folder: Path, check: Callable[[int, Path], Awaitable[None]]) -> None:
+def served(folder: Path, check: Callable[[int, Path], Awaitable[None]], limits: Limits = LIMITS) -> None:
     async def run() -> None:
-        async with listening(folder) as (port, unix), asyncio.timeout(30):
+        async with listening(folder, limits=limits) as (port, unix), asyncio.timeout(30):
             await check(port, unix)
 
     asyncio.run(run())
@@ -215,6 +245,7 @@ async def said(reader: asyncio.StreamReader) -> tuple[int, str]:
 FAST = AutoHTTPProtocol.__name__ == "HttpToolsProtocol"  # h11 does not tell a head that has begun from silence
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
 EVENTS = b"POST /v1/text/events HTTP/1.1\r\nhost: a\r\nauthorization: Bearer good\r\ncontent-length: 100\r\n\r\n"
+CHUNKED = EVENTS.replace(b"content-length: 100", b"transfer-encoding: chunked")
 
 
 @pytest.mark.parametrize(("sent", "answer"), [
@@ -275,6 +306,41 @@ def test_a_head_is_bounded(tmp_path: Path) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (HEAD_BYTES // 6 + 1))
         assert (await reader.read()).split()[1] == (b"431" if FAST else b"400")
+        writer.close()
+
+    served(tmp_path, check)
+
+
+@pytest.mark.skipif(not FAST, reason="h11 drops trailers by itself")
+@pytest.mark.parametrize("trailer", [b"a: " + b"b" * 1000 + b"\r\n", b"b" * 1000], ids=["many", "one without an end"])
+@pytest.mark.parametrize("given", ["good", "bad"])
+def test_trailers_are_bounded(tmp_path: Path, trailer: bytes, given: str) -> None:
+    """Whether somebody waits for the body's end or has answered already."""
+    async def check(port: int, _: Path) -> None:
+        head = CHUNKED.replace(b"good", given.encode())
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"1\r\n[\r\n0\r\na: ")
+        ended = asyncio.create_task(reader.read())
+        sent = 0
+        while not ended.done() and sent < 8 * HEAD_BYTES:
+            with suppress(ConnectionError):
+                writer.write(trailer)
+                await writer.drain()
+            sent += len(trailer)
+            await asyncio.sleep(0.0005)
+        assert sent < 8 * HEAD_BYTES
+        writer.close()
+
+    served(tmp_path, check, Limits())  # no time ends it
+
+
+@pytest.mark.skipif(not FAST, reason="h11 drops trailers by itself")
+def test_a_trailer_is_no_header(tmp_path: Path) -> None:
+    async def check(port: int, _: Path) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = CHUNKED.replace(b"authorization: Bearer good\r\n", b"")
+        writer.write(head + b"1\r\n[\r\n0\r\nauthorization: Bearer good\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == b"401"
         writer.close()
 
     served(tmp_path, check)

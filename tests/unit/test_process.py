@@ -7,8 +7,17 @@ import sys
 import threading
 from pathlib import Path
 
-from adaptd.process import GivingWay
+import pytest
+
+from adaptd.process import GivingWay, environment
+from adaptd.records import Alert
+from adaptd.sinks import Command
+from adaptd.tomlfile import resolved
+from adaptd.training import start
 from tests.acceptance.daemon import until
+
+ALERT = Alert(id="a1", key="k1", kind="problem", code="c", subject="s", message="m", hint="", since=1.0, at=2.0, host="h",
+              store="s")
 
 
 def state(child: subprocess.Popen[str]) -> str:
@@ -35,6 +44,20 @@ def test_it_is_stopped_while_others_suffer_and_goes_on_afterwards() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_child_inherits_no_setting_and_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever the variable is called that the configuration names."""
+    for name in ("ADAPTD_LOG__LEVEL", "SMTP_PASSWORD", "HARMLESS"):
+        monkeypatch.setenv(name, "x")
+    assert {"SMTP_PASSWORD", "HARMLESS"} <= environment().keys()
+    resolved({"alerts": {"mail": {"options": {"password": {"$env": "SMTP_PASSWORD"}}}}}, tmp_path)
+    assert {"HARMLESS", "PATH"} <= environment().keys() and not {"ADAPTD_LOG__LEVEL", "SMTP_PASSWORD"} & environment().keys()
+    code = "import os, sys; sys.exit('SMTP_PASSWORD' in os.environ)"
+    Command(argv=[sys.executable, "-c", code]).send(ALERT)
+    (tmp_path / "child.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert start("child", tmp_path).wait(30) == 0
 
 
 def test_it_is_not_stopped_for_longer_than_it_may_be() -> None:

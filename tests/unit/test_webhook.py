@@ -68,6 +68,15 @@ def test_another_signature_of_the_standard_s_kind_or_an_old_one_does_not_let_in(
         made("standard").signed(wrong, BODY)
 
 
+@pytest.mark.parametrize(("kind", "headers", "missing"), [
+    ("github", github(), "x-hub-signature-256"), ("standard", standard(), "webhook-signature"),
+    ("standard", standard(), "webhook-id"), ("standard", standard(), "webhook-timestamp")])
+def test_what_is_not_signed_at_all_is_refused_without_its_body(kind: str, headers: Mapping[str, str], missing: str) -> None:
+    made(kind).announced(headers)
+    with pytest.raises(BadSignature):
+        made(kind).announced({name: value for name, value in headers.items() if name != missing})
+
+
 def test_the_old_secret_lets_in_while_it_is_there() -> None:
     old = github(secret="the one before this one")
     with pytest.raises(BadSignature):
