@@ -166,24 +166,38 @@ class Adaptation:
     # -- the run ----------------------------------------------------------------------------------------------
 
     def _run(self, reason: str, actor: str, done: Future[Outcome]) -> None:
-        folder = self._jobs / f"{self._domain}-{os.getpid()}-{time.time_ns()}"
         try:
-            try:
-                with self._turn():
-                    outcome = self._adapt(folder, reason, actor)
-            finally:  # before anybody hears that it is over: who forgets relies on it
-                self.stage = None
-                shutil.rmtree(folder, ignore_errors=True)
-            self.last = {**outcome.body(), "at": time.time()}
-            self.on_over(self.last)
-            done.set_result(outcome)
-        except Exception as error:  # an adaptation that fails leaves the champion as it is
+            outcome = self._in_turn(reason, actor)
+        except BaseException as error:  # an adaptation that fails leaves the champion as it is
             if not self._stopped:
                 log.warning("adaptation failed: %s", error, extra={"action": "adapt_failed", "domain": self._domain})
-                self._report("adaptation_failed", f"{self._domain}: {error}", "the champion answers on; look at the log")
-                self.last = {"verdict": "failed", "reasons": [str(error)], "at": time.time()}
-                self.on_over(self.last)
+                self._tell(self._report, "adaptation_failed", f"{self._domain}: {error}",
+                           "the champion answers on; look at the log")
+                self._is_over({"verdict": "failed", "reasons": [str(error)]})
             done.set_exception(error)
+        else:
+            self._is_over(outcome.body())
+            done.set_result(outcome)
+
+    def _in_turn(self, reason: str, actor: str) -> Outcome:
+        folder = self._jobs / f"{self._domain}-{os.getpid()}-{time.time_ns()}"
+        try:
+            with self._turn():
+                return self._adapt(folder, reason, actor)
+        finally:  # before anybody hears that it is over: who forgets relies on it
+            self.stage = None
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _is_over(self, came_to: Mapping[str, Any]) -> None:
+        self.last = {**came_to, "at": time.time()}
+        self._tell(self.on_over, self.last)
+
+    def _tell(self, somebody: Callable[..., object], *what: Any) -> None:
+        """Let somebody know; what fails there is no failure of the adaptation, which may be promoted by then."""
+        try:
+            somebody(*what)
+        except Exception:
+            log.exception("what an adaptation came to was not told everywhere", extra={"domain": self._domain})
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -229,8 +243,9 @@ class Adaptation:
         with self._phase("decide"):
             outcome = self._decide(judged, branch, trained, reason, actor)
         if self.settings.log:
-            runs = [self._logged(outcome, name, metrics) for name, (_, metrics, _) in judged.items()]
-            threading.Thread(target=self._log_runs, args=(runs,), name=f"runlog-{self._domain}", daemon=True).start()
+            made = {name: metrics for name, (_, metrics, _) in judged.items()}
+            writing = threading.Thread(target=self._log_runs, args=(outcome, made), name=f"runlog-{self._domain}", daemon=True)
+            self._tell(writing.start)
         return outcome
 
     def _logged(self, outcome: Outcome, head: str, metrics: Mapping[str, Any]) -> Run:
@@ -240,18 +255,18 @@ class Adaptation:
                    decision=outcome.verdict.decision, config=self._recipe.facts(), losses=self._losses.get(head, []),
                    figures={name: float(value) for name, value in figures.items() if value is not None})
 
-    def _log_runs(self, runs: Sequence[Run]) -> None:
+    def _log_runs(self, outcome: Outcome, judged: Mapping[str, Mapping[str, Any]]) -> None:
         try:
-            for run in runs:
+            for run in [self._logged(outcome, name, metrics) for name, metrics in judged.items()]:
                 runlog.write(run, self._runs)
-        except OSError as error:  # the verdict stands: only the log lacks it
+        except (OSError, TypeError, ValueError) as error:  # the verdict stands: only the log lacks it
             self._report("run_not_logged", f"{self._domain}: an adaptation was not logged: {error}", "look at [adapt] log")
 
     @contextlib.contextmanager
     def _phase(self, phase: str) -> Iterator[None]:
         began = time.monotonic()
         yield
-        self.on_phase(phase, time.monotonic() - began)
+        self._tell(self.on_phase, phase, time.monotonic() - began)
 
     @property
     def _recipe(self) -> training.Recipe:
@@ -295,7 +310,7 @@ class Adaptation:
         report = json.loads((folder / "out" / "report.json").read_text())
         if self.settings.log:
             self._losses[name] = json.loads((folder / "out" / "losses.json").read_text())
-        self.on_trained(report)
+        self._tell(self.on_trained, report)
         return verdict, {**metrics, "training": report}, candidate
 
     def _judge(
