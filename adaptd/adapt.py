@@ -297,13 +297,12 @@ class Adaptation:
         self, name: str, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter
     ) -> tuple[Verdict, dict[str, Any], bytes]:
         """Train, evaluate and judge one head."""
-        training.write(folder, self._recipe, tensors, facts["labels"], adapter, plugins=self._plugins,
-                       time_limit_s=self.settings.time_limit_s)
+        training.write(folder, self._recipe, tensors, facts["labels"], adapter, plugins=self._plugins)
         with self._phase("train"):
-            self._child_run("adaptd.trainer", folder, "training", self.settings.time_limit_s + 30.0)
+            self._child_run("adaptd.trainer", folder, "training")
         (folder / "in" / "rows.safetensors").write_bytes(files.dump(tensors, facts))
         with self._phase("evaluate"):
-            self._child_run("adaptd.evaluate", folder, "evaluating", self.settings.time_limit_s)
+            self._child_run("adaptd.evaluate", folder, "evaluating")
         candidate = (folder / "out" / "adapter.safetensors").read_bytes()
         scores, _ = files.parse((folder / "out" / "scores.safetensors").read_bytes(), "scores")
         verdict, metrics = self._judge(name, tensors, facts, scores)
@@ -369,7 +368,7 @@ class Adaptation:
 
     # -- children ---------------------------------------------------------------------------------------------
 
-    def _child_run(self, module: str, folder: Path, stage: str, limit_s: float) -> None:
+    def _child_run(self, module: str, folder: Path, stage: str) -> None:
         """Run a child to its end, following its progress; raise TrainingFailed with its own words."""
         if self._stopped:
             raise TrainingFailed("stopped: the daemon is stopping, or records are being forgotten")
@@ -379,10 +378,8 @@ class Adaptation:
         said: deque[str] = deque(maxlen=KEEP_OUTPUT)
         listener = threading.Thread(target=lambda: said.extend(child.stderr or ()), daemon=True)
         listener.start()
-        watchdog = threading.Timer(limit_s, child.kill)
-        watchdog.start()
         try:
-            with GivingWay(child, lambda: self.suffers(), self.settings.time_limit_s / 2) as way:
+            with GivingWay(child, stage, self.settings.time_limit_s, lambda: self.suffers()) as way:
                 for line in child.stdout or ():
                     self._progress(line)
                 code = child.wait()
@@ -391,7 +388,6 @@ class Adaptation:
                          extra={"action": "gave_way", "domain": self._domain})
             listener.join(timeout=5.0)
         finally:
-            watchdog.cancel()
             self._child = None
         if code != 0:
             raise TrainingFailed(training.failure(stage, code, said))
