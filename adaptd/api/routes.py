@@ -162,7 +162,7 @@ async def review_report(call: Call) -> Json:
 
 async def status(call: Call) -> Json:
     """Say what is live, how good it is, what goes on and what is wrong."""
-    return call.operations.status()
+    return await asyncio.to_thread(call.operations.status)  # it reads the store: answers do not wait for it
 
 
 async def history(call: Call) -> Json:

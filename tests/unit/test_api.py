@@ -229,6 +229,15 @@ class Double:
         return {"dropped": 1}
 
 
+class OffTheLoop(Double):
+    """Operations that read the store, which the event loop must not wait for."""
+
+    def status(self) -> Json:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        return super().status()
+
+
 def application(double: Double) -> Starlette:
     """Return the app; "good" is ann's token."""
     keyring = Keyring()
@@ -814,3 +823,7 @@ def test_a_review_of_no_size_is_answered_with_field_and_cure(query: str, at: str
     found = error(ask(double, "GET", f"/v1/text/review?{query}"), 422, "unprocessable")
     assert message in found["message"] and found["field"] == at and found["hint"]
     assert double.asked == []
+
+
+def test_the_status_is_not_read_on_the_event_loop() -> None:
+    assert ask(OffTheLoop(), "GET", "/v1/status").status_code == 200
