@@ -145,6 +145,10 @@ class Double:
         self._note("promote", domain, to=to, force=force, reason=reason, actor=actor)
         return VERSION
 
+    async def exported(self, domain: str, number: int, *, to: str, actor: str) -> Json:
+        self._note("exported", domain, number, to=to, actor=actor)
+        return VERSION
+
     async def switch(self, domain: str, *, back: bool, reason: str, actor: str) -> Json:
         self._note("switch", domain, back=back, reason=reason, actor=actor)
         return {**VERSION, "incumbent": None}
@@ -152,7 +156,7 @@ class Double:
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         self._note("forget", domain, selector=selector, reason=reason, actor=actor)
         return {"asked": selector, "at": 1.0, "actor": actor, "reason": reason, "removed": {"event": 1}, "entries": 1,
-                "labels_gone": 0, "versions": {}, "checks": {}}
+                "labels_gone": 0, "versions": {}, "backups": [], "exports": [], "checks": {}}
 
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         self._note("hold", domain, what=what, source=source, reason=reason, actor=actor)
@@ -295,6 +299,7 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
      ("text", {"since": 7, "except_sources": [], "except_events": ["e"], "reason": "", "actor": "socket"})),
     ("POST", "/v1/text/promote", {"to": 7, "force": True, "reason": "r"}, "promote",
      ("text", {"to": 7, "force": True, "reason": "r", "actor": "socket"})),
+    ("POST", "/v1/text/versions/3/exported", {"to": "/m"}, "exported", ("text", 3, {"to": "/m", "actor": "socket"})),
     ("POST", "/v1/text/switch", {"reason": "r"}, "switch", ("text", {"back": False, "reason": "r", "actor": "socket"})),
     ("POST", "/v1/text/hold", {"what": "adaptation"}, "hold",
      ("text", {"what": "adaptation", "source": "", "reason": "", "actor": "socket"})),
