@@ -39,9 +39,8 @@ from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.probation import Probation
 from adaptd.quarantine import Finding
-from adaptd.records import Said
+from adaptd.records import Report, Said
 from adaptd.refold import Refold, Rules, made
-from adaptd.restore import Report
 from adaptd.review import Review
 from adaptd.rows import HoldoutRule, answered_before
 from adaptd.served import Served
