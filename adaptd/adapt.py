@@ -166,24 +166,38 @@ class Adaptation:
     # -- the run ----------------------------------------------------------------------------------------------
 
     def _run(self, reason: str, actor: str, done: Future[Outcome]) -> None:
-        folder = self._jobs / f"{self._domain}-{os.getpid()}-{time.time_ns()}"
         try:
-            try:
-                with self._turn():
-                    outcome = self._adapt(folder, reason, actor)
-            finally:  # before anybody hears that it is over: who forgets relies on it
-                self.stage = None
-                shutil.rmtree(folder, ignore_errors=True)
-            self.last = {**outcome.body(), "at": time.time()}
-            self.on_over(self.last)
-            done.set_result(outcome)
-        except Exception as error:  # an adaptation that fails leaves the champion as it is
+            outcome = self._in_turn(reason, actor)
+        except BaseException as error:  # an adaptation that fails leaves the champion as it is
             if not self._stopped:
                 log.warning("adaptation failed: %s", error, extra={"action": "adapt_failed", "domain": self._domain})
-                self._report("adaptation_failed", f"{self._domain}: {error}", "the champion answers on; look at the log")
-                self.last = {"verdict": "failed", "reasons": [str(error)], "at": time.time()}
-                self.on_over(self.last)
+                self._tell(self._report, "adaptation_failed", f"{self._domain}: {error}",
+                           "the champion answers on; look at the log")
+                self._is_over({"verdict": "failed", "reasons": [str(error)]})
             done.set_exception(error)
+        else:
+            self._is_over(outcome.body())
+            done.set_result(outcome)
+
+    def _in_turn(self, reason: str, actor: str) -> Outcome:
+        folder = self._jobs / f"{self._domain}-{os.getpid()}-{time.time_ns()}"
+        try:
+            with self._turn():
+                return self._adapt(folder, reason, actor)
+        finally:  # before anybody hears that it is over: who forgets relies on it
+            self.stage = None
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _is_over(self, came_to: Mapping[str, Any]) -> None:
+        self.last = {**came_to, "at": time.time()}
+        self._tell(self.on_over, self.last)
+
+    def _tell(self, somebody: Callable[..., object], *what: Any) -> None:
+        """Let somebody know; what fails there is no failure of the adaptation, which may be promoted by then."""
+        try:
+            somebody(*what)
+        except Exception:
+            log.exception("what an adaptation came to was not told everywhere", extra={"domain": self._domain})
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -229,8 +243,9 @@ class Adaptation:
         with self._phase("decide"):
             outcome = self._decide(judged, branch, trained, reason, actor)
         if self.settings.log:
-            runs = [self._logged(outcome, name, metrics) for name, (_, metrics, _) in judged.items()]
-            threading.Thread(target=self._log_runs, args=(runs,), name=f"runlog-{self._domain}", daemon=True).start()
+            made = {name: metrics for name, (_, metrics, _) in judged.items()}
+            writing = threading.Thread(target=self._log_runs, args=(outcome, made), name=f"runlog-{self._domain}", daemon=True)
+            self._tell(writing.start)
         return outcome
 
     def _logged(self, outcome: Outcome, head: str, metrics: Mapping[str, Any]) -> Run:
@@ -240,18 +255,18 @@ class Adaptation:
                    decision=outcome.verdict.decision, config=self._recipe.facts(), losses=self._losses.get(head, []),
                    figures={name: float(value) for name, value in figures.items() if value is not None})
 
-    def _log_runs(self, runs: Sequence[Run]) -> None:
+    def _log_runs(self, outcome: Outcome, judged: Mapping[str, Mapping[str, Any]]) -> None:
         try:
-            for run in runs:
+            for run in [self._logged(outcome, name, metrics) for name, metrics in judged.items()]:
                 runlog.write(run, self._runs)
-        except OSError as error:  # the verdict stands: only the log lacks it
+        except (OSError, TypeError, ValueError) as error:  # the verdict stands: only the log lacks it
             self._report("run_not_logged", f"{self._domain}: an adaptation was not logged: {error}", "look at [adapt] log")
 
     @contextlib.contextmanager
     def _phase(self, phase: str) -> Iterator[None]:
         began = time.monotonic()
         yield
-        self.on_phase(phase, time.monotonic() - began)
+        self._tell(self.on_phase, phase, time.monotonic() - began)
 
     @property
     def _recipe(self) -> training.Recipe:
@@ -282,20 +297,19 @@ class Adaptation:
         self, name: str, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], adapter: Adapter
     ) -> tuple[Verdict, dict[str, Any], bytes]:
         """Train, evaluate and judge one head."""
-        training.write(folder, self._recipe, tensors, facts["labels"], adapter, plugins=self._plugins,
-                       time_limit_s=self.settings.time_limit_s)
+        training.write(folder, self._recipe, tensors, facts["labels"], adapter, plugins=self._plugins)
         with self._phase("train"):
-            self._child_run("adaptd.trainer", folder, "training", self.settings.time_limit_s + 30.0)
+            self._child_run("adaptd.trainer", folder, "training")
         (folder / "in" / "rows.safetensors").write_bytes(files.dump(tensors, facts))
         with self._phase("evaluate"):
-            self._child_run("adaptd.evaluate", folder, "evaluating", self.settings.time_limit_s)
+            self._child_run("adaptd.evaluate", folder, "evaluating")
         candidate = (folder / "out" / "adapter.safetensors").read_bytes()
         scores, _ = files.parse((folder / "out" / "scores.safetensors").read_bytes(), "scores")
         verdict, metrics = self._judge(name, tensors, facts, scores)
         report = json.loads((folder / "out" / "report.json").read_text())
         if self.settings.log:
             self._losses[name] = json.loads((folder / "out" / "losses.json").read_text())
-        self.on_trained(report)
+        self._tell(self.on_trained, report)
         return verdict, {**metrics, "training": report}, candidate
 
     def _judge(
@@ -354,7 +368,7 @@ class Adaptation:
 
     # -- children ---------------------------------------------------------------------------------------------
 
-    def _child_run(self, module: str, folder: Path, stage: str, limit_s: float) -> None:
+    def _child_run(self, module: str, folder: Path, stage: str) -> None:
         """Run a child to its end, following its progress; raise TrainingFailed with its own words."""
         if self._stopped:
             raise TrainingFailed("stopped: the daemon is stopping, or records are being forgotten")
@@ -364,10 +378,8 @@ class Adaptation:
         said: deque[str] = deque(maxlen=KEEP_OUTPUT)
         listener = threading.Thread(target=lambda: said.extend(child.stderr or ()), daemon=True)
         listener.start()
-        watchdog = threading.Timer(limit_s, child.kill)
-        watchdog.start()
         try:
-            with GivingWay(child, lambda: self.suffers(), self.settings.time_limit_s / 2) as way:
+            with GivingWay(child, stage, self.settings.time_limit_s, lambda: self.suffers()) as way:
                 for line in child.stdout or ():
                     self._progress(line)
                 code = child.wait()
@@ -376,7 +388,6 @@ class Adaptation:
                          extra={"action": "gave_way", "domain": self._domain})
             listener.join(timeout=5.0)
         finally:
-            watchdog.cancel()
             self._child = None
         if code != 0:
             raise TrainingFailed(training.failure(stage, code, said))

@@ -19,7 +19,7 @@ from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.moments import Moment
 from adaptd.paths import Paths
-from adaptd.refold import Rules
+from adaptd.refold import Rules, unreported
 from adaptd.rows import lineage
 from adaptd.stored import Stored, stored
 
@@ -80,7 +80,7 @@ class AsOf:
         """Make the state, by these settings of learning and memory. Its ridge is to be solved unless the heads were `solved`."""
         heads = {name: self._head(settings) for name in self.heads}
         return restore.load_state(self.connection, self.domain, self.base, self.files, heads, self.vectors, settings.quarantine,
-                                  _unreported)
+                                  unreported)
 
     def _head(self, settings: DomainSettings) -> Head:
         learn, dim = settings.learn, self.vectors.dim
@@ -91,7 +91,3 @@ class AsOf:
         head.bounded.rules = Rules(Bounds(through=0, limits=[(-1, limits)]), self.policies)
         head.bounded.read_from(self.vectors)
         return head
-
-
-def _unreported(code: str, message: str, hint: str) -> None:
-    """What is damaged is told by the daemon."""

@@ -58,10 +58,9 @@ from adaptd.predict import Inference
 from adaptd.probation import Probation
 from adaptd.publish import Publisher
 from adaptd.quarantine import Finding
-from adaptd.records import Said
+from adaptd.records import Report, Said
 from adaptd.redact import redactor
 from adaptd.refold import Refold, Rules, made
-from adaptd.restore import Report
 from adaptd.review import Review
 from adaptd.rows import HoldoutRule, answered_before
 from adaptd.served import Served

@@ -62,7 +62,8 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
         connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
     asked = selector.kept(lambda kind, value: token(key, kind, value))
     certificate = {"asked": asked, "removed": counts, "entries": entries, "labels_gone": len(orphans),
-                   "versions": marks["versions"], "backups": _backups(connection, events),
+                   "versions": marks["versions"], "backups": _copies(connection, events, "backup", "file"),
+                   "exports": _copies(connection, events, "export", "to"),
                    "outputs": outbox.holders(connection) if events else []}
     action = _history(connection, domain, seq, reason, actor, certificate)
     if events:
@@ -116,11 +117,11 @@ def _empty(connection: Connection, events: Sequence[int], key: bytes) -> None:
                 time=None), values)
 
 
-def _backups(connection: Connection, events: Sequence[int]) -> list[str]:
-    """Return the backup files that may hold one of the events: they are not altered."""
+def _copies(connection: Connection, events: Sequence[int], what: str, where: str) -> list[str]:
+    """Return the backups or exports that may hold one of the events: they are not altered."""
     made = [json.loads(detail) for detail in connection.execute(
-        select(t.action.c.detail).where(t.action.c.what == "backup").order_by(t.action.c.id)).scalars()]
-    return list(dict.fromkeys(one["file"] for one in made if events and one["seq"] >= events[0]))
+        select(t.action.c.detail).where(t.action.c.what == what).order_by(t.action.c.id)).scalars()]
+    return list(dict.fromkeys(one[where] for one in made if events and one["seq"] >= events[0]))
 
 
 def _orphans(connection: Connection, domain: int, targets: set[tuple[str, str]]) -> set[tuple[str, str]]:

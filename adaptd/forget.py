@@ -24,9 +24,8 @@ from adaptd.learn import Learner
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.paths import Paths
-from adaptd.records import Erased
+from adaptd.records import Erased, Report
 from adaptd.refold import Refold, fold_outcomes
-from adaptd.restore import Report
 from adaptd.rows import Interval, births, lineage, replay, retaught, standing
 from adaptd.selector import Selector
 from adaptd.vectors import Vectors

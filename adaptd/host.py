@@ -166,6 +166,7 @@ def log_to_stderr(settings: Log) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
+    logging.getLogger("adaptd.audit").setLevel(logging.INFO)  # whatever the level is
     for noisy in ("alembic", "apscheduler", "httpx", "uvicorn", "faiss"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -6,6 +6,7 @@ An administrator's files lie below /etc; a package's (`root`) below /usr/lib in 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ STATE = Path("/var/lib/adaptd")
 CREDENTIALS = SYSTEM_CONFIG.parent / "credentials"
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 what the unit does not see
 SHIPPED = "/opt/adaptd/bin/adaptd"  # what the unit starts as shipped
+PLAIN = re.compile(r"[\w./+:@-]+")  # of a path: what a unit takes as it is
 SYSUSERS = f'u adaptd - "adaptd, continual learning" {STATE}\n'
 TMPFILES = f"""\
 d {SYSTEM_CONFIG.parent} 0750 root adaptd -
@@ -40,7 +42,7 @@ class File:
     path: Path
     text: str
     mode: int
-    state: str  # new, unchanged, changed (it differs from what would be written), kept (the administrator's own)
+    state: str  # new, unchanged, changed (it differs from what would be written), kept (the administrator's own), unreadable
 
 
 def plan(program: Path, root: Path | None = None) -> list[File]:
@@ -69,8 +71,11 @@ def unit(program: Path) -> str:
     Raises
     ------
     CannotStart
-        Program or interpreter lie where the unit does not look.
+        Program or interpreter lie where the unit does not look, or the path means something else in a unit.
     """
+    if not PLAIN.fullmatch(str(program)):
+        raise CannotStart(f"{program}: a blank, % or quote means something else in a unit",
+                          hint="name a path of letters, digits and . _ + : @ -")
     for path in (program, Path(sys.base_prefix)) if program == default_program() else (program,):
         if any(path.is_relative_to(hidden) for hidden in HIDDEN):
             raise CannotStart(f"{path} is hidden from the service (ProtectHome=, PrivateTmp=)",
@@ -100,6 +105,8 @@ def _state(path: Path, text: str) -> str:
         found = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return "new"
+    except PermissionError:
+        return "unreadable"
     if found == text:
         return "unchanged"
     return "kept" if path.name == SYSTEM_CONFIG.name else "changed"
@@ -112,7 +119,11 @@ def write(files: Sequence[File], *, force: bool) -> None:
     ------
     Conflict
         A file was changed; nothing is written then.
+    CannotStart
+        A file cannot be read by this user.
     """
+    if unreadable := [str(file.path) for file in files if file.state == "unreadable"]:
+        raise CannotStart(f"{', '.join(unreadable)}: not readable for this user", hint="run it as the user that owns them")
     if not force and (changed := [str(file.path) for file in files if file.state == "changed"]):
         raise Conflict(f"{', '.join(changed)}: changed since, or written by another adaptd",
                        hint="put your changes into a drop-in (systemctl edit adaptd), then: adaptd install-service --force")

@@ -131,9 +131,10 @@ class Meters:
         began = time.perf_counter()
         try:
             yield
-        except AdaptdError as error:
-            if error.code != "unknown_domain":  # anybody's words are no label
-                self._failures.labels(stage, domain, error.code).inc()
+        except Exception as error:
+            code = error.code if isinstance(error, AdaptdError) else "internal"  # as it goes out
+            if code != "unknown_domain":  # anybody's words are no label
+                self._failures.labels(stage, domain, code).inc()
             raise
         self._requests.labels(stage, domain).observe(time.perf_counter() - began)
 

@@ -109,6 +109,13 @@ def _named(connection: Connection, paths: Paths, domain: str, selector: Selector
     return selector if policy is None else selector.named(policy.named)
 
 
+def note_export(paths: Paths, domain: str, number: int, to: str, actor: str) -> None:
+    """Write into the history where a version is exported to."""
+    with _store(paths) as engine, engine.begin() as connection:
+        _wanted_schema(connection)
+        registry.note_export(connection, _domain(connection, domain), number, to, actor)
+
+
 def create_token(paths: Paths, name: str, actor: str, *, roles: Collection[str], domains: Collection[str] | None,
                  source: str | None, expires: float | None) -> dict[str, Any]:
     """Make a token; return it, which is not kept, with what it allows."""

@@ -44,13 +44,19 @@ def environment() -> dict[str, str]:
 
 
 class GivingWay:
-    """Stops a child while others suffer, for a moment at a time and `most_s` in all: it comes to its end whatever happens."""
+    """Stops a child while others suffer, for a moment at a time and half its time in all; ends it when its time is over.
 
-    def __init__(self, child: subprocess.Popen[str], suffers: Callable[[], bool], most_s: float) -> None:
+    Its time is what it runs: while it is stopped, that stands still. So it comes to its end whatever happens.
+    """
+
+    def __init__(self, child: subprocess.Popen[str], what: str, limit_s: float,
+                 suffers: Callable[[], bool] = lambda: False) -> None:
         self.stopped_s = 0.0
         self._child = child
+        self._what = what
+        self._limit_s = limit_s
         self._suffers = suffers
-        self._most_s = most_s
+        self._late = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="giving-way", daemon=True)
 
@@ -58,13 +64,28 @@ class GivingWay:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
+        """Let go of the child.
+
+        Raises
+        ------
+        TrainingFailed
+            It was ended, as its time was over.
+        """
         self._over.set()
         self._thread.join()
+        if self._late and raised[0] is None:
+            raise TrainingFailed(f"{self._what} took longer than {self._limit_s:g} s",
+                                 hint="raise adapt.time_limit_s, or lower adapt.options.steps")
 
     def _run(self) -> None:
-        while not self._over.wait(LOOK_S) and self.stopped_s < self._most_s:
-            if self._suffers():
+        began = time.monotonic()
+        while not self._over.wait(LOOK_S):
+            if time.monotonic() - began - self.stopped_s > self._limit_s:
+                self._late = True
+                self._child.kill()
+                return
+            if self.stopped_s < self._limit_s / 2 and self._suffers():
                 self._stop()
                 self._over.wait(RUNNING_S)
 

@@ -33,6 +33,7 @@ from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.paths import Paths
+from adaptd.process import GivingWay
 from adaptd.registry import Version
 from adaptd.rows import labels, lineage, standing
 from adaptd.stored import stored
@@ -50,6 +51,7 @@ class Job:
     folder: Path
     candidate: Version
     stored: bytes | None
+    limit_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +136,8 @@ class Materials:
         self._note_forgotten(trained["seq"])
         folder.mkdir(parents=True)
         training.write(folder, training.Recipe(**trained["recipe"]), tensors, filled.labels,
-                       self._start(name, trained["from"][trained["heads"].index(head)]), plugins=self._plugins,
-                       time_limit_s=self._now.adapt.time_limit_s)
-        return Job(folder=folder, candidate=candidate, stored=self._bytes(name, digest))
+                       self._start(name, trained["from"][trained["heads"].index(head)]), plugins=self._plugins)
+        return Job(folder=folder, candidate=candidate, stored=self._bytes(name, digest), limit_s=self._now.adapt.time_limit_s)
 
     def _start(self, name: str, digest: str) -> Adapter:
         """Return the adapter that a candidate began from."""
@@ -210,7 +211,8 @@ def _compared(name: str, digest: str, work: Job | Solving | bytes) -> Json:
 def _trained(job: Job) -> bytes:
     """Run a training job to its end; return the candidate's adapter."""
     child = training.start("adaptd.trainer", job.folder)
-    _, said = child.communicate()
+    with GivingWay(child, "training", job.limit_s):
+        _, said = child.communicate()
     if child.returncode != 0:
         raise TrainingFailed(training.failure("training", child.returncode, said.splitlines()))
     return (job.folder / "out" / "adapter.safetensors").read_bytes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -232,6 +232,9 @@ class Verdict:
     decision: Literal["promote", "reject", "undecided"]
     reasons: Sequence[str]
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+Report = Callable[[str, str, str], None]  # takes a problem's code, message and hint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,12 +117,12 @@ class Refold:
             version = registry.version(connection, registry.live(connection, self.domain).version)
             base = restore.Base(version=version, intervals=lineage(connection, branch, begin), seq=begin, own=False)
             state: State = restore.load_state(connection, self.domain, base, {}, self.heads(), self.vectors, Quarantine(),
-                                              _unreported)
+                                              unreported)
         beside.evictions(state, entries, self.vectors, self.record, self.block)
 
 
-def _unreported(code: str, message: str, hint: str) -> None:
-    """Nothing is read here that could be damaged."""
+def unreported(code: str, message: str, hint: str) -> None:
+    """For who makes a state to look at it: what is damaged is told by the daemon that serves it."""
 
 
 def fold_outcomes(learner: Learner, entries: Sequence[Learned]) -> None:

@@ -105,6 +105,18 @@ def versions(connection: Connection, domain: int) -> list[Version]:
     return [_version(row) for row in connection.execute(query)]
 
 
+def note_export(connection: Connection, domain: int, number: int, to: str, actor: str) -> None:
+    """Write into the history where a version is exported to: a forget names the copies that may hold what it removed.
+
+    Raises
+    ------
+    NotFound
+        There is no such version in that domain.
+    """
+    detail = {"to": to, "seq": version(connection, number, domain).seq}
+    act(connection, last_seq(connection), domain, "export", actor, "", after=number, detail=detail)
+
+
 def _version(row: Any) -> Version:
     return Version(number=row.number, domain=row.domain, kind=row.kind, parent=row.parent, branch=row.branch, seq=row.seq,
                    encoder=row.encoder, config=row.config, files=json.loads(row.files), metrics=json.loads(row.metrics),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any
 from adaptd.process import be_a_quiet_child, environment
 
 LIMIT_S = 120.0
+KEPT = 500  # runs in each format; the oldest go
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,15 @@ def write(run: Run, folder: Path) -> None:
         raise OSError(f"it took more than {LIMIT_S:g} s") from None
     if done.returncode:
         raise OSError((done.stderr.strip().splitlines() or ["no message"])[-1])
+    for name in run.log:
+        _sweep(folder / name)
+
+
+def _sweep(folder: Path) -> None:
+    """Let go of the oldest runs beyond `KEPT`."""
+    runs = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()] if folder.is_dir() else []
+    for old in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
+        shutil.rmtree(old)
 
 
 # -- in the child ---------------------------------------------------------------------------------------------

@@ -190,6 +190,12 @@ class Service:
         """Return one version in full."""
         return await asyncio.to_thread(self._read, describe.version, self._served(domain).id, number)
 
+    async def exported(self, domain: str, number: int, *, to: str, actor: str) -> Json:
+        """Note where a version is exported to."""
+        served = self._served(domain)
+        await asyncio.wrap_future(self._writer.submit(lambda c: registry.note_export(c, served.id, number, to, actor)))
+        return {"version": number}
+
     async def difference(self, domain: str, one: int, other: int) -> Json:
         """Return what one version has more and less than another."""
         return await asyncio.to_thread(self._read, describe.difference, self._served(domain).id, one, other)

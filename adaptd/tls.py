@@ -1,4 +1,4 @@
-"""The daemon's certificate: TLS 1.2 and later, and a key that only its user can read."""
+"""The daemon's certificate: TLS 1.2 and later, and a key that strangers cannot read (a group may)."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from adaptd import __version__
 from adaptd.config import TraceSettings
 from adaptd.errors import MissingExtra
+from adaptd.records import Report
 from adaptd.stages import Told, Traces, traces
 
 try:
@@ -34,7 +35,6 @@ except ImportError as error:
     raise MissingExtra(f"traces need opentelemetry: {error}", hint="pip install 'adaptd[otel]'") from None
 
 log = logging.getLogger(__name__)
-Report = Callable[[str, str, str], None]
 DELAY_MS, TIMEOUT_S = 1000, 5.0  # between two exports; of one
 CLOSE_S = 2.0  # that a stop waits for the last ones
 AGAIN_S = 60.0  # between two words about what is not taken

@@ -5,7 +5,8 @@ In: `in/job.json` (the `Job`), `in/rows.safetensors` (vectors, targets, fresh; o
 `out/report.json`: when the report is there, the candidate is whole. Progress goes to standard output, one JSON object a
 line; the reason of a failure to standard error, as the last line, `{"code", "message", "hint"}`, with exit code 1.
 
-It gives way to everything: lowest priority, the kernel's first choice when memory is short, killed with its parent.
+It gives way to everything: lowest priority, the kernel's first choice when memory is short, killed with its parent, and
+by it when its time is over: nothing of use is lost then, as results are renamed into place whole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -54,7 +54,6 @@ class Job:
     threads: int = 1
     rank: int = 256
     plugins: list[str] = field(default_factory=list)  # distributions that may be loaded
-    time_limit_s: float = 1800.0
     nice: int = NICE
 
 
@@ -207,21 +206,12 @@ def balanced(rows: Tensor, targets: Tensor, most: int, generator: torch.Generato
 
 
 def _give_way(job: Job) -> None:
-    """Bind this process to its parent, its bounds and its seed."""
+    """Bind this process to its parent, its threads and its seed."""
     be_a_quiet_child(job.parent_pid, job.nice)
-    signal.signal(signal.SIGALRM, lambda _number, _frame: _out_of_time(job.time_limit_s))
-    signal.setitimer(signal.ITIMER_REAL, job.time_limit_s)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic CUDA wants
     torch.set_num_threads(job.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.manual_seed(job.seed)
-
-
-def _out_of_time(limit_s: float) -> None:
-    """End at once: nothing of use is lost, as results are renamed into place whole."""
-    _fail({"code": "time_limit", "message": f"training took longer than {limit_s:g} s",
-           "hint": "raise adapt.time_limit_s, or lower adapt.options.steps"})
-    os._exit(1)
 
 
 def _progress(done: float, words: str) -> None:
@@ -229,7 +219,7 @@ def _progress(done: float, words: str) -> None:
 
 
 def _fail(body: Mapping[str, Any]) -> int:
-    os.write(2, (json.dumps(body) + "\n").encode())  # not print: also called from a signal handler
+    print(json.dumps(body), file=sys.stderr, flush=True)
     return 1
 
 

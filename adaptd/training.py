@@ -83,11 +83,10 @@ def rows(head: Head, after: int) -> tuple[dict[str, Tensor], Away]:
 
 
 def write(folder: Path, recipe: Recipe, tensors: Mapping[str, Tensor], labels: Sequence[str], adapter: Adapter, *,
-          plugins: Sequence[str], time_limit_s: float) -> None:
+          plugins: Sequence[str]) -> None:
     """Write a job's folder: `in/` as `adaptd.trainer` reads it, and an empty `out/`."""
     train = (tensors["holdout"] == 0) & ((tensors["retrievable"] == 1) | (tensors["fresh"] == 1))  # memory + experience
-    job = {**recipe.facts(), "labels": list(labels), "parent_pid": os.getpid(), "plugins": list(plugins),
-           "time_limit_s": time_limit_s}
+    job = {**recipe.facts(), "labels": list(labels), "parent_pid": os.getpid(), "plugins": list(plugins)}
     publish(folder / "in", {
         "job.json": json.dumps(job).encode(),
         "adapter.safetensors": files.dump_adapter(adapter),

@@ -17,13 +17,14 @@ from starlette.routing import Route
 from adaptd.api.bodies import check, read_batch, read_bytes, read_object
 from adaptd.api.endpoint import Call, Endpoint
 from adaptd.api.errors import Internal, failure, reply, status_failure
-from adaptd.api.guard import OPERATOR, Guard, Report
+from adaptd.api.guard import OPERATOR, Guard
 from adaptd.api.operations import Operations
 from adaptd.api.routes import ENDPOINTS, STREAM
 from adaptd.api.traced import ROUTE, RequestTracer, Traced
 from adaptd.config import Limits
 from adaptd.errors import AdaptdError, BadRequest
 from adaptd.grants import Grant, Keyring
+from adaptd.records import Report
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
@@ -18,16 +17,15 @@ from adaptd.api.openapi import OPEN, SIGNED
 from adaptd.api.refusals import Refusals
 from adaptd.errors import AdaptdError, BadRequest, Unauthorized
 from adaptd.grants import Grant, Keyring
+from adaptd.records import Report
 
 audit = logging.getLogger("adaptd.audit")  # stable: for who ships it elsewhere
-audit.setLevel(logging.INFO)  # whatever [log] level says
 TOKEN_NAMES = ("token", "access_token", "authorization", "bearer")
 SIGNED_PATH = re.compile(re.sub("{[a-z]+}", "[^/]+", SIGNED))
 UNSIGNED = {401: "a wrong signature, or none", 404: "no such feed"}  # answers to what comes without a token
 SOCKET = "socket"  # the actor who came over the unix socket
 OPERATOR = Grant(actor=SOCKET, roles=frozenset({"admin"}))
 ANONYMOUS = Grant(actor="anonymous", roles=frozenset())
-Report = Callable[[str, str, str], None]
 
 
 def over_unix(scope: Scope) -> bool:

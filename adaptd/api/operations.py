@@ -84,6 +84,10 @@ class Operations(Protocol):
         """Make a candidate live. Raises Refused when its gate did and `force` is not given."""
         ...
 
+    async def exported(self, domain: str, number: int, *, to: str, actor: str) -> Json:
+        """Note where a version is exported to."""
+        ...
+
     async def switch(self, domain: str, *, back: bool, reason: str, actor: str) -> Json:
         """Note that clients use adaptd's answers, or the incumbent's again. Raises Conflict when they do so already."""
         ...

@@ -120,6 +120,11 @@ async def version(call: Call) -> Json:
     return await call.operations.version(call.domain, _number(call, "number"))
 
 
+async def exported(call: Call) -> Json:
+    """Note where a version is being exported to: a forget names the copies that may hold what it removes."""
+    return await call.operations.exported(call.domain, _number(call, "number"), to=call.body.to, actor=call.actor)
+
+
 async def difference(call: Call) -> Json:
     """Say what the second of two versions has more and less than the first."""
     return await call.operations.difference(call.domain, _number(call, "number"), _number(call, "other"))
@@ -162,7 +167,7 @@ async def review_report(call: Call) -> Json:
 
 async def status(call: Call) -> Json:
     """Say what is live, how good it is, what goes on and what is wrong."""
-    return call.operations.status()
+    return await asyncio.to_thread(call.operations.status)  # it reads the store: answers do not wait for it
 
 
 async def history(call: Call) -> Json:
@@ -319,6 +324,8 @@ ENDPOINTS = (
              answer=s.Resumed),
     Endpoint(method="GET", path=f"{DOMAIN}/versions", handler=versions, roles=OPERATE, answer=s.Versions),
     Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}", handler=version, roles=OPERATE, answer=s.VersionNumber),
+    Endpoint(method="POST", path=f"{DOMAIN}/versions/{{number}}/exported", handler=exported, roles=OPERATE, request=s.Exported,
+             answer=s.VersionNumber),
     Endpoint(method="GET", path=f"{DOMAIN}/versions/{{number}}/diff/{{other}}", handler=difference, roles=OPERATE,
              answer=s.Difference),
     Endpoint(method="GET", path=f"{DOMAIN}/memory", handler=memory, roles=READ, answer=s.Answer),

@@ -230,6 +230,14 @@ class NewToken(Body):
         return None if expires is None else moment(expires, "expires")
 
 
+class Exported(Body):
+    """Where a version is exported to: a folder, or a registry's address and the model's name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"to": "/srv/models/intents"}]})
+
+    to: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+
+
 class RevokeToken(Body):
     """Why a token ends."""
 
@@ -453,6 +461,8 @@ class Certificate(Answer):
     entries: int
     labels_gone: int
     versions: dict[str, Any]
+    backups: list[str]
+    exports: list[str]
     checks: dict[str, Any]
 
 

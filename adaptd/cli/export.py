@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import click
 
 from adaptd.cli import options, show
 from adaptd.cli.versions import NUMBER
-from adaptd.errors import UnknownDomain
+from adaptd.errors import NotRunning, UnknownDomain
+from adaptd.paths import Paths
 
 FORMS = ("hf", "onnx", "mlflow")
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -29,7 +30,8 @@ def export(domain: str | None, number: int, folder: Path, form: str, head: str |
     """Write a version as a model that answers without adaptd.
 
     DIR holds the encoder, the remembered vectors with their labels (no texts), the ridge and what answers are pooled and
-    calibrated by. Reads the store, whether its daemon runs or not. What is forgotten later is not forgotten in DIR.
+    calibrated by. Reads the store, whether its daemon runs or not.
+    What is forgotten later is not forgotten in DIR; the certificate of a forget names it.
 
     \b
     Example:
@@ -43,7 +45,7 @@ def export(domain: str | None, number: int, folder: Path, form: str, head: str |
     settings, paths = config.load(options.given())
     name = _served(domain, settings)
     with Console(stderr=True).status(f"exporting version {number}"):
-        document = write(settings, paths, name, number, form, folder.absolute(), head)
+        document = write(settings, paths, name, number, form, folder.absolute(), head, note=_note(name, paths))
     show.data(document) if as_json else _words(document)
 
 
@@ -59,8 +61,8 @@ def mlflow(domain: str | None, uri: str, name: str | None, every: bool, head: st
     """Bring MLflow's model registry up to what is live.
 
     Enters the live version where the registry lacks it, as an MLflow model with figures, parent, verdict and reason, and
-    lets the alias `champion` name it, after a rollback too. A second run changes nothing. Run it by a timer, or as an alert
-    command.
+    lets the alias `champion` name it, after a rollback too. What a forget has changed or retired since is entered anew or
+    removed there. A second run changes nothing. Run it by a timer.
 
     \b
     Example:
@@ -75,12 +77,26 @@ def mlflow(domain: str | None, uri: str, name: str | None, every: bool, head: st
     chosen = _served(domain, settings)
     with Console(stderr=True).status("looking at what the registry lacks") as status:
         document = sync(settings, paths, chosen, uri, name or f"adaptd-{chosen}", every=every, head=head,
-                        tell=lambda number: status.update(f"entering version {number}"))
+                        note=_note(chosen, paths), tell=lambda number: status.update(f"entering version {number}"))
     if as_json:
         show.data(document)
     else:
-        show.line(f"{document['name']}: entered {', '.join(map(str, document['entered'])) or 'nothing'}; champion is version"
-                  f" {document['live']} (MLflow's {document['champion']})")
+        removed = f", removed {', '.join(map(str, document['removed']))}" if document["removed"] else ""
+        show.line(f"{document['name']}: entered {', '.join(map(str, document['entered'])) or 'nothing'}{removed}; champion is"
+                  f" version {document['live']} (MLflow's {document['champion']})")
+
+
+def _note(domain: str, paths: Paths) -> Callable[[int, str], None]:
+    """Return what notes an export: through the daemon where one runs, else in the stopped store."""
+    def note(number: int, to: str) -> None:
+        try:
+            options.client().call("POST", f"/v1/{domain}/versions/{number}/exported", {"to": to})
+        except NotRunning:
+            from adaptd import offline
+
+            offline.note_export(paths, domain, number, to, options.actor())
+
+    return note
 
 
 def _served(domain: str | None, settings: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from adaptd.registry import Version
 
 FORMATS = MappingProxyType({"hf": "adaptd.export.hf", "onnx": "adaptd.export.onnx", "mlflow": "adaptd.export.mlflow"})
 Json = dict[str, Any]
+Note = Callable[[int, str], None]  # writes into the store's history that a version goes to a place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,9 @@ class Exported:
     encoder: Transformers
 
 
-def export(settings: Settings, paths: Paths, domain: str, number: int, form: str, folder: Path, head: str | None) -> Json:
-    """Write a version of a domain into a new folder; return what it is made of.
+def export(settings: Settings, paths: Paths, domain: str, number: int, form: str, folder: Path, head: str | None, *,
+           note: Note) -> Json:
+    """Write a version of a domain into a new folder, and note that; return what it is made of.
 
     Raises
     ------
@@ -51,7 +54,9 @@ def export(settings: Settings, paths: Paths, domain: str, number: int, form: str
     made = load(settings, paths, domain, number, head)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
+        temporary.mkdir(mode=0o700, parents=True)  # vectors of texts are in it
         importlib.import_module(FORMATS[form]).write(made.model, made.encoder, temporary)
+        note(made.version.number, str(folder))
         temporary.replace(folder)  # an empty folder gives way
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -41,6 +41,10 @@ def taught() -> Iterator[tuple[Daemon, dict[int, Answers]]]:
         yield daemon, known
 
 
+def noted(number: int, to: str) -> None:
+    """An export that nobody need know of."""
+
+
 def said(daemon: Daemon) -> Answers:
     found = daemon.post("text/predict", {"inputs": [{"text": text} for text in ASKED]})["predictions"]
     return [(one["label"], one["confidence"]) for one in found]
@@ -64,7 +68,7 @@ def test_an_exported_version_answers_as_it_did(taught: tuple[Daemon, Mapping[int
                                                program: str) -> None:
     daemon, known = taught
     version = max(known)
-    told = export(*config.load(str(daemon.folder)), "text", version, form, tmp_path / "model", None)
+    told = export(*config.load(str(daemon.folder)), "text", version, form, tmp_path / "model", None, note=noted)
     assert (told["version"], told["labels"]) == (version, 4)
     assert_same(outside(program, told["folder"], tmp_path), known[version])
     assert "food" in {label for label, _ in known[version]}, "the young class is answered"
@@ -77,13 +81,23 @@ def test_mlflows_champion_follows_what_is_live(taught: tuple[Daemon, Mapping[int
     uri, (first, second) = f"sqlite:///{tmp_path}/mlflow.db", known
 
     def synced() -> dict[str, Any]:
-        return sync(*config.load(str(daemon.folder)), "text", uri, "adaptd-text", every=False, head=None, tell=print)
+        return sync(*config.load(str(daemon.folder)), "text", uri, "adaptd-text", every=False, head=None, note=noted, tell=print)
 
     assert (synced()["entered"], synced()["entered"]) == ([second], [])
     daemon.post("text/rollback", {"to": first})
     document = json.loads(daemon.cli("mlflow", "--uri", uri, "--json"))
     assert (document["entered"], document["live"]) == ([first], first)
     assert_same(outside(MLFLOW, uri, tmp_path), known[first])
+    exported = [one for one in daemon.ask("GET", "/v1/history?domain=text")[1]["actions"] if one["what"] == "export"]
+    assert [(one["after"], one["detail"]["to"]) for one in exported] == [(first, f"{uri} adaptd-text")]
+
+    event = daemon.rows("SELECT id FROM event ORDER BY seq LIMIT 1")[0][0]
+    certificate = daemon.post("text/forget", {"event": event, "reason": "their request"})
+    assert certificate["exports"] == [f"{uri} adaptd-text"]
+    document = synced()
+    assert (document["entered"], sorted(document["removed"])) == ([first], [first, second]), "what held it is not left there"
+    assert (synced()["entered"], synced()["removed"]) == ([], [])
+    assert outside(MLFLOW, uri, tmp_path)
 
 
 def test_what_cannot_be_exported_is_named(taught: tuple[Daemon, Mapping[int, Answers]], tmp_path: Path) -> None:
@@ -94,5 +108,5 @@ def test_what_cannot_be_exported_is_named(taught: tuple[Daemon, Mapping[int, Ans
     for version, folder, head, message in ((last, "full", None, "not empty"), (1, "new", None, "learned nothing"),
                                            (999, "new", None, "no version 999"), (last, "new", "topic", "has the heads label")):
         with pytest.raises(AdaptdError, match=message):
-            export(*config.load(str(daemon.folder)), "text", version, "hf", tmp_path / folder, head)
+            export(*config.load(str(daemon.folder)), "text", version, "hf", tmp_path / folder, head, note=noted)
     assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".*"))

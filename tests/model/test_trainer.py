@@ -90,12 +90,6 @@ def test_a_parent_that_is_gone_already(tmp_path: Path) -> None:
     assert "is gone" in refusal(make_folder(tmp_path / "job", parent_pid=1))["message"]
 
 
-def test_the_time_limit_ends_it_with_nothing_half_written(tmp_path: Path) -> None:
-    said = refusal(make_folder(tmp_path / "job", options={"steps": 10_000_000}, time_limit_s=3.0))
-    assert said["code"] == "time_limit"
-    assert "adapt.time_limit_s" in said["hint"]
-
-
 def test_what_does_not_exist_is_named(tmp_path: Path) -> None:
     said = refusal(make_folder(tmp_path / "job", strategy="repaly"))
     assert (said["code"], said["field"]) == ("bad_config", "adapt.strategy")

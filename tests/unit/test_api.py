@@ -148,6 +148,10 @@ class Double:
         self._note("promote", domain, to=to, force=force, reason=reason, actor=actor)
         return VERSION
 
+    async def exported(self, domain: str, number: int, *, to: str, actor: str) -> Json:
+        self._note("exported", domain, number, to=to, actor=actor)
+        return VERSION
+
     async def switch(self, domain: str, *, back: bool, reason: str, actor: str) -> Json:
         self._note("switch", domain, back=back, reason=reason, actor=actor)
         return {**VERSION, "incumbent": None}
@@ -155,7 +159,7 @@ class Double:
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         self._note("forget", domain, selector=selector, reason=reason, actor=actor)
         return {"asked": selector, "at": 1.0, "actor": actor, "reason": reason, "removed": {"event": 1}, "entries": 1,
-                "labels_gone": 0, "versions": {}, "checks": {}}
+                "labels_gone": 0, "versions": {}, "backups": [], "exports": [], "checks": {}}
 
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         self._note("hold", domain, what=what, source=source, reason=reason, actor=actor)
@@ -246,6 +250,15 @@ class Double:
         return {"dropped": 1}
 
 
+class OffTheLoop(Double):
+    """Operations that read the store, which the event loop must not wait for."""
+
+    def status(self) -> Json:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        return super().status()
+
+
 def ring() -> Keyring:
     """Return a ring whose only token, "good", is ann's."""
     keyring = Keyring()
@@ -309,6 +322,7 @@ ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
      ("text", {"since": 7, "except_sources": [], "except_events": ["e"], "reason": "", "actor": "socket"})),
     ("POST", "/v1/text/promote", {"to": 7, "force": True, "reason": "r"}, "promote",
      ("text", {"to": 7, "force": True, "reason": "r", "actor": "socket"})),
+    ("POST", "/v1/text/versions/3/exported", {"to": "/m"}, "exported", ("text", 3, {"to": "/m", "actor": "socket"})),
     ("POST", "/v1/text/switch", {"reason": "r"}, "switch", ("text", {"back": False, "reason": "r", "actor": "socket"})),
     ("POST", "/v1/text/hold", {"what": "adaptation"}, "hold",
      ("text", {"what": "adaptation", "source": "", "reason": "", "actor": "socket"})),
@@ -924,3 +938,7 @@ def test_a_review_of_no_size_is_answered_with_field_and_cure(query: str, at: str
     found = error(ask(double, "GET", f"/v1/text/review?{query}"), 422, "unprocessable")
     assert message in found["message"] and found["field"] == at and found["hint"]
     assert double.asked == []
+
+
+def test_the_status_is_not_read_on_the_event_loop() -> None:
+    assert ask(OffTheLoop(), "GET", "/v1/status").status_code == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -62,6 +63,21 @@ def test_the_unit_starts_the_program_that_is_named_and_one_that_it_cannot_see_is
     said = run(tmp_path, program="/home/me/venv/bin/adaptd", expect=3)
     assert "/home/me" in said and "python3 -m venv /opt/adaptd" in said
     assert "absolute" in run(tmp_path, program="bin/adaptd", expect=2)
+    for program in ("/srv/my programs/adaptd", "/srv/100%/adaptd", '/srv/"a"/adaptd', "/srv/$HOME/adaptd"):
+        assert "in a unit" in run(tmp_path, program=program, expect=3)
+
+
+def test_what_an_ordinary_user_cannot_read_is_said_in_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_text
+
+    def refused(path: Path, *given: Any, **named: Any) -> str:
+        if path == tmp_path / "etc/adaptd/adaptd.toml":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *given, **named)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert "adaptd.toml (unreadable, mode 0640)" in run(tmp_path, "--dry-run")
+    assert "not readable" in run(tmp_path, expect=3) and not list(tmp_path.iterdir())
 
 
 def test_only_root_writes_to_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from adaptd.process import GivingWay, environment
+from adaptd.errors import TrainingFailed
+from adaptd.process import LOOK_S, GivingWay, environment
 from adaptd.records import Alert
 from adaptd.sinks import Command
 from adaptd.tomlfile import resolved
@@ -28,7 +31,7 @@ def test_it_is_stopped_while_others_suffer_and_goes_on_afterwards() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
     suffers = threading.Event()
     try:
-        with GivingWay(child, suffers.is_set, 60.0) as way:
+        with GivingWay(child, "it", 120.0, suffers.is_set) as way:
             until(lambda: state(child) in "SR", "it runs")
             suffers.set()
             until(lambda: state(child) == "T", "it is stopped")
@@ -63,9 +66,25 @@ def test_a_child_inherits_no_setting_and_no_secret(monkeypatch: pytest.MonkeyPat
 def test_it_is_not_stopped_for_longer_than_it_may_be() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
     try:
-        with GivingWay(child, lambda: True, 0.2) as way:
-            way._thread.join(30.0)
-            assert not way._thread.is_alive() and 0.2 <= way.stopped_s and state(child) != "T"
+        with GivingWay(child, "it", 30.0, lambda: True) as way:
+            way.stopped_s = 15.0
+            until(lambda: state(child) != "T", "it goes on")
+            time.sleep(3 * LOOK_S)
+            assert state(child) != "T"
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_its_time_stands_still_while_it_is_stopped() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
+    began = time.monotonic()
+    try:
+        with pytest.raises(TrainingFailed, match=r"training took longer than 1 s"):
+            with GivingWay(child, "training", 1.0, lambda: True) as way:
+                child.wait(30.0)
+        assert child.returncode == -signal.SIGKILL
+        assert way.stopped_s >= 0.5 and time.monotonic() - began >= 1.0 + way.stopped_s
     finally:
         child.kill()
         child.wait()
