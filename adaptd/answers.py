@@ -121,6 +121,9 @@ class Certificate:
     entries: int
     labels_gone: int
     versions: Mapping[str, Any]
+    backups: Sequence[str]  # what may hold copies: backup files, exported models, outputs that have sent anything
+    exports: Sequence[str]
+    outputs: Sequence[str]
     checks: Mapping[str, Any]
 
 

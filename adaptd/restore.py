@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, Shadow
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.quarantine import Suspicion
-from adaptd.records import Learned
+from adaptd.records import Learned, Report
 from adaptd.registry import Version
 from adaptd.rows import FOREVER, Interval, Standing, after, alive, evicted, labels, lineage, replay, retaught, standing
 from adaptd.sequential import Trial
@@ -48,7 +48,6 @@ log = logging.getLogger(__name__)
 KEPT = 2  # checkpoints per domain
 PART, BY_ID = 500, 10_000  # rows that are read at once; and how many are asked for by their ids, before all are read
 TRIAL_ENDS = ("rollback", "repair", "demote", "probation-passed")  # beside another promotion, and a forget
-Report = Callable[[str, str, str], None]  # code, message, hint
 
 
 class Encoded(Protocol):

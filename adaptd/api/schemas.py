@@ -463,6 +463,7 @@ class Certificate(Answer):
     versions: dict[str, Any]
     backups: list[str]
     exports: list[str]
+    outputs: list[str]
     checks: dict[str, Any]
 
 
