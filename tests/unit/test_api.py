@@ -159,7 +159,7 @@ class Double:
     async def forget(self, domain: str, *, selector: Json, reason: str, actor: str) -> Json:
         self._note("forget", domain, selector=selector, reason=reason, actor=actor)
         return {"asked": selector, "at": 1.0, "actor": actor, "reason": reason, "removed": {"event": 1}, "entries": 1,
-                "labels_gone": 0, "versions": {}, "backups": [], "exports": [], "checks": {}}
+                "labels_gone": 0, "versions": {}, "backups": [], "exports": [], "outputs": [], "checks": {}}
 
     async def hold(self, domain: str, *, what: str, source: str, reason: str, actor: str) -> Json:
         self._note("hold", domain, what=what, source=source, reason=reason, actor=actor)
