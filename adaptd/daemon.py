@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
 ALERTS_S = 2.0  # that a stop waits for alerts on their way
 TURN_S = 1.0  # between two heartbeats of the event loop
+CLOCK_S = 30.0  # by which the wall's clock jumps when it is set
 PROGRESS_S = 2.0  # between two words about a long start
 
 
@@ -214,8 +215,13 @@ class Daemon:
     async def _turn(self) -> None:
         """Show that this loop turns: the feeds turn in it, and a feed that holds it up holds everything up."""
         self.parts.health.watch(LOOP)
+        ahead = time.time() - time.monotonic()
         while True:
             self.parts.health.beat(LOOP)
+            if abs(time.time() - time.monotonic() - ahead) > CLOCK_S:
+                ahead = time.time() - time.monotonic()
+                log.warning("the clock was set", extra={"action": "clock"})
+                jobs.clock_was_set(self._scheduler)
             await asyncio.sleep(TURN_S)
 
     def _on_signal(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -56,4 +57,27 @@ def schedule(scheduler: BaseScheduler, domains: Mapping[str, Served], health: He
                           id=f"expire-{name}", next_run_time=datetime.now(UTC), **common)
         scheduler.add_job(served.probation.look, IntervalTrigger(seconds=PROBATION_S), id=f"probation-{name}", **common)
         if (every := served.adaptation.every) is not None:
-            scheduler.add_job(served.adaptation.trigger, trigger(every), args=("by schedule",), id=f"adapt-{name}", **common)
+            when = trigger(every)
+            adapt = paced(served.adaptation.trigger, when.interval.total_seconds()) if isinstance(when, IntervalTrigger) else \
+                served.adaptation.trigger
+            scheduler.add_job(adapt, when, args=("by schedule",), id=f"adapt-{name}", **common)
+
+
+def paced(run: Callable[[str], object], seconds: float) -> Callable[[str], None]:
+    """Return a job that does nothing before its interval is over, whatever the clock on the wall was set to."""
+    began = time.monotonic()
+
+    def when_due(why: str) -> None:
+        nonlocal began
+        if time.monotonic() - began > 0.9 * seconds:
+            began = time.monotonic()
+            run(why)
+
+    return when_due
+
+
+def clock_was_set(scheduler: BaseScheduler) -> None:
+    """Begin every interval anew: next times are the wall's, and after it was set back none would come for as long."""
+    for job in scheduler.get_jobs():
+        if isinstance(job.trigger, IntervalTrigger):
+            job.reschedule(IntervalTrigger(seconds=job.trigger.interval.total_seconds()))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from adaptd import db, doctor, erase, mirror, registry, rows, verify
@@ -46,9 +46,16 @@ class Truth:
     live: int | None = None  # None: a move was under way
 
 
+def _has_tables(paths: Paths) -> bool:
+    if not is_there(paths.store):
+        return False
+    with closing(db.reading_engine(paths.store).connect()) as connection:
+        return inspect(connection).has_table("event")
+
+
 def violations(paths: Paths, truth: Truth, feed: Path | None = None) -> list[str]:
     """Return what is wrong with the store of a daemon that is dead; nothing is changed."""
-    if not truth.acknowledged and not is_there(paths.store):
+    if not truth.acknowledged and not _has_tables(paths):
         return []  # killed before it was a store
     try:
         with closing(db.reading_engine(paths.store).connect()) as connection:
