@@ -204,8 +204,7 @@ def test_a_clock_that_jumps_forward_and_back_changes_no_order_and_starts_nothing
             assert status["state"] == "running" and status["uptime_s"] >= 0 and status["problems"] == []
             assert status["domains"]["text"]["adapting"] is None
             if jump == "-86400s":  # what runs each few seconds does not wait for a day
-                beat = time.monotonic()
-                until(lambda: turned(daemon) > beat, "the scheduler turns")
+                scheduler_turns(daemon)
         received = [at for (at,) in daemon.rows("SELECT received FROM event ORDER BY seq")]
         assert received != sorted(received)  # the clock did jump
         assert snapshots == sorted(snapshots) and daemon.domain()["memory"] == 48
@@ -256,9 +255,15 @@ def test_a_daemon_without_file_descriptors_refuses_and_recovers(world: World) ->
     ends_well(world)
 
 
-def turned(daemon: Daemon) -> float:
-    """Return when the scheduler last showed that it turns."""
-    return time.monotonic() - float(daemon.ask("GET", "/v1/health")[1]["parts"]["scheduler"]["age_s"])
+def scheduler_turns(daemon: Daemon) -> None:
+    """Wait until the scheduler shows that it turns."""
+    now = time.monotonic()
+
+    def turned() -> bool:
+        age_s = daemon.ask("GET", "/v1/health")[1]["parts"]["scheduler"]["age_s"]
+        return time.monotonic() - float(age_s) > now
+
+    until(turned, "the scheduler turns")
 
 
 def _answers(daemon: Daemon) -> Json | None:
