@@ -14,7 +14,7 @@ from tests.acceptance.machine import Machine, cannot
 from tests.conftest import missing
 
 pytestmark = pytest.mark.acceptance
-HASHED = Path(__file__).parents[1] / "crash" / "forked" / "adaptd_hashed.py"
+HASHED = Path(__file__).parents[1] / "forked" / "adaptd_hashed.py"
 # The encoder of the crash tests, which costs nothing, and never comes back from one text.
 HANGING = """
 import threading
