@@ -300,6 +300,8 @@ class Daemon:
                 served.learner.close()
             self.parts.inference.close()
             self.parts.writer.close()
+            for engine in (self.parts.reader, self.parts.engine):
+                engine.dispose()
         if self._tracer is not None:
             self._tracer.close()
 

@@ -63,7 +63,7 @@ class Live:
             self.parts.open_store()
             self.parts.open_domains()
         self.served = self.parts.domains["text"]
-        self.service = Service(self.parts.domains, {}, self.parts.writer, self.parts.reader, self.parts.inference,
+        self.service = Service(self.parts.domains, {}, {}, self.parts.writer, self.parts.reader, self.parts.inference,
                                self.problems, Meters(), self.paths, Keyring(), self.parts.health, self.parts.room, Alerts([]))
         self.served.learner.when(self.parts.writer.last_seq).result(60)
         self.service.state = "running"
