@@ -126,7 +126,7 @@ class Live:
         self.parts.engine.dispose()
         self.loop.close()
 
-    def _child(self, module: str, folder: Path, stage: str, limit_s: float) -> None:
+    def _child(self, module: str, folder: Path, stage: str) -> None:
         """Leave what a trainer and an evaluation leave: an adapter that nobody else has, scores for the wanted verdict."""
         if module == "adaptd.trainer":
             generator = torch.Generator().manual_seed(int(torch.randint(1 << 30, (1,))))
