@@ -523,9 +523,8 @@ class Journal:
                 return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
             refused = Conflict("this event has another label already", field="label", hint="correct it with POST …/feedback")
             return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=refused.body()), []
-        current = {(r.head, r.target) for r in self._alive_of(connection, domain, event.seq)}
-        waits = bool(earlier and earlier[0].held == WAITING)
-        if (waits and earlier[0].label == text) or (not waits and set(given.targets.items()) <= current and current):
+        same = bool(earlier) and earlier[0].label == text  # else it is said anew, though an older one may hold again meanwhile
+        if same and (earlier[0].held == WAITING or self._is_taught(connection, domain, event.seq, given)):
             return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
         seq, held = self._writer.next_seq(), self._is_held(domain, given.teacher)
         row = {"seq": seq, "event": event.seq, "label": text, "source": given.teacher, "received": time.time(), "held": int(held)}
@@ -535,6 +534,10 @@ class Journal:
         if held:
             return receipt, []
         return receipt, [self._teach(connection, domain, seq, event.seq, given.targets, given.teacher, event.content)]
+
+    def _is_taught(self, connection: Connection, domain: int, event: int, given: Feedback) -> bool:
+        current = {(r.head, r.target) for r in self._alive_of(connection, domain, event)}
+        return bool(current) and set(given.targets.items()) <= current
 
     def _teach(
         self, connection: Connection, domain: int, seq: int, event: int, targets: Mapping[str, str], source: str, content: bytes

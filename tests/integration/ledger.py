@@ -138,9 +138,9 @@ class Ledger:
 
     def says_nothing_new(self, event: str, label: str) -> bool:
         """Say whether a late label is a no-op."""
-        if self.waits(event):
-            return self.of(event)[-1].label == label
-        return event in (now := alive(self.born)) and now[event].label == label
+        if not (mine := self.of(event)) or mine[-1].label != label:
+            return False  # also where an older label holds again: it is said anew, and a replay is not to overrule it
+        return self.waits(event) or (event in (now := alive(self.born)) and now[event].label == label)
 
     def held(self, teacher: str) -> bool:
         """Say whether a teacher's labels wait."""
