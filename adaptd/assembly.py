@@ -404,13 +404,13 @@ class Assembly:
         done = self.domains[name].learner.call(lambda: self.checkpoint(name))
         done.add_done_callback(self._checkpoint_failed)
 
-    def _set_aside(self, domain: int, found: Finding) -> int | None:
+    def _set_aside(self, domain: int, found: Finding) -> tuple[int, int] | None:
         """Hold a source that contradicts others; in the learner's thread, before what it taught is answered with."""
         outcome = self.journal.set_aside(domain, found, found.words()).result()
         if outcome is None:
             return None
         log.warning("source %r is on hold: %s", found.source, found.words(), extra={"action": "quarantine"})
-        return outcome.learned[-1].seq
+        return outcome.learned[0].seq, outcome.learned[-1].seq
 
     def _follow(self, domain: int, found: Change) -> None:
         """Let remembered rows follow a label that changed; in the learner's thread, behind what came meanwhile."""

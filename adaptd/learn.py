@@ -172,7 +172,8 @@ class Learner:
         self.forgotten: AbstractSet[int] = frozenset()  # events: what is queued of them is not learned any more
         self.on_learned: Callable[[int], None] = lambda rows: None
         self.on_tested: Callable[[Mapping[int, bool]], None] = lambda tested: None
-        self.on_finding: Callable[[Finding], int | None] = lambda found: None  # the seq at which it was set aside
+        # the seqs at which it was set aside, and at which what that brought back is learned
+        self.on_finding: Callable[[Finding], tuple[int, int] | None] = lambda found: None
         self.follows_changes = True
         self.on_change: Callable[[Change], None] = lambda found: None
         self.on_caught_up: Callable[[int], None] = lambda rows: None  # that many rows' sums had to be made after a restore
@@ -503,10 +504,11 @@ class Learner:
         """Where a source contradicts too often, have what it taught set aside before it is learned."""
         if found is None or found.source in self.quarantine.trusted:
             return
-        until = self.on_finding(found)
-        if until is not None:
-            self._aside[found.source] = found.since, until
-            self._out_at = max(self._out_at, until)
+        done = self.on_finding(found)
+        if done is not None:
+            out, whole = done
+            self._aside[found.source] = found.since, out  # what it had taught before that comes back behind `out`
+            self._out_at = max(self._out_at, whole)
 
     def _count(self, rows: Sequence[Row]) -> Given:
         """Fold what was answered at the time, and return it."""

@@ -86,18 +86,22 @@ def test_alive_rows_are_counted_by_label_and_source_through_death_and_return(tau
 
 
 class Aside:
-    """Stands where the journal does: more is committed meanwhile, and only then the source is set aside."""
+    """Stands where the journal does: more is committed meanwhile, and only then the source is set aside.
+
+    A label that the source itself had corrected since holds again, and is learned anew.
+    """
 
     def __init__(self, learner: Learner, meanwhile: Sequence[Learned], at: int, died: Sequence[int]) -> None:
         self.learner, self.meanwhile, self.at, self.died = learner, meanwhile, at, died
         self.found: list[Finding] = []
 
-    def __call__(self, found: Finding) -> int | None:
+    def __call__(self, found: Finding) -> tuple[int, int] | None:
         self.found.append(found)
         if len(self.found) > 1:
             return None
-        self.learner.deliver([*self.meanwhile, Learned(seq=self.at, domain=1, died=self.died)])
-        return self.at
+        again = Learned(seq=self.at + 1, domain=1, born=[row(self.at + 1, "class 0", "intern")], admitted=True)
+        self.learner.deliver([*self.meanwhile, Learned(seq=self.at, domain=1, died=self.died), again])
+        return self.at, self.at + 1
 
 
 @pytest.fixture
@@ -126,6 +130,7 @@ def test_no_call_comes_between_a_finding_and_its_source_being_out(learner: tuple
     made.when(120).result(WAIT_S)
     wrong, true = cloud(4, 20, seed=7)
     bad = entries(wrong, [f"class {(int(label[-1]) + 1) % 4}" for label in true], "intern", 121, known)
+    known[202] = wrong[0]
     journal = made.on_finding = Aside(made, bad[40:], 201, [entry.seq for entry in bad])
 
     def seen() -> tuple[int, int]:
@@ -133,8 +138,8 @@ def test_no_call_comes_between_a_finding_and_its_source_being_out(learner: tuple
         return made.state.seq, sum(by["intern"] for by in head.taught.values())
 
     made.deliver(bad[:40])
-    assert made.call(seen).result(WAIT_S) == (201, 0)  # though it stands before what is committed meanwhile
+    assert made.call(seen).result(WAIT_S) == (202, 1)  # though it stands before what is committed meanwhile
     made.call(lambda: setattr(made.state, "seq", 120)).result(WAIT_S)  # as a rollback does
-    assert made.call(seen).result(WAIT_S) == (120, 0)
+    assert made.call(seen).result(WAIT_S) == (120, 1)
     assert (journal.found[0].source, journal.found[0].since) == ("intern", 121)
     assert all(made.was_set_aside(entry) for entry in bad)
