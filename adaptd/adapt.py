@@ -196,7 +196,7 @@ class Adaptation:
         """Let somebody know; what fails there is no failure of the adaptation, which may be promoted by then."""
         try:
             somebody(*what)
-        except Exception:
+        except Exception:  # whatever an observer raises: it is logged, and the outcome stands
             log.exception("what an adaptation came to was not told everywhere", extra={"domain": self._domain})
 
     @contextlib.contextmanager

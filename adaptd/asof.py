@@ -39,20 +39,9 @@ class AsOf:
 
     @classmethod
     def at(cls, connection: Connection, paths: Paths, domain: int, moment: Moment, allow: Sequence[str]) -> AsOf:
-        """Read what was live at a moment.
-
-        Raises
-        ------
-        CorruptFile
-            The adapter that answered then does not match its digest.
-        Refused
-            It was trained on what was forgotten since.
-        """
+        """Read what was live at a moment. Raises what `adaptd.moments.contents_of` does."""
         live = moment.version
-        registry.check_not_retired(live)
-        folded, files = moments.base_of(connection, moment, paths.versions)
-        adapters = {name: digest for name, digest in live.files.items() if name.endswith(moments.ADAPTER)}
-        contents = {**files, **registry.read(paths.versions / str(live.number), adapters)}
+        folded, contents = moments.contents_of(connection, moment, paths.versions)
         heads = connection.execute(select(t.learned.c.head).where(t.learned.c.domain == domain).distinct()
                                    .order_by(t.learned.c.head)).scalars().all()
         base = restore.Base(version=folded, intervals=lineage(connection, moment.branch, moment.seq), seq=moment.seq, own=True)

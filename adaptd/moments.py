@@ -94,7 +94,22 @@ def _seq(connection: Connection, at: float) -> int:
 def enter(connection: Connection, moment: Moment, folder: Path, number: int, actor: str) -> Version:
     """Publish the files of a moment's version and return its row, which is not entered yet.
 
-    Its heads are those of the nearest earlier version; `Version.solved` says whether they answer for its rows too.
+    `Version.solved` says whether its heads answer for its rows too. Raises what `contents_of` does.
+    """
+    live = moment.version
+    base, contents = contents_of(connection, moment, folder)
+    intervals = lineage(connection, moment.branch, moment.seq)
+    tail = replay(connection, live.domain, intervals, base.seq)
+    metrics = {**_metrics(connection, live.domain, base, intervals, tail),
+               "moment": {"at": moment.at, "base": base.number, "folded": base.seq, "behind": len(tail)},
+               "trails": base.trails}
+    return Version(number=number, domain=live.domain, kind="moment", parent=live.number, branch=moment.branch, seq=moment.seq,
+                   encoder=live.encoder, config=live.config, files=registry.publish(folder / str(number), contents),
+                   metrics=metrics, verdict=None, actor=actor, reason=f"as of {written(moment.at)}", created=time.time())
+
+
+def contents_of(connection: Connection, moment: Moment, folder: Path) -> tuple[Version, dict[str, bytes]]:
+    """Return a moment's files: the adapters that were live, the heads of the nearest earlier version; and that version.
 
     Raises
     ------
@@ -106,17 +121,9 @@ def enter(connection: Connection, moment: Moment, folder: Path, number: int, act
     live = moment.version
     registry.check_not_retired(live)
     adapters = {name: digest for name, digest in live.files.items() if name.endswith(ADAPTER)}
-    contents = registry.read(folder / str(live.number), adapters)
+    found = registry.read(folder / str(live.number), adapters)
     base, heads = base_of(connection, moment, folder)
-    contents |= heads
-    intervals = lineage(connection, moment.branch, moment.seq)
-    tail = replay(connection, live.domain, intervals, base.seq)
-    metrics = {**_metrics(connection, live.domain, base, intervals, tail),
-               "moment": {"at": moment.at, "base": base.number, "folded": base.seq, "behind": len(tail)},
-               "trails": base.trails}
-    return Version(number=number, domain=live.domain, kind="moment", parent=live.number, branch=moment.branch, seq=moment.seq,
-                   encoder=live.encoder, config=live.config, files=registry.publish(folder / str(number), contents),
-                   metrics=metrics, verdict=None, actor=actor, reason=f"as of {written(moment.at)}", created=time.time())
+    return base, found | heads
 
 
 def base_of(connection: Connection, moment: Moment, folder: Path) -> tuple[Version, dict[str, bytes]]:

@@ -176,7 +176,7 @@ def _round(client: Client, load: Load, number: int) -> None:
 def _sampled(daemon: Daemon, began: float, length: float, step: Callable[[int], None]) -> list[Json]:
     samples = []
     for number in range(SAMPLES):
-        time.sleep(max(0.0, began + length * (number + 1) / SAMPLES - time.monotonic()))
+        time.sleep(max(0.0, began + length * (number + 1) / SAMPLES - time.monotonic()))  # evenly; ends with the run
         samples.append(_sample(daemon, began))
         step(1)
     return samples
@@ -195,7 +195,7 @@ def _sample(daemon: Daemon, began: float) -> Json:
 def _idle(daemon: Daemon) -> Json:
     """Return a sample of a daemon that nobody asks and that trains nothing."""
     daemon.settle()
-    time.sleep(SETTLE_S)  # connections that were closed, threads that end
+    time.sleep(SETTLE_S)  # bounded: connections that were closed, threads that end; nothing tells when
     return _sample(daemon, time.monotonic())
 
 
