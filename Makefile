@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
-EXTRAS := cpu,minilm,demo,fast,feeds,otel,parquet,postgres,rdf,redact,rules,onnx,mlflow,test,dev
+EXTRAS := cpu,minilm,demo,fast,feeds,otel,parquet,peft,postgres,rdf,redact,rules,onnx,mlflow,vision,speech,test,dev
 
 .PHONY: help .venv demo test crash check bench clean
 

@@ -9,16 +9,40 @@ This is the plugin author's API, and `Client`, the way to a running daemon. The 
 from typing import TYPE_CHECKING, Any
 
 from adaptd.errors import BadPayload
+from adaptd.heads import Classify, Generate, Labels, Ordinal, Regress, Reply, Spans
 from adaptd.hookspecs import hookimpl
-from adaptd.interfaces import Classify, Domain, FeedItem, Rule
-from adaptd.records import Alert, Evidence, Example, HeadAnswer, Message, Paired, Prediction, Verdict
+from adaptd.interfaces import Domain, FeedItem, Generator, Observer, Ranker, Rule, Trainable
+from adaptd.media import picture, sound
+from adaptd.records import (
+    Alert,
+    Ask,
+    Brief,
+    Evidence,
+    Example,
+    HeadAnswer,
+    Lesson,
+    Message,
+    Observed,
+    Paired,
+    Passage,
+    Prediction,
+    Problem,
+    Ranked,
+    Remembered,
+    Sighting,
+    Taught,
+    Verdict,
+    Written,
+)
 
 if TYPE_CHECKING:
     from adaptd.client import Client as Client
 
 __version__ = "0.1.0"
-__all__ = ["Alert", "BadPayload", "Classify", "Client", "Domain", "Evidence", "Example", "FeedItem", "HeadAnswer", "Message",
-           "Paired", "Prediction", "Rule", "Verdict", "hookimpl"]
+__all__ = ["Alert", "Ask", "BadPayload", "Brief", "Classify", "Client", "Domain", "Evidence", "Example", "FeedItem", "Generate",
+           "Generator", "HeadAnswer", "Labels", "Lesson", "Message", "Observed", "Observer", "Ordinal", "Paired", "Passage",
+           "Prediction", "Problem", "Ranked", "Ranker", "Regress", "Remembered", "Reply", "Rule", "Sighting", "Spans", "Taught",
+           "Trainable", "Verdict", "Written", "hookimpl", "picture", "sound"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,8 @@ from adaptd import moments, plugins, registry, restore
 from adaptd import tables as t
 from adaptd.bounds import Bounds
 from adaptd.config import DomainSettings
+from adaptd.heads import Classify
+from adaptd.heads import Head as Kind
 from adaptd.learn import State
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
@@ -36,6 +38,7 @@ class AsOf:
     heads: Sequence[str]
     vectors: Stored
     policies: Mapping[str, type]
+    domains: Mapping[str, type]
 
     @classmethod
     def at(cls, connection: Connection, paths: Paths, domain: int, moment: Moment, allow: Sequence[str]) -> AsOf:
@@ -48,7 +51,8 @@ class AsOf:
         kinds = plugins.collect(plugins.load("adaptd.learner", allow), "register_memory_policies")
         solved = folded.number == live.number and live.seq == moment.seq
         return cls(connection=connection, domain=domain, base=base, solved=solved, files=contents,
-                   heads=heads, vectors=stored(connection, live.encoder, live.number), policies=kinds)
+                   heads=heads, vectors=stored(connection, live.encoder, live.number), policies=kinds,
+                   domains=plugins.collect(plugins.load("adaptd", allow), "register_domains"))
 
     @classmethod
     def of(cls, connection: Connection, paths: Paths, version: registry.Version, allow: Sequence[str]) -> AsOf:
@@ -67,14 +71,16 @@ class AsOf:
 
     def state(self, settings: DomainSettings) -> State:
         """Make the state, by these settings of learning and memory. Its ridge is to be solved unless the heads were `solved`."""
-        heads = {name: self._head(settings) for name in self.heads}
+        name = self.connection.scalar(select(t.domain.c.name).where(t.domain.c.id == self.domain))
+        declared = plugins.domain(self.domains, str(name), settings).heads
+        heads = {head: self._head(settings, declared.get(head, Classify())) for head in self.heads}
         return restore.load_state(self.connection, self.domain, self.base, self.files, heads, self.vectors, settings.quarantine,
                                   unreported)
 
-    def _head(self, settings: DomainSettings) -> Head:
+    def _head(self, settings: DomainSettings, kind: Kind) -> Head:
         learn, dim = settings.learn, self.vectors.dim
         head = Head(HeadOptions(dim=dim, features=learn.features, neighbours=settings.memory.neighbours, seed=learn.seed,
-                                abstain_error=learn.abstain_error, out_of_scope=learn.out_of_scope),
+                                abstain_error=learn.abstain_error, out_of_scope=learn.out_of_scope, kind=kind),
                     RandomFeatures(dim, learn.features, learn.seed))
         limits = settings.memory.model_dump(include={"capacity", "per_class", "policy", "options"})
         head.bounded.rules = Rules(Bounds(through=0, limits=[(-1, limits)]), self.policies)

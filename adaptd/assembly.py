@@ -11,23 +11,26 @@ import json
 import logging
 import secrets
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
+from torch import Tensor
 
 from adaptd import (
     __version__,
     adapt,
     alerts,
+    begun,
     bounds,
     db,
+    doorkeeper,
     erase,
     feeds,
+    heads,
     incumbent,
     mirror,
     outputs,
@@ -36,38 +39,49 @@ from adaptd import (
     restore,
     rules,
     tomlfile,
+    training,
 )
 from adaptd import tables as t
+from adaptd.admission import Admission
 from adaptd.alerts import Alerts, Post
+from adaptd.bulk import Bulk
 from adaptd.config import DomainSettings, Settings
 from adaptd.counterfactual import Counterfactual
 from adaptd.drift import Change
+from adaptd.errors import BadConfig
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
+from adaptd.generation import Generation
+from adaptd.heads import Classify
 from adaptd.health import Health
 from adaptd.history import last_seq
 from adaptd.host import Room, check_not_lost
 from adaptd.ingest import Door
-from adaptd.interfaces import Domain, Encoder, Gate
+from adaptd.interfaces import Domain, Encoder, Gate, Observer, Tunable
 from adaptd.journal import Journal
 from adaptd.learn import Incumbent, Learner
+from adaptd.library import Library
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import CATCH_UP, Head, HeadOptions
+from adaptd.model.tuning import Tuning
 from adaptd.paths import Paths
 from adaptd.predict import Inference
 from adaptd.probation import Probation
 from adaptd.publish import Publisher
 from adaptd.quarantine import Finding
-from adaptd.records import Report, Said
-from adaptd.redact import redactor
+from adaptd.ranking import Ranking
+from adaptd.records import Example, Report, Said
 from adaptd.refold import Refold, Rules, made
 from adaptd.review import Review
 from adaptd.rows import HoldoutRule, answered_before
 from adaptd.served import Served
 from adaptd.stages import Told, unheard
 from adaptd.status import is_there
+from adaptd.tagging import Tagging, check_tags, tagging
 from adaptd.vectors import Vectors
 from adaptd.versions import Numbers, Versions
+from adaptd.vocabulary import Vocabulary
+from adaptd.watch import Watch
 from adaptd.watchdog import patience_s
 
 log = logging.getLogger(__name__)
@@ -89,6 +103,7 @@ class Assembly:
         self.domains: dict[str, Served] = {}
         self.followers: dict[str, Follower] = {}
         self.publishers: dict[str, Publisher] = {}
+        self.watches: dict[str, Watch] = {}
         self.health = Health(patience_s())
 
     def take_store(self) -> None:
@@ -113,7 +128,8 @@ class Assembly:
         self.writer.on_failure, self.writer.told = self._fatal, self._told
         self.health.watch("writer", lambda: self.writer.beat)
         self.journal = Journal(self.writer, self._targets, self._deliver)
-        for name in adapt.sweep(self.paths.jobs):
+        adapting = [name for name, settings in self.settings.served().items() if settings.adapt.enabled]
+        for name in begun.sweep(self.paths.jobs, adapting):
             self._report(
                 "interrupted_adaptation",
                 f"adaptation {name} was interrupted and removed",
@@ -128,11 +144,12 @@ class Assembly:
         self._output_kinds = plugins.collect(fast, "register_outputs")
         self._gate_kinds = plugins.collect(fast, "register_gates")
         self._sink_kinds = plugins.collect(fast, "register_alert_sinks")
+        self._observer_kinds = plugins.collect(fast, "register_observers")
         self.strategies = plugins.collect(slow, "register_strategies")
         self._policies = plugins.collect(slow, "register_memory_policies")
         kinds = plugins.collect(fast, "register_domains")
         served = self.settings.served()
-        self._built = {name: build_domain(kinds, name, settings) for name, settings in served.items()}
+        self._built = {name: plugins.domain(kinds, name, settings) for name, settings in served.items()}
         self._encoders = self._load_encoders(plugins.collect(slow, "register_encoders"), {s.encoder for s in served.values()})
 
     def open_domains(self) -> None:
@@ -144,9 +161,11 @@ class Assembly:
             key = _secret(connection)
             ids, encoder_ids = self._enter(connection, served, encoders)
             first = self._next_version(connection)
+        self.bulk = Bulk(partial(doorkeeper.job, self.settings, key, self.paths.config.parent), self.settings.limits.queue)
         self.inference = Inference(encoders, self.settings.limits.queue)
         self.inference.told = self._told
-        self.journal.holdout = {ids[name]: HoldoutRule(s.holdout.share, s.holdout.after) for name, s in served.items()}
+        self.journal.holdout = {ids[name]: HoldoutRule(s.holdout.share, s.holdout.after, heads.written(self._built[name].heads))
+                                for name, s in served.items()}
         with self.reader.connect() as connection:
             self.journal.open(connection)
             self.writer.start(last_seq(connection))
@@ -158,11 +177,14 @@ class Assembly:
             self.health.watch(f"learner:{name}", partial(getattr, self.domains[name].learner, "beat"))
 
     def _load_encoders(self, kinds: dict[str, type], wanted: set[str]) -> dict[str, Encoder]:
-        encoders = {}
+        encoders: dict[str, Encoder] = {}
         for name in sorted(wanted):
             settings = self.settings.encoders[name]
             kind: type[Encoder] = plugins.pick(kinds, settings.kind, f"encoders.{name}.kind")
-            encoders[name] = encoder = plugins.build(kind, settings.options, f"encoders.{name}.options")
+            encoders[name] = plugins.build(kind, settings.options, f"encoders.{name}.options")
+        for name, domain in self.settings.served().items():
+            check_reads(name, self._built[name], domain.encoder, encoders[domain.encoder])
+        for encoder in encoders.values():
             encoder.load()
         return encoders
 
@@ -199,7 +221,8 @@ class Assembly:
 
     def _bring_up(self, name: str, number: int, domain: Domain, settings: DomainSettings, encoder_id: int, key: bytes) -> None:
         """Bring one domain to its live state and start its learner."""
-        door = Door(domain, self.settings.limits, key, time.time, redactor(settings.redact, key, f"domains.{name}.redact"))
+        door = Door.of(domain, name, settings, self.settings.limits, self.settings.blobs, key, self.paths.config.parent,
+                       self._tagging(name, number, domain, settings))
         vectors = Vectors(domain, settings.encoder, encoder_id, self.inference, self.journal, self.reader)
         encoder = self.inference.encoders[settings.encoder]
         refold = self._refold(number, domain, settings, encoder.dim, vectors)
@@ -255,7 +278,9 @@ class Assembly:
             self.settings.plugins.allow,
             self._report,
         )
-        adaptation.held, adaptation.suffers = self._adaptation_held(number), self.inference.suffers
+        adaptation.children.suffers, adaptation.counting = self.inference.suffers, False
+        if self._adaptation_held(number):
+            adaptation.hold()
         probation = Probation(number, name, learner, versions, adaptation, self.writer, settings.probation, self._report)
         forgetting = Forgetting(
             number,
@@ -287,11 +312,16 @@ class Assembly:
             forgetting=forgetting,
             counterfactual=Counterfactual(number, learner, self.inference, self.reader, self.paths.versions),
             review=self._review(number, door, learner, vectors),
+            admission=self._admission(number, settings, door, adaptation, versions, vectors, learner),
             vectors=vectors,
             reader=self.reader,
             queue=self.settings.limits.queue,
             room=self.room,
             rules=rules.of(domain, name, settings.rules),
+            bulk=self.bulk,
+            ranking=self._ranking(number, domain, vectors, settings.encoder),
+            library=self._library(name, settings, door.vocabulary),
+            generation=self._generation(name, domain, settings),
             told=self._told,
         )
         self._connect(self.domains[name], settings, refold)
@@ -303,16 +333,54 @@ class Assembly:
                                                      and not (base.own and version.trails)))
         forgetting.finish()
 
+    def _tagging(self, name: str, number: int, domain: Domain, settings: DomainSettings) -> Tagging | None:
+        """Tell the journal how a domain's spans become rows; None of one that tags no words."""
+        self.journal.tagging[number] = found = tagging(name, domain, settings)
+        return found
+
     def _connect(self, served: Served, settings: DomainSettings, refold: Refold) -> None:
         """Give what a learner finds to those whom it concerns."""
         learner, name = served.learner, served.name
         learner.on_failure, learner.told, learner.on_finding = self._fatal, self._told, partial(self._set_aside, served.id)
         learner.follows_changes, learner.on_change = settings.drift.enabled, partial(self._follow, served.id)
-        learner.forgotten = self.journal.forgotten
+        learner.forgotten, learner.tuned = self.journal.forgotten, served.vectors.tuned
+        served.adaptation.consolidates(settings.consolidate, self._reads(served))
+        if (generation := served.generation) is not None:
+            served.adaptation.writes = training.Writes(domain=name, kind=settings.kind, options=settings.options,
+                                                       folder=self.paths.config.parent, pairs=served.pairs)
+            learner.on_published = lambda snapshot: generation.adopt(snapshot.weights)
         learner.record, learner.record_tested = refold.record, partial(self.journal.tested, served.vectors.encoder_id)
         learner.on_learned = self._after_learning(name, served.adaptation, served.probation, settings.learn.checkpoint_labels)
         # where the sums took long to make, the next start need not
         learner.on_caught_up = lambda rows: self._checkpoint_soon(name) if rows > CATCH_UP else None
+
+    def _ranking(self, number: int, domain: Domain, vectors: Vectors, encoder: str) -> Ranking | None:
+        def encode(examples: Sequence[Example]) -> Tensor:
+            vectors, _ = self.inference.encode(encoder, examples).result()
+            assert isinstance(vectors, Tensor)  # a domain that tags words has no ranker
+            return vectors
+
+        return None if domain.ranker is None else Ranking(number, domain, domain.ranker, vectors, encode, self.reader)
+
+    def _generation(self, name: str, domain: Domain, settings: DomainSettings) -> Generation | None:
+        """Return what writes a domain's texts."""
+        written = heads.written(domain.heads)
+        if not written:
+            return None
+        if len(written) > 1 or domain.reads != "text" or type(domain).generator is Domain.generator:
+            raise BadConfig(f"domains.{name}: a domain whose texts are written has one such head, reads text and has a generator",
+                            field=f"domains.{name}.kind", hint="docs/heads.md says how")
+        job = {"kind": settings.kind, "options": settings.options, "plugins": list(self.settings.plugins.allow)}
+        generation = Generation(name, job, self.paths.config.parent, self._report)
+        generation.start()
+        return generation
+
+    def _admission(self, number: int, settings: DomainSettings, door: Door, adaptation: adapt.Adaptation, versions: Versions,
+                   vectors: Vectors, learner: Learner) -> Admission:
+        counterfactual = Counterfactual(number, learner, self.inference, self.reader, self.paths.versions)
+        self.journal.weak[number] = frozenset(map(door.named, settings.weak.sources))
+        return Admission(number, settings.weak, door, learner, versions, adaptation, self.journal, counterfactual, self.inference,
+                         vectors, self.reader)
 
     def _review(self, number: int, door: Door, learner: Learner, vectors: Vectors) -> Review:
         counterfactual = Counterfactual(number, learner, self.inference, self.reader, self.paths.versions)
@@ -327,7 +395,28 @@ class Assembly:
         plugins.build(
             plugins.pick(self.strategies, settings.adapt.strategy, "adapt.strategy"), settings.adapt.options, "adapt.options"
         )
+        plugins.build(Tuning, settings.consolidate.options, "consolidate.options")
         return gate
+
+    def _reads(self, served: Served) -> training.Reads:
+        """Return what a consolidation's process needs to read events itself."""
+        configured, encoder = self.settings.encoders[served.encoder], self.inference.encoders[served.encoder]
+        tunable = isinstance(encoder, Tunable) and encoder.reads == "text" and not getattr(encoder, "tags", False)
+        return training.Reads(kind=configured.kind, options=configured.options, examples=served.vectors.examples,
+                              tunable=tunable and any(type(head) is Classify for head in served.domain.heads.values()))
+
+    def _library(self, name: str, settings: DomainSettings, words: Vocabulary | None) -> Library | None:
+        """Return what searches the domain's documents; the folder is seen from that of the configuration."""
+        if settings.documents.folder is None:
+            return None
+        folder = self.paths.config.parent / settings.documents.folder
+
+        def encode(examples: Sequence[Example]) -> Tensor:
+            vectors, _ = self.inference.encode(settings.encoder, examples).result()
+            assert isinstance(vectors, Tensor)  # a domain that tags words has no documents
+            return vectors
+
+        return Library(name, settings.documents, folder, encode, self._report, words.also if words else lambda text: ())
 
     def _refold(self, number: int, domain: Domain, settings: DomainSettings, dim: int, vectors: Vectors) -> Refold:
         """Let the configured limits of memory hold from now on; return what makes heads with them, and evictions again."""
@@ -339,7 +428,7 @@ class Assembly:
             domain=number,
             reader=self.reader,
             vectors=vectors,
-            heads=lambda: {head: self._head(dim, settings, rules, vectors) for head in domain.heads},
+            heads=lambda: {name: self._head(dim, settings, rules, vectors, kind) for name, kind in domain.heads.items()},
             record=functools.partial(self.journal.evicted, number),
             block=settings.learn.block,
         )
@@ -368,7 +457,7 @@ class Assembly:
                 is not None
             )
 
-    def _head(self, dim: int, settings: DomainSettings, rules: Rules, vectors: Vectors) -> Head:
+    def _head(self, dim: int, settings: DomainSettings, rules: Rules, vectors: Vectors, kind: heads.Head) -> Head:
         learn = settings.learn
         options = HeadOptions(
             dim=dim,
@@ -377,6 +466,7 @@ class Assembly:
             seed=learn.seed,
             abstain_error=learn.abstain_error,
             out_of_scope=learn.out_of_scope,
+            kind=kind,
         )
         shared = self._features.setdefault((dim, learn.features, learn.seed), RandomFeatures(dim, learn.features, learn.seed))
         head = Head(options, shared)
@@ -453,9 +543,18 @@ class Assembly:
             self.health.watch(f"output:{name}", partial(getattr, self.publishers[name], "beat"), limit_s=None,  # may be away
                               state=self.publishers[name].state)
 
+    def open_observers(self) -> None:
+        """Build the configured observers."""
+        for name, settings in self.settings.observers.items():
+            kind: type[Observer] = plugins.pick(self._observer_kinds, settings.kind, f"observers.{name}.kind")
+            observer: Observer = plugins.build(kind, settings.options, f"observers.{name}.options")
+            served = self.domains[settings.domain]
+            self.watches[name] = Watch(name, observer, served.id, served.name, served.domain, settings.newest, self.reader)
+
     def _ask(self, domain: str, count: int) -> dict[str, Any]:
         """Return what to ask a person about in a domain."""
-        return self.domains[domain].review.items(count, None)
+        served = self.domains[domain]
+        return {"items": []} if served.door.tagging is not None else served.review.items(count, None)
 
     def open_alerts(self, count: Callable[[str, str], None]) -> Alerts:
         """Build the configured sinks, and tell them what they were told before the start."""
@@ -502,11 +601,13 @@ class Assembly:
         )
 
 
-def build_domain(kinds: dict[str, type], name: str, settings: DomainSettings) -> Domain:
-    """Make a domain: its own class if there is one of that name, else the one its `kind` names."""
-    kind = settings.kind or (name if name in kinds else "text")
-    built: Domain = plugins.build(plugins.pick(kinds, kind, f"domains.{name}.kind"), settings.options, f"domains.{name}.options")
-    return built
+def check_reads(name: str, domain: Domain, of: str, encoder: Encoder) -> None:
+    """Refuse an encoder that does not read what a domain gives it."""
+    if domain.reads != encoder.reads:
+        raise BadConfig(f"domains.{name}: it gives its encoder {domain.reads}, and [encoders.{of}] reads {encoder.reads}",
+                        field=f"domains.{name}.encoder",
+                        hint=f'make one that reads {domain.reads}, [encoders.NAME], and name it: encoder = "NAME"')
+    check_tags(name, domain, of, encoder)
 
 
 def _secret(connection: Connection) -> bytes:

@@ -17,7 +17,7 @@ def evictions(state: State, entries: Sequence[Learned], vectors: Vectors, record
     aside.record = record
     for start in range(0, len(entries), block):
         some = entries[start:start + block]
-        aside.apply(some, vectors(sorted({row.event for entry in some for row in entry.born})))
+        aside.apply(some, vectors(sorted({row.place for entry in some for row in entry.born})))
 
 
 def outcomes(state: State, blocks: Iterable[Sequence[Learned]], vectors: Vectors) -> Iterator[Mapping[int, bool]]:

@@ -8,27 +8,28 @@ commitment, so the chain still holds, and without the salt nobody can try conten
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import itemgetter
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from sqlalchemy import Connection, or_, select, update
 
 from adaptd import tables as t
 from adaptd.db import insert_many
+from adaptd.records import encoder
 
 SALT_BYTES = 16
 # What is committed to, in this order: released, so never changed.
 EVENT = ("seq", "id", "domain", "source", "key", "digest", "content", "payload", "answer", "subject", "time", "received")
 LABEL = ("seq", "event", "label", "source", "received")  # not `held`: it says what became of it
+ROW = ("seq", "entry", "salt", "commitment", "hash")
 Values = Sequence[Any]
-_event, _label = itemgetter(*EVENT), itemgetter(*LABEL)
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = encoder(encode_basestring_ascii, bytes.hex, sorts=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +56,19 @@ def link(previous: bytes, entry: int, seq: int, committed: bytes) -> bytes:
 
 def commitment(salt: bytes, event: Values | None, label: Values | None) -> bytes:
     """Return what an entry is bound to, its rows' values in the order of EVENT and LABEL; without the salt it says nothing."""
-    return hashlib.sha256(salt + _encode([_plain(event), _plain(label)]).encode()).digest()
+    return _bound(salt, _encode([_plain(event), _plain(label)]))
 
 
 def _plain(values: Values | None) -> list[Any] | None:
-    """Return values as JSON holds them and as the database gives them back: it knows no minus zero."""
-    return None if values is None else [
-        value.hex() if type(value) is bytes else value + 0.0 if type(value) is float else value for value in values]
+    """Return values as the database gives them back: it knows no minus zero."""
+    return None if values is None else [value + 0.0 if type(value) is float else value for value in values]
+
+
+def _bound(salt: bytes, text: str) -> bytes:
+    return hashlib.sha256(salt + text.encode()).digest()
+
+
+_shared = functools.lru_cache(_encode)  # what a whole batch has in common, once
 
 
 def head(connection: Connection) -> Head:
@@ -88,14 +95,19 @@ class Chain:
         """Go on from what is committed; before the writer starts."""
         self._head = head(connection)
 
-    def add(self, events: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]]) -> None:
-        """Commit to the rows of new entries; their link is made in `seal`."""
-        of_event, of_label = {row["seq"]: _event(row) for row in events}, {row["seq"]: _label(row) for row in labels}
-        seqs = sorted(of_event.keys() | of_label.keys())
-        salts = secrets.token_bytes(SALT_BYTES * len(seqs))
-        for place, seq in enumerate(seqs):
-            salt = salts[place * SALT_BYTES:(place + 1) * SALT_BYTES]
-            self._waiting.append((seq, salt, commitment(salt, of_event.get(seq), of_label.get(seq))))
+    def add(self, events: Sequence[tuple[int, str, int, str, float]], labels: Sequence[Values]) -> None:
+        """Commit to the rows of new entries; their link is made in `seal`.
+
+        Events: seq, id, domain, what `columns` says of them, and when they were received; labels in the order of LABEL.
+        """
+        of_label = {row[0]: _encode(_plain(row)) for row in labels}
+        texts = [(seq, f'[[{seq},"{name}",{domain},{columns},{_shared(received)}],{of_label.pop(seq, "null")}]')
+                 for seq, name, domain, columns, received in events]
+        texts += [(seq, f"[null,{text}]") for seq, text in of_label.items()]
+        salts = secrets.token_bytes(SALT_BYTES * len(texts))
+        for at, (seq, text) in zip(range(0, len(salts), SALT_BYTES), sorted(texts), strict=True):
+            salt = salts[at:at + SALT_BYTES]
+            self._waiting.append((seq, salt, hashlib.sha256(salt + text.encode()).digest()))
 
     @contextmanager
     def operation(self) -> Iterator[None]:
@@ -107,6 +119,17 @@ class Chain:
             del self._waiting[before:]
             raise
 
+    @contextmanager
+    def sealed(self, connection: Connection) -> Iterator[None]:
+        """Have all that was added in the table, for who changes it there; if that fails both are as before."""
+        head, waiting = self._head, self._waiting.copy()
+        self.seal(connection)
+        try:
+            yield
+        except BaseException:
+            self._head, self._waiting = head, waiting
+            raise
+
     def seal(self, connection: Connection) -> None:
         """Link what a group has added, in its transaction and before its commit."""
         if not self._waiting:
@@ -114,7 +137,7 @@ class Chain:
         links, seq, digest = [], 0, self._head.hash
         for entry, (seq, salt, committed) in enumerate(self._waiting, self._head.entry + 1):
             digest = link(digest, entry, seq, committed)
-            links.append({"seq": seq, "entry": entry, "salt": salt, "commitment": committed, "hash": digest})
-        insert_many(connection, t.chain, links)
+            links.append((seq, entry, salt, committed, digest))
+        insert_many(connection, t.chain, ROW, links)
         self._head = Head(entry=self._head.entry + len(links), seq=seq, hash=digest)
         self._waiting.clear()

@@ -117,6 +117,10 @@ class Client:
         """Train a candidate and let the gate judge it; it goes on when the wait ends (by default there is no end)."""
         return _record(Adapted, self._post("adapt", {"wait": wait}, timeout_s=timeout_s if wait else OWN))
 
+    def cancel(self, reason: str = "") -> Json:
+        """End the adaptation that runs or is paused; the champion stays."""
+        return self._post("adapt/cancel", {"reason": reason})
+
     def snapshot(self, reason: str = "") -> int:
         """Name the live state as a version; return its number."""
         return int(self._post("snapshot", {"reason": reason})["version"])

@@ -13,7 +13,7 @@ import json
 import os
 import tomllib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,7 @@ from adaptd.errors import BadConfig
 from adaptd.paths import Paths, locate
 from adaptd.tomlfile import line_of, resolved, stands
 
+DEFAULT = "default"  # the encoder of a domain that names none
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -71,6 +72,13 @@ class Limits(Section):
     queue: Positive = 10_000
     free_mb: Count = 256
     shutdown_s: Seconds = 30.0
+
+
+class Blobs(Section):
+    """Images and sounds that come in: how large one may be, and the folders that paths may name."""
+
+    bytes: Positive = 8 * 1024 * 1024
+    folders: list[str] = Field(default_factory=list)
 
 
 class EncoderSettings(Section):
@@ -124,6 +132,15 @@ class Drift(Section):
     enabled: bool = True
 
 
+class Weak(Section):
+    """Whose labels wait until a trial shows that they help, and when one starts."""
+
+    sources: list[str] = Field(default_factory=list)
+    every_labels: Count = 500
+    pseudo: bool = False
+    pseudo_error: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+
+
 class Adapt(Section):
     """The slow path: when an adaptation starts and what bounds it."""
 
@@ -131,13 +148,23 @@ class Adapt(Section):
     strategy: str = "replay"
     options: dict[str, Any] = Field(default_factory=dict)
     every_labels: Annotated[int, Field(ge=0)] = 1000
+    on_drift: bool = False
+    worth: Annotated[float, Field(ge=0)] = 0.0
     every: Annotated[str | None, Field(pattern=r"^\s*(\d+\s*[smhd]|\S+(\s+\S+){4})\s*$")] = None
     min_labels: Positive = 200
     time_limit_s: Seconds = 1800.0
+    memory_limit_mb: Count = 8192
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive = 1
     seed: int = 0
     log: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+
+
+class Consolidate(Section):
+    """When a copy of the encoder's upper blocks is tuned, and how."""
+
+    every_labels: Count = 0
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class GateSettings(Section):
@@ -172,11 +199,29 @@ class RuleSettings(Section):
     head: str | None = None
 
 
+class VocabularySettings(Section):
+    """What is known of labels beside their examples: names, what is broader, what is related."""
+
+    file: str | None = None
+    head: str | None = None
+    sure: Annotated[float, Field(gt=0, le=1)] = 0.5
+    closed: bool = False
+
+
+class Documents(Section):
+    """A folder of documents that is searched with every event, and cited."""
+
+    folder: str | None = None
+    count: Positive = 3
+    miss: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    passages: Positive = 20_000
+
+
 class DomainSettings(Section):
     """One prediction problem; `kind` names the domain class, by default the one with the domain's own name."""
 
     kind: str | None = None
-    encoder: str = "default"
+    encoder: str = DEFAULT
     options: dict[str, Any] = Field(default_factory=dict)
     rules: Annotated[dict[Name, RuleSettings], Len(0, 500)] = Field(default_factory=dict)
     learn: Learn = Learn()
@@ -184,10 +229,14 @@ class DomainSettings(Section):
     holdout: Holdout = Holdout()
     quarantine: Quarantine = Quarantine()
     drift: Drift = Drift()
+    weak: Weak = Weak()
     adapt: Adapt = Adapt()
+    consolidate: Consolidate = Consolidate()
     gate: GateSettings = GateSettings()
     probation: Probation = Probation()
     redact: Redact = Redact()
+    vocabulary: VocabularySettings = VocabularySettings()
+    documents: Documents = Documents()
 
 
 class FeedSettings(Section):
@@ -206,6 +255,15 @@ class OutputSettings(Section):
     kind: str
     what: Annotated[list[Literal["predictions", "verdicts", "alerts", "review"]], Len(1)] = ["predictions"]
     domain: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ObserverSettings(Section):
+    """What watches the newest events of a domain."""
+
+    kind: str
+    domain: str
+    newest: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -256,15 +314,17 @@ class Settings(BaseSettings):
     store: Store = Store()
     http: Http = Http()
     limits: Limits = Limits()
+    blobs: Blobs = Blobs()
     log: Log = Log()
     versions: Versions = Versions()
     traces: TraceSettings = TraceSettings()
     plugins: PluginSettings = PluginSettings()
-    encoders: dict[Name, EncoderSettings] = Field(default_factory=lambda: {"default": EncoderSettings()})
+    encoders: dict[Name, EncoderSettings] = Field(default_factory=lambda: {DEFAULT: EncoderSettings()})
     domains: Annotated[dict[Name, DomainSettings], Len(0, 500)] = Field(default_factory=dict)
     feeds: dict[Name, FeedSettings] = Field(default_factory=dict)
     outputs: dict[Name, OutputSettings] = Field(default_factory=dict)
     alerts: dict[Name, AlertSettings] = Field(default_factory=dict)
+    observers: dict[Name, ObserverSettings] = Field(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
@@ -276,9 +336,14 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     def served(self) -> dict[str, DomainSettings]:
-        """Return every domain of the daemon: the configured ones, the default first, and always `text`."""
+        """Return every domain of the daemon: the configured ones, the default first, and `text`.
+
+        `text` needs no table; but where every domain has an encoder of its own, the default one need not be there.
+        """
         first = {self.domain: self.domains[self.domain]} if self.domain in self.domains else {}
-        return {**first, **self.domains, **({} if "text" in self.domains else {"text": DomainSettings()})}
+        others = {**first, **self.domains}
+        return others if "text" in others or not _serves_text(d.encoder for d in others.values()) else {
+            **others, "text": DomainSettings()}
 
     def digest(self) -> str:
         """Return the sha256 of the effective configuration, as stored with every version."""
@@ -286,7 +351,7 @@ class Settings(BaseSettings):
 
 
 # top-level tables that are defaults for every domain
-SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "adapt", "gate", "probation", "redact")
+SHARED = ("learn", "memory", "holdout", "quarantine", "drift", "weak", "adapt", "consolidate", "gate", "probation", "redact")
 
 
 def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]:
@@ -306,8 +371,9 @@ def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]
                             hint=f"write [{table}.NAME]")
     shared = {key: raw.pop(key) for key in SHARED if key in raw}
     raw["domains"] = {name: _merge(shared, body) for name, body in raw.get("domains", {}).items()}
-    raw["domains"].setdefault("text", shared)
-    raw["encoders"] = {"default": {}, **raw.get("encoders", {})}
+    if _serves_text(body.get("encoder", DEFAULT) if isinstance(body, dict) else DEFAULT for body in raw["domains"].values()):
+        raw["domains"].setdefault("text", shared)
+    raw["encoders"] = {DEFAULT: {}, **raw.get("encoders", {})}
     if unknown := next((key for key in raw if key not in Settings.model_fields), None):  # some mean something to BaseSettings
         raise _unknown(f"{paths.config}:{line_of(text, [unknown])}", [unknown], [unknown])
     _warn_unknown_environment()
@@ -320,6 +386,12 @@ def load(config: str | os.PathLike[str] | None = None) -> tuple[Settings, Paths]
     _check_references(settings, paths.config, text)
     paths.store  # noqa: B018 (a URL that is none is told here)
     return settings, paths
+
+
+def _serves_text(encoders: Iterable[str]) -> bool:
+    """Say whether `text` is there without a table of its own: not where no domain uses the default encoder."""
+    named = list(encoders)
+    return not named or DEFAULT in named
 
 
 def _merge(base: Mapping[str, Any], over: Any) -> Any:
@@ -377,10 +449,11 @@ def _check_references(settings: Settings, file: Path, text: str) -> None:
         if output.domain is not None and output.domain not in settings.served():
             raise BadConfig(f"{at('outputs', name, 'domain')}: no domain {output.domain!r}",
                             field=f"outputs.{name}.domain", hint=f"known: {', '.join(settings.served())}")
-    for name, feed in settings.feeds.items():
-        if feed.domain not in settings.served():
-            raise BadConfig(f"{at('feeds', name, 'domain')}: no domain {feed.domain!r}",
-                            field=f"feeds.{name}.domain", hint=f"known: {', '.join(settings.served())}")
+    for table, named in (("feeds", settings.feeds), ("observers", settings.observers)):
+        for name, one in named.items():
+            if one.domain not in settings.served():
+                raise BadConfig(f"{at(table, name, 'domain')}: no domain {one.domain!r}",
+                                field=f"{table}.{name}.domain", hint=f"known: {', '.join(settings.served())}")
     if settings.domain is not None and settings.domain not in settings.served():
         raise BadConfig(f"{at('domain')}: no domain {settings.domain!r}", field="domain",
                         hint=f"known: {', '.join(settings.served())}")

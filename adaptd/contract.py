@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from adaptd import plugins, testing
 from adaptd.errors import AdaptdError, BadConfig, NotFound
-from adaptd.interfaces import AlertSink, Encoder, Feed, Gate, MemoryPolicy, Strategy
+from adaptd.interfaces import AlertSink, Encoder, Feed, Gate, MemoryPolicy, Observer, Strategy
 
 SLOW = ("torch", "transformers", "faiss", "avalanche")  # what a plugin of the fast group must not import
 Result = Literal["passed", "failed", "untried"]
@@ -47,6 +47,7 @@ CHECKS: Mapping[plugins.Group, Mapping[str, tuple[str, Callable[[Any], None]]]] 
         "register_feeds": ("feed", _shape(Feed)),
         "register_gates": ("gate", _made(Gate, testing.check_gate)),
         "register_alert_sinks": ("alert sink", _shape(AlertSink)),
+        "register_observers": ("observer", _shape(Observer)),
     },
     "adaptd.learner": {
         "register_encoders": ("encoder", _shape(Encoder)),

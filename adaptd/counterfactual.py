@@ -25,6 +25,8 @@ from torch import Tensor
 from adaptd import erase, registry
 from adaptd import tables as t
 from adaptd.errors import Conflict
+from adaptd.heads import Head as Kind
+from adaptd.heads import Tagged, as_target
 from adaptd.learn import Learner, State
 from adaptd.model import files
 from adaptd.model.attention import Adapter
@@ -62,7 +64,7 @@ class Counterfactual:
         self._reader = reader
         self._folder = folder
 
-    def of(self, vector: Tensor, answered: Mapping[str, str | None]) -> dict[str, Json]:
+    def of(self, vector: Tensor, answered: Mapping[str, Any]) -> dict[str, Json]:
         """Return, per head, the smallest set found that flips its answer, and what it would be without each source.
 
         Raises
@@ -79,7 +81,9 @@ class Counterfactual:
     def _now(self) -> tuple[int, int]:
         return self._learner.state.version, len(self._learner.forgotten)
 
-    def _search(self, name: str, vector: Tensor, label: str | None) -> Json:
+    def _search(self, name: str, vector: Tensor, label: Any) -> Json:
+        if isinstance(label, Tagged):
+            return {"answer": label, "records": [], "sources": [], "words": "what would flip a span is not searched for"}
         if label is None:
             return {"answer": None, "records": [], "sources": [], "words": "there is no answer that could be flipped"}
         return _Search(self, self.past(name), name, vector, label).result()
@@ -130,7 +134,9 @@ class Counterfactual:
     def nearest(self, head: Head, vector: Tensor, label: str) -> dict[int, float]:
         """Return the events of a label that are nearest to a vector, with their similarity, nearest first."""
         memory = head.memory
-        mine = memory.alive[: memory.size] & (memory.targets[: memory.size] == head.class_of(label))
+        mine = memory.alive[: memory.size]
+        if label in head.labels:  # else it is a set of labels that nobody taught as such: any record may count
+            mine = mine & (memory.targets[: memory.size] == head.class_of(label))
 
         def search() -> tuple[Any, Any]:
             return head.keys.search(head.adapter.queries(vector[None]), TRIED, head.keys.among(bitmap(mine)))
@@ -139,11 +145,11 @@ class Counterfactual:
         order = np.lexsort((memory.ids[slots[0]], -similarity[0]))
         return {int(memory.events[slots[0][i]]): float(similarity[0][i]) for i in order if slots[0][i] >= 0}
 
-    def told(self, events: Iterable[int], rows: Mapping[int, Row], near: Mapping[int, float]) -> list[Json]:
+    def told(self, events: Iterable[int], rows: Mapping[int, Row], near: Mapping[int, float], kind: Kind) -> list[Json]:
         """Describe records for people."""
         with self._reader.connect() as connection:
             found = {r.seq: r for r in connection.execute(select(t.event).where(t.event.c.seq.in_(list(events))))}
-        return [{"event": found[e].id, "label": rows[e].target, "source": rows[e].source, "from": found[e].source,
+        return [{"event": found[e].id, "label": kind.label(rows[e].target), "source": rows[e].source, "from": found[e].source,
                  "similarity": near[e], "payload": json.loads(found[e].payload)} for e in events]
 
     def sources(self, events: Iterable[int]) -> dict[str, list[int]]:
@@ -155,14 +161,14 @@ class Counterfactual:
 class _Search:
     """One head's answer to one event."""
 
-    def __init__(self, asked: Counterfactual, past: Past, name: str, vector: Tensor, label: str) -> None:
+    def __init__(self, asked: Counterfactual, past: Past, name: str, vector: Tensor, label: Any) -> None:
         self._asked = asked
         self._past = past
         self._name = name
         self._vector = vector
         self._label = label
         self._until = time.monotonic() + LIMIT_S
-        self._near = asked.nearest(past.head, vector, label)
+        self._near = asked.nearest(past.head, vector, as_target(label))
         memory = past.head.memory
         self._alive = {*memory.ids[: memory.size][memory.retrievable].tolist(), *past.head.bounded.evicted_ids().tolist()}
         self._rows = {row.event: row for e in past.entries for row in e.born if row.head == name and row.id in self._alive}
@@ -170,11 +176,14 @@ class _Search:
 
     def result(self) -> Json:
         """Return the set, what it makes of the answer, and the same of whole sources."""
+        if self._past.head.adapter.upper is not None and self._flips([]):
+            return {"answer": self._label, "records": [], "sources": [], "words":
+                    "tuned upper blocks of the encoder decided this answer: what would flip them is not searched for"}
         chosen, decoded = self._claim(self._nearest())
         chosen, decoded, minimal = self._spare(chosen, decoded)
         body: Json = {"answer": self._label, "becomes": None if decoded is None else decoded.label,
                       "confidence": None if decoded is None else decoded.confidence,
-                      "records": self._asked.told(chosen, self._rows, self._near),
+                      "records": self._asked.told(chosen, self._rows, self._near, self._past.head.options.kind),
                       "taught_by": dict(Counter(self._rows[e].source for e in chosen)), "minimal": minimal,
                       "at_most": AT_MOST, "tried": len(self._near), "sources": self._without_sources()}
         return {**body, "words": self._words(body, decoded)}
@@ -187,7 +196,7 @@ class _Search:
 
     def _flips(self, events: Sequence[int]) -> bool:
         """Say whether the answer changes without events, with the folds of now."""
-        return self._without(events, self._fold).label != self._label
+        return bool(self._without(events, self._fold).label != self._label)
 
     @property
     def _late(self) -> bool:

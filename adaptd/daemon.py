@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -29,12 +30,13 @@ from adaptd.config import Settings
 from adaptd.errors import AdaptdError, StoreLocked
 from adaptd.futures import ended
 from adaptd.grants import Keyring
-from adaptd.host import address, bind, check_folder, log_to_stderr, raise_open_files, read_token
+from adaptd.host import address, bind, check_folder, give_memory_back, log_to_stderr, raise_open_files, read_token
 from adaptd.learn import Learner
+from adaptd.media import probe
 from adaptd.meters import Meters
 from adaptd.observe import Problems
 from adaptd.paths import Paths
-from adaptd.records import Example, canonical
+from adaptd.records import canonical
 from adaptd.reload import HINT, reload
 from adaptd.service import Service
 from adaptd.standby import Standby
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
+OBJECTS = 20_000  # between two looks for cycles; Python's 700 are made by a hundred events, and no cycle among them
 ALERTS_S = 2.0  # that a stop waits for alerts on their way
 TURN_S = 1.0  # between two heartbeats of the event loop
 CLOCK_S = 30.0  # by which the wall's clock jumps when it is set
@@ -55,7 +58,9 @@ def run(settings: Settings, paths: Paths) -> int:
     """Run the daemon until it is told to stop; return the exit code."""
     log_to_stderr(settings.log)
     sys.setswitchinterval(SWITCH_S)
+    gc.set_threshold(OBJECTS)
     raise_open_files()
+    give_memory_back()
     faulthandler.enable()  # a stack dump when the watchdog aborts us
     paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_folder(paths.state)
@@ -131,6 +136,7 @@ class Daemon:
         await asyncio.to_thread(parts.open_domains)
         parts.open_feeds()
         parts.open_outputs()
+        parts.open_observers()
         with parts.reader.connect() as connection:
             self.keyring.hold(tokens.all_of(connection))
         self._alerts = parts.open_alerts(lambda sink, outcome: self._meters.alerts.labels(sink, outcome).inc())
@@ -138,14 +144,20 @@ class Daemon:
             parts.domains, parts.followers, parts.publishers, parts.writer, parts.reader, parts.inference, self._problems,
             self._meters, self.paths, self.keyring, parts.health, parts.room, self._alerts
         )
+        self.service.watches = parts.watches
         await self._serve(self.service, tcp)
         self.service.listening = self.listening
         await self._probe()
+        gc.collect()
+        gc.freeze()  # what is there now stays: no look for cycles goes through it again
         self.service.state = "running"
         self._scheduler = BackgroundScheduler()
         look = self.service.look_for_alerts if self._alerts.posts else None
         jobs.schedule(self._scheduler, parts.domains, parts.health, look, self.save_status, self.settings.versions)
+        jobs.watch(self._scheduler, parts.watches)
         self._scheduler.start()
+        for served in parts.domains.values():
+            served.adaptation.go_on()
         self._alerts.start()
         self._tasks += [asyncio.create_task(one.run(), name=f"feed-{name}") for name, one in parts.followers.items()]
         self._tasks += [asyncio.create_task(one.run(), name=f"output-{name}") for name, one in parts.publishers.items()]
@@ -183,7 +195,7 @@ class Daemon:
         """Let every champion learn the journal's tail and answer once before the daemon calls itself ready."""
         for name, served in self.parts.domains.items():
             await self._caught_up(name, served.learner)
-            await asyncio.wrap_future(self.parts.inference.predict(name, served.encoder, [Example(text="ready?")]))
+            await asyncio.wrap_future(self.parts.inference.predict(name, served.encoder, [probe(served.domain.reads)]))
 
     async def _caught_up(self, name: str, learner: Learner) -> None:
         """Wait until a domain has learned what its checkpoint lacks; say now and then how far that is."""
@@ -277,6 +289,8 @@ class Daemon:
         late = await ended(self._tasks, self.settings.limits.shutdown_s)
         if self.server is not None:
             await self.server.stop(self.settings.limits.shutdown_s)
+        if hasattr(self.parts, "bulk"):
+            await self.parts.bulk.close()
         await asyncio.to_thread(self._close)
         if late:
             names = ", ".join(sorted(task.get_name() for task in late))
@@ -286,7 +300,7 @@ class Daemon:
 
     def _close(self) -> None:
         for served in self.parts.domains.values():
-            served.adaptation.close()
+            served.close()
         if hasattr(self, "_alerts"):
             self._alerts.close(ALERTS_S)
         if self._exit_code == 0 and hasattr(self, "service"):

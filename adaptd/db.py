@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -39,9 +39,9 @@ from sqlalchemy import (
     Table,
     Text,
     Transaction,
+    bindparam,
     event,
     func,
-    literal,
     select,
     true,
 )
@@ -53,6 +53,7 @@ from adaptd import postgres, sqlite
 from adaptd.errors import Busy, CannotStart, SchemaMismatch, StoreFailed, StoreLocked, StoreUnreadable
 from adaptd.fair import Rate
 from adaptd.futures import fail, settle
+from adaptd.records import canonical
 from adaptd.stages import Told, Traces, traces, unheard
 
 log = logging.getLogger(__name__)
@@ -97,24 +98,28 @@ def insert_missing(connection: Connection, table: Table) -> Insert:
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
-def insert_many(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, which all have the same columns, past what SQLAlchemy does for each value: the journal's fast way."""
+def insert_many(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows of the columns named, past what SQLAlchemy does for each value: the journal's fast way."""
     if rows:
-        names = [*rows[0]]
-        _dialect(connection.engine).insert_many(connection, table.name, names, [tuple(row.values()) for row in rows])
+        _dialect(connection.engine).insert_many(connection, table.name, names, rows)
 
 
-def of_keys(connection: Connection, query: Select[Any], column: Column[Any], keys: Sequence[str]) -> Select[Any]:
-    """Return the query for rows that have one of the keys, of which there is at most one each.
+def of_keys(dialect: str, query: Select[Any], column: Column[Any]) -> Select[Any]:
+    """Return the query for rows that have one of the keys, of which there is at most one each: its parameter `keys`.
 
     PostgreSQL is told to look each of them up: it knows too little of a table that grows to find that by itself.
     """
-    if connection.dialect.name == "sqlite":
-        return query.where(column.in_(keys))
-    wanted = literal(list(keys), postgresql.ARRAY(Text))
+    if dialect == "sqlite":  # one parameter: SQLAlchemy takes a microsecond for each
+        return query.where(column.in_(select(func.json_each(bindparam("keys")).table_valued("value").c.value)))
+    wanted = bindparam("keys", type_=postgresql.ARRAY(Text))
     asked = func.unnest(wanted).table_valued("key").render_derived()
     found = query.where(column == asked.c.key).limit(1).lateral()
     return select(found).select_from(asked).join(found, true())
+
+
+def keys_of(dialect: str, keys: Sequence[str]) -> Any:
+    """Return the parameter of such a query."""
+    return canonical(list(keys)) if dialect == "sqlite" else list(keys)
 
 
 def scrub(connection: Connection) -> str | None:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, select
 from adaptd import registry
 from adaptd import tables as t
 from adaptd.errors import Forgotten, NotFound
+from adaptd.heads import answered
 from adaptd.moments import live_at
 from adaptd.registry import Version
 from adaptd.rows import alive, counts, lineage
@@ -73,8 +74,8 @@ def event(connection: Connection, domain: int, identity: str) -> Json:
     return {
         "event": identity, "source": found.source, "subject": found.subject, "received": found.received,
         "live_then": live_at(connection, domain, found.received), "payload": json.loads(found.payload),
-        "answers": [{"version": a.version, "seq": a.learned, "labels": json.loads(a.labels), "confidence": a.confidence,
-                     "at": a.at} for a in answers],
+        "answers": [{"version": a.version, "seq": a.learned, "confidence": a.confidence, "at": a.at,
+                     "labels": {head: answered(label) for head, label in json.loads(a.labels).items()}} for a in answers],
         "labels": [{"seq": one.seq, "label": json.loads(one.label), "source": one.source, "held": bool(one.held),
                     "at": one.received} for one in labels]}
 

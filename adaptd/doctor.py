@@ -23,6 +23,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from adaptd import config, db, feeds, modelfiles, plugins, postgres, registry
+from adaptd.begun import FILE as BEGUN
 from adaptd.errors import AdaptdError, BadConfig, CannotStart, CorruptFile, SchemaMismatch, StoreLocked, StoreUnreadable
 from adaptd.host import bind, check_folder
 from adaptd.interfaces import Examined
@@ -119,7 +120,7 @@ def around(settings: config.Settings, paths: Paths, *, running: bool) -> Iterato
                           hint=f"chmod 600 {file}, and change the secret where others may have read it")
     for name in sorted({domain.encoder for domain in settings.served().values()}):
         encoder = settings.encoders[name]
-        if encoder.kind == "transformers" and not encoder.options.get("download"):
+        if encoder.kind in ("transformers", "image", "audio") and not encoder.options.get("download"):
             try:
                 modelfiles.find(str(encoder.options.get("model", modelfiles.MINILM)), download=False)
             except AdaptdError as error:
@@ -366,7 +367,8 @@ def _checkpoint_error(folder: Path) -> str:
 def _jobs(paths: Paths, running: bool) -> Iterator[Finding]:
     daemon = f"-{paths.lock.read_text().strip()}-" if running else None
     for path in sorted(paths.jobs.glob("*")):
-        if daemon is None or daemon not in path.name:
+        waits = not running and (path / BEGUN).is_file()  # the next start goes on with it
+        if not waits and (daemon is None or daemon not in path.name):
             yield Finding(code="stale_job", message=f"{path} is a training job that nobody works on", hint=NOBODY_S, remove=path)
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
-from adaptd import bounds, chain, outbox, registry, tested
+from adaptd import blobs, bounds, chain, outbox, registry, tested
 from adaptd import tables as t
 from adaptd.errors import NotFound
+from adaptd.heads import SHORTENED, named, said
 from adaptd.history import act, last_seq
 from adaptd.journal import token
 from adaptd.paths import Paths
@@ -25,6 +26,7 @@ from adaptd.records import Erased, canonical
 from adaptd.relearn import DRIFT
 from adaptd.rows import Interval, lineage
 from adaptd.selector import Selector
+from adaptd.setaside import TRIALS
 
 KEPT = ("trained", "resolved", "moment", registry.EXPIRED)  # of a version's metrics: what says nothing of its records
 REMOVED = "removed with a record that was forgotten"  # instead of words that may name a label
@@ -57,11 +59,13 @@ def erase(connection: Connection, domain: int, selector: Selector, reason: str, 
     orphans = _orphans(connection, domain, {(r.head, r.target) for r in rows})
     _take_from_answers(connection, domain, orphans)
     _take_from_changes(connection, domain, orphans)
+    if orphans:
+        _take_from_trials(connection, domain)
     marks = _mark_versions(connection, domain, rows, bool(orphans))
     if events:
         connection.execute(delete(t.store).where(t.store.c.key == "status"))  # figures and verdicts of before
     asked = selector.kept(lambda kind, value: token(key, kind, value))
-    certificate = {"asked": asked, "removed": counts, "entries": entries, "labels_gone": len(orphans),
+    certificate = {"asked": asked, "removed": counts, "entries": entries, "labels_gone": len(_each(orphans) & orphans),
                    "versions": marks["versions"], "backups": _copies(connection, events, "backup", "file"),
                    "exports": _copies(connection, events, "export", "to"),
                    "outputs": outbox.holders(connection) if events else []}
@@ -103,6 +107,7 @@ def _delete(connection: Connection, events: Sequence[int], rows: Sequence[int]) 
     for column, keys in (*((table.c.row, rows) for table in of_rows), *((table.c.event, events) for table in of_events)):
         gone = sum(connection.execute(delete(column.table).where(column.in_(some))).rowcount for some in _chunks(keys))
         counts[column.table.name] = gone
+    counts["blob"] = sum(blobs.drop(connection, some) for some in _chunks(events))
     return counts
 
 
@@ -125,21 +130,31 @@ def _copies(connection: Connection, events: Sequence[int], what: str, where: str
 
 
 def _orphans(connection: Connection, domain: int, targets: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Return the labels of which no row is left, in any lineage."""
+    """Return the labels and sets of labels of which no row is left, in any lineage."""
     left = {(r.head, r.target) for r in connection.execute(
         select(t.learned.c.head, t.learned.c.target).where(t.learned.c.domain == domain).distinct())} if targets else set()
-    return targets - left
+    gone = targets - left
+    return gone | (_each(gone) - _each(left))
+
+
+def _each(targets: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Take sets of labels apart."""
+    return {(head, label) for head, target in targets for label in named(target)}
 
 
 def _take_from_answers(connection: Connection, domain: int, orphans: set[tuple[str, str]]) -> None:
     """Take labels that have gone out of the answers that other events were given."""
     query = select(t.prediction.c.id, t.prediction.c.labels).join(t.event, t.event.c.seq == t.prediction.c.event)
     for head, label in orphans:
-        naming = query.where(t.event.c.domain == domain, t.prediction.c.labels.contains(canonical(label), autoescape=True))
-        for r in connection.execute(naming).all():
-            said = json.loads(r.labels)
-            if said.get(head) == label:
-                new = canonical({**said, head: None})
+        kind = label[2:] if label.startswith("B-") else None  # of spans, where the head tags words
+        text = canonical(SHORTENED.sub("", label))[1:-1]  # as JSON has it; of a long one, which is answered whole, its beginning
+        stored = or_(*(t.prediction.c.labels.contains(one, autoescape=True) for one in (text, label, kind) if one))
+        for r in connection.execute(query.where(t.event.c.domain == domain, stored)).all():
+            labels = json.loads(r.labels)
+            answer = labels.get(head)
+            if said(answer) == label or (isinstance(answer, list) and label in answer) or (
+                    isinstance(answer, dict) and any(one["type"] == kind for one in answer["spans"])):
+                new = canonical({**labels, head: None})
                 connection.execute(update(t.prediction).where(t.prediction.c.id == r.id).values(labels=new))
 
 
@@ -151,6 +166,14 @@ def _take_from_changes(connection: Connection, domain: int, orphans: set[tuple[s
         named = (told.get("label"), told.get("origin"), *told.get("contradicted", ()))
         if {(told.get("head"), label) for label in named} & orphans:
             connection.execute(update(t.action).where(t.action.c.id == r.id).values(reason=REMOVED, detail="{}"))
+
+
+def _take_from_trials(connection: Connection, domain: int) -> None:
+    """Take the words of trials of weak labels, which may name a label, out of the history."""
+    query = select(t.action.c.id, t.action.c.detail).where(t.action.c.domain == domain, t.action.c.what.in_(TRIALS))
+    for r in connection.execute(query).all():
+        detail = canonical({**json.loads(r.detail), "evidence": {}})
+        connection.execute(update(t.action).where(t.action.c.id == r.id).values(reason=REMOVED, detail=detail))
 
 
 def _history(connection: Connection, domain: int, seq: int, reason: str, actor: str, certificate: Mapping[str, Any]) -> int:
@@ -293,7 +316,9 @@ def left(connection: Connection, domain: int) -> Counts:
     counts["chain"] = int(connection.scalar(salted) or 0)
     without = t.tested.c.row.not_in(select(t.learned.c.id))
     counts["tested"] = int(connection.scalar(select(func.count()).select_from(t.tested).where(without)) or 0)
-    for table in (t.learned, t.label, t.vector, t.prediction):
+    alone = t.blob.c.digest.not_in(select(t.attached.c.digest))
+    counts["blob"] = int(connection.scalar(select(func.count()).select_from(t.blob).where(alone)) or 0)
+    for table in (t.attached, t.learned, t.label, t.vector, t.prediction):
         query = select(func.count()).select_from(table).where(table.c.event.in_(gone))
         counts[table.name] = int(connection.scalar(query) or 0)
     return counts

@@ -160,6 +160,13 @@ class DiskLow(Busy):
     status = 503
 
 
+class NotWritten(Busy):
+    """What writes this domain's answers failed; other domains answer."""
+
+    code = "not_written"
+    status = 503
+
+
 class Paused(Busy):
     """The feed is paused."""
 
@@ -172,6 +179,13 @@ class NotReady(AdaptdError):
 
     code = "not_ready"
     status = 503
+
+
+class Cancelled(Conflict):
+    """The adaptation was cancelled."""
+
+    code = "cancelled"
+    by = "adaptd"  # who did it
 
 
 class Refused(AdaptdError):

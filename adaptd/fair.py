@@ -16,7 +16,7 @@ from adaptd.errors import Busy
 
 TURN = 4  # examples that a client is given before it is another's turn
 FIRST, LEAST = 64, 16  # examples that may wait while the rate is not known, and whatever it is
-WAIT_S = 0.2  # how long examples may wait
+WAIT_S = 0.1  # how long examples may wait
 BULK = 4  # a large request may wait for so many of its own size
 DECAY = 0.9  # of what is remembered of the rate, for each round
 SOONEST_S, LATEST_S = 0.1, 60.0  # between which a refused client is told to come again
@@ -52,6 +52,10 @@ class Request(Protocol):
     domain: str
     client: str
     examples: Sequence[Any]
+
+    def weight(self, row: int) -> int:
+        """Return for how many examples one of them counts in a turn, 1 at least."""
+        ...
 
 
 R = TypeVar("R", bound=Request)
@@ -89,17 +93,27 @@ class FairQueue(Generic[R]):
         """
         lane, size = (request.domain, request.client), len(request.examples)
         with self._lock:
-            mine = self._sizes.get(lane, 0)
-            lanes = len(self._sizes) + (not mine)
-            share = (FIRST if self.rate.seconds(1) is None else max(LEAST, self.rate.within(WAIT_S))) // lanes
-            if self.waiting and self.waiting + size > self._limit:
-                raise self._busy(self.waiting)
-            if mine and mine + size > max(share, BULK * size):
-                raise self._busy(mine * lanes)
+            mine = self._room(lane, size)
             clients = self._lanes.setdefault(request.domain, {})
             clients.setdefault(request.client, deque()).append(Piece(request, range(size)))
             self._sizes[lane] = mine + size
             self.waiting += size
+
+    def expect(self, domain: str, client: str) -> None:
+        """Refuse a client now that would be refused with a single example; that spares reading what it sends."""
+        with self._lock:
+            self._room((domain, client), 1)
+
+    def _room(self, lane: tuple[str, str], size: int) -> int:
+        """Return how much a lane lets wait; raise Busy where so much more does not fit."""
+        mine = self._sizes.get(lane, 0)
+        lanes = len(self._sizes) + (not mine)
+        share = (FIRST if self.rate.seconds(1) is None else max(LEAST, self.rate.within(WAIT_S))) // lanes
+        if self.waiting and self.waiting + size > self._limit:
+            raise self._busy(self.waiting)
+        if mine and mine + size > max(share, BULK * size):
+            raise self._busy(mine * lanes)
+        return mine
 
     def _busy(self, ahead: int) -> Busy:
         return Busy("too many predictions are waiting", retry_after_s=self.rate.retry_after_s(ahead))
@@ -121,17 +135,21 @@ class FairQueue(Generic[R]):
         return taken
 
     def _turn(self, lane: tuple[str, str], requests: deque[Piece[R]], most: int, taken: list[Piece[R]]) -> int:
-        """Take a lane's first examples; return how many."""
-        count = 0
-        while requests and count < most:
+        """Take a lane's first examples, until they weigh so much; return what they weigh."""
+        count = weight = 0
+        while requests and weight < most:
             first = requests.popleft()
-            rows, rest = first.rows[:most - count], first.rows[most - count:]
+            mine = 0
+            while mine < len(first.rows) and weight < most:
+                weight += first.request.weight(first.rows[mine])
+                mine += 1
+            rows, rest = first.rows[:mine], first.rows[mine:]
             taken.append(Piece(first.request, rows))
-            count += len(rows)
+            count += mine
             if rest:
                 requests.appendleft(Piece(first.request, rest))
         self.waiting -= count
         self._sizes[lane] -= count
         if not requests:
             del self._sizes[lane]
-        return count
+        return weight

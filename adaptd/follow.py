@@ -208,7 +208,7 @@ class Follower:
         """Journal one batch: good events, what was not taken, and the cursor after it, together."""
         while self._learner.lag > self._limit or self._room.low:
             await asyncio.sleep(0.1)
-        good, errors = self._admitted(batch)
+        good, errors = await self._through_the_door(batch)
         dead = [self._letter(batch[place], reason) for place, reason in errors.items()]
         letters = [self._letter(batch[place]) for place in good]
         while True:
@@ -231,6 +231,11 @@ class Follower:
             self.errors += len(dead) + refused
             hint = f"adaptd feeds dead list {self.name}"
             self._report("feed_rejected", f"feed {self.name} gave items that were not taken", hint)
+
+    async def _through_the_door(self, batch: Sequence[FeedItem]) -> tuple[dict[int, Item | Feedback], dict[int, str]]:
+        """Return what the door takes and what not; images and sounds are looked at beside the event loop."""
+        brings = any(self._door.uploads.are_in(item.value) for item in batch)
+        return await asyncio.to_thread(self._admitted, batch) if brings else self._admitted(batch)
 
     def _admitted(self, batch: Sequence[FeedItem]) -> tuple[dict[int, Item | Feedback], dict[int, str]]:
         """Return what the door takes, by its place, and why it does not take the others."""
@@ -262,7 +267,7 @@ class Follower:
         taken, left, after = 0, [], 0
         while rows := await asyncio.to_thread(self._some, ids, after):
             after = rows[-1].id
-            good, errors = self._admitted([_again(row) for row in rows])
+            good, errors = await self._through_the_door([_again(row) for row in rows])
             items = {rows[place].id: item for place, item in good.items()}
             refused = {rows[place].id: reason for place, reason in errors.items()}
             _, gone = await asyncio.wrap_future(self._journal.revive(self._domain, items, refused))

@@ -149,7 +149,7 @@ def _judged(connection: Connection, rows: Sequence[Row], times: Mapping[int, flo
 
 
 def _right(said: Said | None, row: Row) -> bool | None:
-    return said.labels[row.head] == row.target if said is not None and row.head in said.labels else None
+    return said.to(row) == row.target if said is not None and row.head in said.labels else None
 
 
 def _times(connection: Connection, seqs: Sequence[int]) -> dict[int, float]:

@@ -122,14 +122,14 @@ class NotWorse:
     """Promote what looks no worse and is shown to be less than `margin` worse; reject what is shown to be worse; else wait."""
 
     name: ClassVar[str] = "not-worse"
-    margin: float = 0.01  # of accuracy
+    margin: float = 0.01  # of accuracy; 0: only what is shown to be better is promoted
     confidence: float = 0.95  # one-sided, of the first try against a champion; also of the classes' tests together
     min_class: int = 30  # held-out rows that a class needs to be tested by itself
     min_rows: int = 100  # held-out rows below which there is no verdict
 
     def __post_init__(self) -> None:
         """Refuse options that make no test."""
-        if not 0 < self.margin < 1:
+        if not 0 <= self.margin < 1:
             raise ValueError(f"margin must be between 0 and 1, not {self.margin!r}")
         if not 0.5 < self.confidence < 1:
             raise ValueError(f"confidence must be between 0.5 and 1, not {self.confidence!r}")
@@ -182,8 +182,9 @@ class NotWorse:
         if found["upper"] < 0:
             return Verdict(decision="reject", reasons=["the candidate is worse: " + figures, chances], evidence=found)
         if found["lower"] > -self.margin and counts.delta >= 0:
+            shown = f"not worse by {_points(self.margin)} or more" if self.margin else "better"
             return Verdict(decision="promote", reasons=[
-                f"the candidate is not worse by {_points(self.margin)} or more: " + figures, chances,
+                f"the candidate is {shown}: " + figures, chances,
                 f"{found['classes']['tested']} classes tested by themselves, none worse"], evidence=found)
         return Verdict(decision="undecided", reasons=["too little evidence, the champion stays: " + figures, chances,
                                                       self._wanted(counts, found)], evidence=found)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from adaptd.interfaces import AlertSink, Domain, Encoder, Feed, Gate, MemoryPolicy, Output, Strategy
+from adaptd.interfaces import AlertSink, Domain, Encoder, Feed, Gate, MemoryPolicy, Observer, Output, Strategy
 
 hookspec = pluggy.HookspecMarker("adaptd")
 hookimpl = pluggy.HookimplMarker("adaptd")
@@ -34,6 +34,10 @@ class Specs:
     @hookspec
     def register_gates(self) -> Iterable[type[Gate]]:  # type: ignore[empty-body]
         """Return the gate classes this plugin offers; `[gate] kind = name` uses one."""
+
+    @hookspec
+    def register_observers(self) -> Iterable[type[Observer]]:  # type: ignore[empty-body]
+        """Return the observer classes this plugin offers; `[observers.X] kind = name` uses one."""
 
     @hookspec
     def register_alert_sinks(self) -> Iterable[type[AlertSink]]:  # type: ignore[empty-body]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import math
@@ -21,6 +22,7 @@ from adaptd.errors import BadConfig, CannotStart, DiskLow
 from adaptd.paths import Paths
 
 OPEN_FILES = 65_536
+MALLOC = (("MALLOC_ARENA_MAX", -8, 2), ("MALLOC_MMAP_THRESHOLD_", -3, 4 << 20))  # M_ARENA_MAX, M_MMAP_THRESHOLD of malloc.h
 MOUNTS = Path("/proc/self/mounts")
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs", "fuse.sshfs", "fuse.glusterfs",
            "fuse.s3fs", "fuse.rclone")
@@ -102,6 +104,18 @@ def raise_open_files() -> None:
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def give_memory_back() -> None:
+    """Let glibc return what is freed to the system, rather than keep it in an arena for each of the daemon's threads.
+
+    Each arena grows to the most that its thread ever used at once (mallopt(3)); of large blocks nothing is kept. Where
+    the C library has no such setting nothing is done; `MALLOC_ARENA_MAX` and `MALLOC_MMAP_THRESHOLD_` are respected.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for variable, setting, value in MALLOC:
+        if mallopt is not None and variable not in os.environ:
+            mallopt(setting, value)
 
 
 class Room:

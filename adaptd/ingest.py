@@ -9,29 +9,35 @@ not in it.
 from __future__ import annotations
 
 import difflib
-import hmac
+import hashlib
 import logging
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from adaptd.clock import CURE, moment
-from adaptd.config import Limits
+from adaptd.config import Blobs, DomainSettings, Limits
 from adaptd.errors import AdaptdError, BadPayload, PluginError
-from adaptd.interfaces import Domain
-from adaptd.records import MISSING, Feedback, Item
-from adaptd.redact import Redactor
+from adaptd.interfaces import Domain, recognised
+from adaptd.records import MISSING, Blob, Example, Feedback, Item
+from adaptd.redact import Redactor, redactor
+from adaptd.tagging import Tagging
+from adaptd.uploads import Uploads
+from adaptd.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Rejected = dict[str, Any]  # {"index": i, "error": {…}}
 
-ENVELOPE = ("id", "label", "answer", "time", "source", "subject")  # every other field is the payload
+ENVELOPE = frozenset(("id", "label", "answer", "time", "source", "subject"))  # every other field is the payload
 FEEDBACK = ("event", "source", "id", "label", "teacher")
 DEPTH = 32
+BLOCK = 64  # of SHA-256
 INT64 = range(-(1 << 63), 1 << 63)
 KEY_CHARACTERS, SOURCE_CHARACTERS = 256, 128
 YEAR_1 = -62_135_596_800.0  # 0001-01-01, the earliest moment a datetime can show
@@ -47,10 +53,33 @@ class Door:
     key: bytes
     clock: Callable[[], float]
     redactor: Redactor | None = None
+    vocabulary: Vocabulary | None = None
+    uploads: Uploads = field(default_factory=lambda: Uploads(Blobs().bytes))
+    tagging: Tagging | None = None
+
+    @classmethod
+    def of(cls, domain: Domain, name: str, settings: DomainSettings, limits: Limits, blobs: Blobs, key: bytes, folder: Path,
+           tagging: Tagging | None = None) -> Door:
+        """Return the door of a domain as it is configured; `folder` has the configuration."""
+        return cls(domain, limits, key, time.time, redactor(settings.redact, key, f"domains.{name}.redact"),
+                   Vocabulary.of(domain, name, settings.vocabulary, folder),
+                   Uploads(blobs.bytes, tuple(folder / one for one in blobs.folders)), tagging)
 
     def items(self, raw: Sequence[Any], *, source: str) -> tuple[list[tuple[int, Item]], list[Rejected]]:
         """Return the good events with their index, and the rejected ones; `source` is who sends them."""
-        return _each(raw, lambda element: self._item(element, source))
+        brought = 0  # bytes of images and sounds: files that are only named make a small request
+
+        def item(element: Any) -> Item:
+            nonlocal brought
+            if brought > self.limits.bytes and self.uploads.are_in(element):
+                raise BadPayload(f"the request brings more than {self.limits.bytes} bytes",
+                                 hint="send the rest by itself, or raise limits.bytes")
+            made = self._item(element, source)
+            if made.blobs:
+                brought += sum(len(blob.data) for blob in made.blobs)
+            return made
+
+        return _each(raw, item)
 
     def feedback(self, raw: Sequence[Any], *, source: str) -> tuple[list[tuple[int, Feedback]], list[Rejected]]:
         """Return the good late labels with their index, and the rejected ones; `source` is who teaches."""
@@ -70,6 +99,13 @@ class Door:
         return {name: self._target(name, target, "label" if len(self.domain.heads) == 1 else f"label.{name}")
                 for name, target in given.items()}
 
+    def _targets_of(self, label: Any, example: Example) -> dict[str, str]:
+        """Return the targets of a label that comes with its event: spans are held against the text."""
+        targets = self.targets(label)
+        if self.tagging is not None:
+            self.tagging.check(targets, example.text or "")
+        return targets
+
     def named(self, name: str) -> str:
         """Return a source's or a subject's name as the journal has it."""
         return name if self.redactor is None else self.redactor.named(name)
@@ -78,40 +114,62 @@ class Door:
         """Return a text that is asked about, as the remembered ones were read."""
         return text if self.redactor is None else self.redactor.text(text)
 
-    def _redacted(self, element: Any) -> Mapping[str, Any]:
-        fields = _object(element, self.limits.characters)
+    def _redacted(self, element: Any, *, plain: bool) -> Mapping[str, Any]:
+        fields = element if plain else _object(element, self.limits.characters, self.uploads)
         return fields if self.redactor is None else self.redactor.element(fields)
 
     def _item(self, element: Any, source: str) -> Item:
-        fields = self._redacted(element)
+        plain = _is_plain(element, self.limits.characters)
+        fields = self._redacted(element, plain=plain)
         payload = {name: value for name, value in fields.items() if name not in ENVELOPE}
-        label = _given(fields, "label")
-        self._ask("example", lambda: self.domain.example(payload))
-        text = self._ask("content", lambda: self.domain.content(payload).encode())
+        example = self._ask("example", self.domain.example, payload)
+        key, content = _key(fields), self._hashed(self._content(payload, example))[:16]
+        blobs = () if plain else [value for value in payload.values() if isinstance(value, Blob)]
+        if len(fields) - len(payload) == (key is not None):  # most have nothing else
+            return Item(payload=payload, source=source, key=key, content=content, example=example, blobs=blobs)
+        label, at = _given(fields, "label"), fields.get("time")
         return Item(
             payload=payload,
             source=_name(fields, "source", SOURCE_CHARACTERS) or source,
-            key=_key(fields),
+            key=key,
             label=label,
-            targets={} if label is MISSING else self.targets(label),
-            content=self._hashed(text)[:16],
+            targets={} if label is MISSING else self._targets_of(label, example),
+            content=content,
             answer=_given(fields, "answer"),
-            time=self._time(_given(fields, "time")),
+            time=None if at is None else self._time(at),
             subject=_name(fields, "subject", KEY_CHARACTERS),
+            example=example,
+            blobs=blobs,
         )
 
-    def _hashed(self, text: bytes) -> bytes:
-        """Return the HMAC of a content: `hmac.digest` would let go of Python's lock for each, and wait to get it again."""
-        made = self._keyed.copy()
-        made.update(text)
-        return made.digest()
+    def _content(self, payload: Mapping[str, Any], example: Example) -> bytes:
+        """Return what an event's content is recognised by."""
+        if self._content_is_example:
+            return recognised(example, self.domain.reads).encode()
+        return self._ask("content", lambda: self.domain.content(payload).encode())
 
     @cached_property
-    def _keyed(self) -> hmac.HMAC:
-        return hmac.new(self.key, digestmod="sha256")
+    def _content_is_example(self) -> bool:
+        """Whether the domain has no `content` of its own, which would ask for the example again."""
+        return getattr(self.domain.content, "__func__", None) is Domain.content
+
+    def _hashed(self, text: bytes) -> bytes:
+        """Return a content's HMAC (RFC 2104): `hmac.digest` lets go of Python's lock each time, and waits to get it again."""
+        keyed = self._keyed
+        inner, outer = keyed[0].copy(), keyed[1].copy()
+        inner.update(text)
+        outer.update(inner.digest())
+        return bytes(outer.digest())
+
+    @cached_property
+    def _keyed(self) -> tuple[Any, Any]:
+        """The hashes of RFC 2104, which have taken in the key."""
+        key = self.key if len(self.key) <= BLOCK else hashlib.sha256(self.key).digest()
+        inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in key.ljust(BLOCK, b"\0"))) for pad in (0x36, 0x5C))
+        return inner, outer
 
     def _feedback(self, element: Any, source: str) -> Feedback:
-        fields = self._redacted(element)
+        fields = self._redacted(element, plain=_is_plain(element, self.limits.characters))
         _refuse_unknown(fields)
         event, key, label = _name(fields, "event", KEY_CHARACTERS), _key(fields), _given(fields, "label")
         shape = 'send {"event": id, "label": …} or {"source": …, "id": …, "label": …}'
@@ -133,14 +191,13 @@ class Door:
         checked = self._ask(f"heads[{name!r}].check", lambda: head.check(target, field))
         if "\0" in checked:
             raise BadPayload("a label must not contain NUL", field=field, hint="take the character out")
-        return checked
+        vocabulary = self.vocabulary if self.vocabulary is not None and self.vocabulary.head == name else None
+        return checked if vocabulary is None else vocabulary.named(checked, field)
 
     def _heads(self) -> str:
         return ", ".join(sorted(self.domain.heads))
 
-    def _time(self, value: Any) -> float | None:
-        if value is MISSING:
-            return None
+    def _time(self, value: Any) -> float:
         at = moment(value, "time")
         if (ahead := at - self.clock()) > self.limits.future_s:
             raise BadPayload(f"the time is {ahead:.10g} s in the future; the limit is {self.limits.future_s:g} s",
@@ -150,10 +207,10 @@ class Door:
             raise BadPayload("the time lies before the year 1", field="time", hint=CURE)
         return at
 
-    def _ask(self, what: str, call: Callable[[], T]) -> T:
+    def _ask(self, what: str, call: Callable[..., T], *asked: Any) -> T:
         """Call the domain; whatever but BadPayload it raises is the plugin's fault."""
         try:
-            return call()
+            return call(*asked)
         except BadPayload:
             raise
         except Exception as error:  # a plugin may raise anything, and it must cost one element, not the batch
@@ -173,12 +230,25 @@ def _each(raw: Sequence[Any], make: Callable[[Any], T]) -> tuple[list[tuple[int,
     return good, rejected
 
 
-def _object(element: Any, characters: int) -> Mapping[str, Any]:
+def _object(element: Any, characters: int, uploads: Uploads) -> Mapping[str, Any]:
     """Return the element, an object whose every value can be stored."""
     if not isinstance(element, dict):
         raise BadPayload(f"an element must be an object, not {_json_type(element)}", hint='send {"text": "…"}')
-    _storable(element, "", characters, 1)
-    return element
+    fields = uploads.taken(element)
+    _storable(fields, "", characters, 1)
+    return fields
+
+
+def _is_plain(element: Any, characters: int) -> bool:
+    """Say that an element has nothing in it but short ASCII texts, as most have: there is nothing to look for."""
+    if type(element) is not dict:
+        return False
+    for name, value in element.items():
+        if type(value) is not str or len(value) > characters or len(name) > characters:
+            return False
+        if not (value.isascii() and name.isascii()):
+            return False
+    return True
 
 
 def _storable(value: Any, field: str, characters: int, depth: int) -> None:
@@ -194,7 +264,7 @@ def _storable(value: Any, field: str, characters: int, depth: int) -> None:
             raise BadPayload(f"nested deeper than {DEPTH}", field=_shown(field), hint="flatten the payload")
         for at, inner in _inside(value, field, characters):
             _storable(inner, at, characters, depth + 1)
-    elif not isinstance(value, int | float | None):
+    elif not isinstance(value, int | float | Blob | None):
         raise BadPayload(f"{type(value).__name__} is not a JSON value", field=_shown(field),
                          hint="send what JSON can hold")
 
@@ -234,9 +304,11 @@ def _given(fields: Mapping[str, Any], name: str) -> Any:
 
 def _name(fields: Mapping[str, Any], field: str, characters: int) -> str | None:
     """Return a field that names something: a short string without control characters."""
-    value = _given(fields, field)
-    if value is MISSING:
+    value = fields.get(field)
+    if value is None:
         return None
+    if type(value) is str and value.isprintable() and 0 < len(value) <= characters and not value.isspace():
+        return value
     hint = f"a string of 1 to {characters} characters without control characters"
     if not isinstance(value, str):
         raise BadPayload(f"{field} must be a string, not {_json_type(value)}", field=field, hint=hint)
@@ -251,7 +323,9 @@ def _name(fields: Mapping[str, Any], field: str, characters: int) -> str | None:
 
 def _key(fields: Mapping[str, Any]) -> str | None:
     """Return the client's id; an integer stands for its decimal string."""
-    value = _given(fields, "id")
+    value = fields.get("id")
+    if type(value) is str and value.isprintable() and 0 < len(value) <= KEY_CHARACTERS and not value.isspace():
+        return value  # what `_name` would do, a call less
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return _name(fields, "id", KEY_CHARACTERS)

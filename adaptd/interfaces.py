@@ -6,45 +6,43 @@ torch is named for the type checker only; importing this module costs nothing.
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from adaptd.errors import BadPayload
-from adaptd.records import Alert, Example, Message, Paired, Prediction, Verdict
+from adaptd.heads import Classify, Head
+from adaptd.records import (
+    Alert,
+    Ask,
+    Brief,
+    Example,
+    Lesson,
+    Message,
+    Observed,
+    Paired,
+    Prediction,
+    Ranked,
+    Sighting,
+    Taught,
+    Verdict,
+    Written,
+    canonical,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from torch import Tensor
 
+    from adaptd.model.upper import Upper
     from adaptd.strategies.task import Task
 
-LABEL_CHARACTERS = 256  # a label is a name, not a document
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classify:
-    """A head that answers with one label; labels are learned as they appear."""
-
-    def check(self, target: Any, field: str) -> str:
-        """Return the label, cleaned; raise BadPayload when it cannot be one."""
-        if not isinstance(target, str):
-            raise BadPayload(f"a label must be a string, not {type(target).__name__}", field=field,
-                             hint='send {"label": "some name"}')
-        label = unicodedata.normalize("NFC", target.strip())
-        if not label:
-            raise BadPayload("a label must not be empty", field=field, hint="leave the field out when there is no label")
-        if len(label) > LABEL_CHARACTERS:
-            raise BadPayload(f"a label of {len(label)} characters; the limit is {LABEL_CHARACTERS}", field=field,
-                             hint="a label is a name; put long text into the payload")
-        return label
-
-
-Head = Classify  # more kinds of heads join by union
+Kind = Literal["text", "features", "image", "audio"]  # of input: a field of Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +56,81 @@ class Rule:
     head: str | None = None  # None: the only one
 
 
+class Ranker(Protocol):
+    """Orders candidates for a user. What it has learned must not depend on the order in which rows came and went."""
+
+    def learn(self, one: Taught) -> None:
+        """Take in a learned row."""
+        ...
+
+    def unlearn(self, row: int) -> None:
+        """Take a row out again, as if it had never come."""
+        ...
+
+    def rank(self, ask: Ask, vectors: Callable[[Sequence[int]], Mapping[int, Any]]) -> Sequence[Ranked]:
+        """Return the best k of the candidates, the best first; `vectors` gives those of events."""
+        ...
+
+
+class Generator(Protocol):
+    """Writes the texts that a `Generate` head answers with, in a process of its own. It keeps nothing of what it is given."""
+
+    def load(self) -> None:
+        """Load what it needs; once. A configuration that is wrong is a `BadConfig`."""
+        ...
+
+    def write(self, briefs: Sequence[Brief]) -> Sequence[Written]:
+        """Write a text for each."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Generator, Protocol):
+    """A generator that adaptations train. What training gives is kept beside its model, which stays as it is."""
+
+    def train(self, lesson: Lesson) -> bytes:
+        """Learn all pairs, beginning from the model as it is; return the weights that `adopt` takes, a safetensors file."""
+        ...
+
+    def adopt(self, weights: bytes | None) -> None:
+        """Write with these weights from now on, with the model as it is for None; raise Conflict where they are another's."""
+        ...
+
+    def score(self, text: str, taught: str) -> float:
+        """Say how good a text is, from 0 to 1, where that one was taught: by it held-out texts are judged."""
+        ...
+
+
+def normalised(text: str) -> str:
+    """Return what texts that differ in case, width and spaces alone have in common.
+
+    >>> normalised(" Ｗhat\\n IS it ")
+    'what is it'
+    """
+    if text.isascii():
+        return " ".join(text.lower().split())
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def recognised(example: Example, reads: Kind) -> str:
+    """Return the normalised content of what an encoder reads: equal ones are recognised by it."""
+    if reads == "features":
+        return canonical(example.features)
+    if reads != "text":
+        return hashlib.sha256(getattr(example, reads)).hexdigest()
+    return normalised(example.text or "")
+
+
 class Domain(ABC):
     """One prediction problem: what its expert knows. Everything but `example` has a default."""
 
     name: ClassVar[str]
-    heads: ClassVar[Mapping[str, Head]] = {"label": Classify()}
+    reads: ClassVar[Kind] = "text"  # the field of Example that it fills: its encoder must read the same
+    heads: Mapping[str, Head] = {"label": Classify()}  # an instance's own, where its options decide
     samples: ClassVar[Sequence[Mapping[str, Any]]] = ()  # events as they come in, some labelled: checks begin with them
     rules: ClassVar[Sequence[Rule]] = ()  # those of the configuration come before
+    ranker: ClassVar[type[Ranker] | None] = None  # what `rank` asks, where the domain recommends
+    evidence: int = 0  # how many remembered examples `render`, and a generator, are given with every answer
 
     @abstractmethod
     def example(self, payload: Mapping[str, Any]) -> Example:
@@ -81,8 +147,11 @@ class Domain(ABC):
 
     def content(self, payload: Mapping[str, Any]) -> str:
         """Return the normalised content by which equal examples are recognised (holdout, duplicates)."""
-        text = self.example(payload).text or ""
-        return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        return recognised(self.example(payload), self.reads)
+
+    def generator(self) -> Generator:
+        """Return what writes the texts of a `Generate` head; it may import torch, as only its own process asks for it."""
+        raise NotImplementedError
 
     def render(self, prediction: Prediction) -> Mapping[str, Any]:
         """Add to, or override, the fields of one element of the HTTP answer."""
@@ -130,6 +199,16 @@ class AlertSink(Protocol):
 
     def send(self, alert: Alert) -> None:
         """Send one alert and return when it is taken; raise when it is not. Called in a thread where it may wait."""
+        ...
+
+
+class Observer(Protocol):
+    """Watches the events of a domain, whole: it keeps nothing, so no rollback, forget or restart leaves anything behind."""
+
+    name: ClassVar[str]
+
+    def look(self, seen: Sequence[Observed]) -> Sighting:
+        """Return figures and problems of the newest events, in the order of their time. Pure."""
         ...
 
 
@@ -190,15 +269,51 @@ class Encoder(Protocol):
     """Frozen: examples in, one vector of pooled layers each out."""
 
     name: ClassVar[str]
+    reads: ClassVar[Kind]  # the field of Example that it takes
     dim: int
-    digest: str  # of weights, tokenizer, maximum length, pooling and layers
+    digest: str  # of all that a vector depends on: weights, tokenizer or processor, maximum length, pooling, layers
 
     def load(self) -> None:
         """Load the weights; once, in the process that uses them."""
         ...
 
-    def encode(self, examples: Sequence[Example]) -> tuple[Tensor, Sequence[bool]]:
-        """Return float16 vectors [n, dim] and, per example, whether it was truncated."""
+    def encode(self, examples: Sequence[Example]) -> tuple[Tensor | Sequence[Tensor], Sequence[bool]]:
+        """Return float16 vectors [n, dim] and, per example, whether it was truncated.
+
+        One that has the class variable `tags = True` gives each word of a text its own (`adaptd.words`): [words, dim] of each.
+        """
+        ...
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """An encoder of texts a copy of whose upper blocks can be tuned (`adaptd.model.tuning`); it stays as it is."""
+
+    digest: str
+
+    @property
+    def depth(self) -> int:
+        """How many blocks it has."""
+        ...
+
+    def load(self) -> None:
+        """Load the weights."""
+        ...
+
+    def blocks(self, cut: int) -> Any:
+        """Return a copy of the blocks from `cut` on; raise Conflict where its model has none that run by themselves."""
+        ...
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts."""
+        ...
+
+    def lower(self, ids: Sequence[list[int]], cut: int) -> list[Tensor]:
+        """Return the token states [t, width] below `cut`."""
+        ...
+
+    def tuned(self, examples: Sequence[Example], upper: Upper) -> Tensor:
+        """Return what tuned blocks make of examples: float16 [n, width]."""
         ...
 
 

@@ -16,10 +16,13 @@ from adaptd import config
 from adaptd.errors import BadConfig
 from adaptd.health import Health
 from adaptd.served import Served
+from adaptd.watch import Watch
 
 EXPIRE_S = 3600  # how often old versions lose their files, and once at the start
 PROBATION_S = 60  # how often a probation is looked at without a label
-LOOK_S = 2  # between two looks at what is to be alerted
+TRIAL_S = 15  # between two looks at whether weak labels are to be tried, where there may be some
+WATCH_S = 5  # between two looks of an observer
+LOOK_S = 2  # between two looks at what is to be alerted, and at a folder of documents
 BEAT_S = 5  # how often the scheduler shows that it turns
 STATUS_S = 60  # how often the status document is kept for when the daemon is stopped
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -56,11 +59,23 @@ def schedule(scheduler: BaseScheduler, domains: Mapping[str, Served], health: He
         scheduler.add_job(served.versions.expire, IntervalTrigger(seconds=EXPIRE_S), args=(versions.keep, versions.keep_days),
                           id=f"expire-{name}", next_run_time=datetime.now(UTC), **common)
         scheduler.add_job(served.probation.look, IntervalTrigger(seconds=PROBATION_S), id=f"probation-{name}", **common)
+        if served.library is not None:
+            scheduler.add_job(served.library.look, IntervalTrigger(seconds=LOOK_S), id=f"documents-{name}",
+                              next_run_time=datetime.now(UTC), **common)
+        if served.admission.by_the_clock:
+            scheduler.add_job(served.admission.look, IntervalTrigger(seconds=TRIAL_S), id=f"weak-{name}", **common)
         if (every := served.adaptation.every) is not None:
             when = trigger(every)
             adapt = paced(served.adaptation.trigger, when.interval.total_seconds()) if isinstance(when, IntervalTrigger) else \
                 served.adaptation.trigger
             scheduler.add_job(adapt, when, args=("by schedule",), id=f"adapt-{name}", **common)
+
+
+def watch(scheduler: BaseScheduler, watches: Mapping[str, Watch]) -> None:
+    """Enter a job for each observer, which looks where there is something new."""
+    for name, one in watches.items():
+        scheduler.add_job(one.by_the_clock, IntervalTrigger(seconds=WATCH_S), id=f"watch-{name}", coalesce=True, max_instances=1,
+                          misfire_grace_time=None)
 
 
 def paced(run: Callable[[str], object], seconds: float) -> Callable[[str], None]:

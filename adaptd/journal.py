@@ -18,23 +18,26 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
-from adaptd import bounds, deadletters, outbox, relearn, setaside, tested
+from adaptd import blobs, bounds, deadletters, outbox, relearn, setaside, tested
 from adaptd import tables as t
-from adaptd.chain import Chain
-from adaptd.db import Writer, insert_many, insert_missing, of_keys
+from adaptd.chain import EVENT, LABEL, Chain
+from adaptd.db import Writer, insert_many, insert_missing, keys_of, of_keys
 from adaptd.drift import Change
-from adaptd.errors import Conflict, Forgotten, NotFound
+from adaptd.errors import BadPayload, Conflict, Forgotten, NotFound, Refused
 from adaptd.history import act
 from adaptd.quarantine import Finding
 from adaptd.records import MISSING, DeadLetter, Erased, Feedback, Item, Learned, Receipt, Row, canonical
 from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, Interval, alive, lineage
 from adaptd.setaside import LEARNED, QUARANTINE, REFUSED, WAITING
+from adaptd.tagging import Tagging
 from adaptd.tested import Tested
+from adaptd.weak import family, is_weak, marked
 
 log = logging.getLogger(__name__)
+TOKEN_BYTES = 4  # of an event's id, behind its seq
 CHUNK = 256  # held labels that are learned in one operation
 
 
@@ -72,7 +75,9 @@ class Journal:
         self._targets = targets
         self._on_learned = on_learned
         self.holdout: dict[int, HoldoutRule] = {}
-        self._seen: Counter[tuple[int, str, str]] = Counter()  # births per (domain, head, target)
+        self.tagging: dict[int, Tagging | None] = {}  # of the domains that tag words
+        self.weak: dict[int, frozenset[str]] = {}  # sources whose labels are marked as weak
+        self._seen: Counter[tuple[int, str, str]] = Counter()  # births per domain, head and class
         self._live: dict[int, _Live] = {}
         self._next_row = 0
         self._last_prediction = 0  # its id: not the database's to give, which would give one again that was forgotten
@@ -88,7 +93,7 @@ class Journal:
         self._last_prediction = outbox.last_prediction(connection)
         count = select(t.learned.c.domain, t.learned.c.head, t.learned.c.target, func.count().label("n"))
         for row in connection.execute(count.group_by(t.learned.c.domain, t.learned.c.head, t.learned.c.target)):
-            self._seen[row.domain, row.head, row.target] = row.n
+            self._seen[self._class(row.domain, row.head, row.target)] += row.n
         self._key = bytes.fromhex(connection.scalar(select(t.store.c.value).where(t.store.c.key == "hmac")) or "")
         self._tombs = connection.scalar(select(t.event.c.seq).where(t.event.c.source == t.FORGOTTEN).limit(1)) is not None
         self._chain.open(connection)
@@ -116,7 +121,7 @@ class Journal:
 
         `letters`: the feed's items as they came, in the same order; one that is refused here is kept so.
         """
-        size = sum(len(item.text) for item in items if isinstance(item, Item)) + sum(len(letter.raw) for letter in dead)
+        size = sum(item.size for item in items if isinstance(item, Item)) + sum(len(letter.raw) for letter in dead)
 
         def run(connection: Connection) -> Outcome:
             with self._chain.operation():
@@ -171,14 +176,18 @@ class Journal:
         return self._writer.submit(run, events=len(given), bounded=bounded, after=self._deliver)
 
     def record(
-        self, encoder: int, predictions: Sequence[Mapping[str, Any]], vectors: Sequence[tuple[int, int, bytes]]
+        self, encoder: int, predictions: Sequence[Mapping[str, Any]], vectors: Sequence[tuple[int, int, bytes]],
+        anew: Sequence[int] = ()
     ) -> Future[None]:
-        """Store answers, and vectors (event, part, bytes) not stored yet."""
+        """Store answers, and vectors (event, part, bytes) not stored yet; those stored of events that are read anew give way."""
 
         def run(connection: Connection) -> None:
             if kept := [one for one in predictions if one["event"] not in self.forgotten]:
                 first, self._last_prediction = self._last_prediction + 1, self._last_prediction + len(kept)
                 connection.execute(insert(t.prediction), [{"id": number, **one} for number, one in enumerate(kept, first)])
+            if anew:
+                stale = t.vector.c.event.in_(anew), t.vector.c.encoder == encoder
+                connection.execute(delete(t.vector).where(*stale))
             if fresh := [one for one in vectors if one[0] not in self.forgotten]:
                 statement = insert_missing(connection, t.vector)
                 connection.execute(statement, [{"event": e, "part": p, "encoder": encoder, "data": d} for e, p, d in fresh])
@@ -239,6 +248,68 @@ class Journal:
 
         return self._writer.submit(run)
 
+    def admit(self, domain: int, source: str, labels: Sequence[int]) -> int:
+        """Learn weak labels of a source that wait, by seq; return how many. What a label that is not weak overrules is dropped.
+
+        In chunks, so that answers need not wait for it; a hold that comes in between ends it. Blocks until all are journalled.
+
+        Raises
+        ------
+        Refused
+            Learning, or this source, is on hold: nothing was learned.
+        """
+        learned = 0
+        for start in range(0, len(labels), CHUNK):
+            run = functools.partial(self._admit_some, domain=domain, source=source, labels=labels[start : start + CHUNK])
+            try:
+                learned += len(self._writer.submit(run, after=self._deliver).result().learned)
+            except Refused:
+                if not start:
+                    raise
+                break
+        return learned
+
+    def _admit_some(self, connection: Connection, domain: int, source: str, labels: Sequence[int]) -> Outcome:
+        if any(not held or family(held) == family(source) for held in self._live[domain].holds):
+            raise Refused("learning was put on hold meanwhile", hint="try them again after adaptd resume")
+        setaside.drop_overruled(connection, domain)
+        waiting = setaside.still_waiting(connection, labels)
+        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting), admitted=True)
+        _end_waiting(connection, [r.seq for r in waiting], LEARNED)
+        setaside.end_older(connection, waiting)
+        return Outcome([], learned, self._writer.last_seq)
+
+    def overruled(self, domain: int, labels: Sequence[int]) -> set[int]:
+        """End the waiting of those of some labels that a later label of their event overrules, which was learned; return them.
+
+        In chunks, so that answers need not wait for it. Blocks until then.
+        """
+        def run(connection: Connection, some: Sequence[int]) -> set[int]:
+            waiting = setaside.still_waiting(connection, some)
+            over = {r.seq for r in waiting} - {r.seq for r, _ in self._missing(connection, domain, waiting)}
+            _end_waiting(connection, sorted(over), LEARNED)
+            return over
+
+        chunks = (labels[start : start + CHUNK] for start in range(0, len(labels), CHUNK))
+        return {seq for some in chunks for seq in self._writer.submit(functools.partial(run, some=some)).result()}
+
+    def propose(self, domain: int, source: str, labels: Mapping[int, Any]) -> Future[int]:
+        """Journal what the daemon would label events with, by their seqs, in the place of what it proposed before.
+
+        It waits. Events that have been labelled or forgotten meanwhile are left out; returns how many were not.
+        """
+
+        def run(connection: Connection) -> int:
+            setaside.drop_proposed(connection, domain)
+            rows = [(self._writer.next_seq(), event, canonical(labels[event]), source, time.time())
+                    for event in setaside.unlabelled(connection, labels)]
+            with self._chain.operation():
+                insert_many(connection, t.label, (*LABEL, "held"), [(*row, WAITING) for row in rows])
+                self._chain.add([], rows)
+            return len(rows)
+
+        return self._writer.submit(run)
+
     def set_aside(self, domain: int, found: Finding, reason: str) -> Future[Outcome | None]:
         """Hold a source that contradicts others, and take out what it taught since the evidence began.
 
@@ -290,7 +361,7 @@ class Journal:
         """Let a row die and be born with another target, at a seq of its own."""
         seq = self._writer.next_seq()
         connection.execute(insert(t.death).values(row=row.id, seq=seq))
-        birth = self._birth(domain, seq, row.event, {row.head: target}, row.source, row.content)
+        birth = self._birth(domain, seq, row.event, {row.head: target}, row.source, row.content, None)
         self._insert_rows(connection, [birth])
         return replace(birth, died=[row.id], admitted=True)
 
@@ -317,14 +388,19 @@ class Journal:
         found = relearn.page(connection, domain, scope, after, CHUNK)
         missing = self._missing(connection, domain, found)
         sources, events = (self._live[domain].holds | scope.sources) - {""}, set(scope.events.values())
-        due = [(r, targets) for r, targets in missing if r.source not in sources and r.event not in events]
+        due = [(r, targets) for r, targets in missing if r.source not in sources and r.event not in events
+               and not (r.held == WAITING and is_weak(r.source))]
         learned = self._learn_late(connection, domain, due)
         last = found[-1].seq if len(found) == CHUNK else None
         return Outcome([], learned, self._writer.last_seq), len(missing) - len(learned), last
 
     def _missing(self, connection: Connection, domain: int, labels: Sequence[Any]) -> list[tuple[Any, Mapping[str, str]]]:
         """Return the labels that the live lineage lacks, with their targets."""
-        return relearn.missing(connection, domain, self._live[domain].intervals, labels, functools.partial(self._targets, domain))
+        def rows(event: int, targets: Mapping[str, str]) -> Sequence[tuple[str, int, str]]:
+            return self._rows(domain, targets, self._text(connection, domain, event))
+
+        return relearn.missing(connection, domain, self._live[domain].intervals, labels,
+                               functools.partial(self._targets, domain), rows)
 
     def _resume_some(
         self, connection: Connection, domain: int, what: str, source: str, reason: str, actor: str
@@ -334,7 +410,7 @@ class Journal:
         seen = 0
         still = self._live[domain].holds - {source}
         if what == "learning" and "" not in still:
-            learned, seen = self._learn_waiting(connection, domain, still, admitted=bool(source))
+            learned, seen = self._learn_waiting(connection, domain, still, source)
         if seen == CHUNK:
             return Outcome([], learned, self._writer.last_seq), False
         setaside.release(connection, domain, source, what)
@@ -352,8 +428,9 @@ class Journal:
         """Let `run` take events out of the tables; what is under way to them is dropped from then on."""
 
         def write(connection: Connection) -> Erased:
-            erased = run(connection)
-            self._seen.subtract((erased.domain, head, target) for _, head, target in erased.rows)
+            with self._chain.sealed(connection):  # what came in the same transaction has a salt to destroy, too
+                erased = run(connection)
+            self._seen.subtract(self._class(erased.domain, head, target) for _, head, target in erased.rows)
             self.forgotten.update(erased.events)
             self._tombs = self._tombs or bool(erased.events)
             return erased
@@ -384,59 +461,43 @@ class Journal:
     def _append(self, connection: Connection, domain: int, items: Sequence[Item | Feedback]) -> Outcome:
         known = self._known(connection, domain, [item for item in items if isinstance(item, Item)])
         receipts: list[Receipt] = []
-        events: list[dict[str, Any]] = []
-        labels: list[dict[str, Any]] = []
+        fresh: list[tuple[int, str, Item]] = []
+        labels: list[tuple[Any, ...]] = []  # as LABEL says
         learned: list[Learned] = []
         late: list[tuple[int, Feedback]] = []
-        now = time.time()
-        for item in items:
+        waiting: list[int] = []
+        now, tokens = time.time(), secrets.token_hex(TOKEN_BYTES * len(items))
+        for place, item in enumerate(items):
             if isinstance(item, Feedback):
-                late.append((len(receipts), item))
+                late.append((place, item))
                 receipts.append(Receipt(status="unknown"))
                 continue
-            place = (item.source, item.key)
-            digest = item.digest()
-            if item.key is not None and place in known:
-                receipts.append(self._again(known[place], digest, item, len(receipts), late))
+            name, digest = (item.source, item.key), item.digest
+            if item.key is not None and name in known:
+                receipts.append(self._again(known[name], digest, item, place, late))
                 continue
             seq = self._writer.next_seq()
-            identity = f"{seq}-{secrets.token_hex(4)}"
-            events.append(
-                {
-                    "seq": seq,
-                    "id": identity,
-                    "domain": domain,
-                    "source": item.source,
-                    "key": item.key,
-                    "digest": digest,
-                    "content": item.content,
-                    "payload": item.text,
-                    "answer": None if item.answer is MISSING else canonical(item.answer),
-                    "subject": item.subject,
-                    "time": item.time,
-                    "received": now,
-                }
-            )
+            identity = f"{seq}-{tokens[place * 2 * TOKEN_BYTES:(place + 1) * 2 * TOKEN_BYTES]}"
+            fresh.append((seq, identity, item))
             if item.key is not None:
-                known[place] = (seq, identity, digest)
-            held = item.label is not MISSING and self._is_held(domain, item.source)
+                known[name] = (seq, identity, digest)
+            held = False
             if item.label is not MISSING:
-                labels.append(
-                    {
-                        "seq": seq,
-                        "event": seq,
-                        "label": canonical(item.label),
-                        "source": item.source,
-                        "received": now,
-                        "held": int(held),
-                    }
-                )
+                teacher = self._marked(domain, item.source)
+                held = self._is_held(domain, teacher)
+                labels.append((seq, seq, canonical(item.label), teacher, now))
+                waiting.append(int(held))
                 if not held:
-                    learned.append(self._birth(domain, seq, seq, item.targets, item.source, item.content))
+                    text = None if item.example is None else item.example.text
+                    learned.append(self._birth(domain, seq, seq, item.targets, teacher, item.content, text))
             receipts.append(Receipt(status="accepted", event=identity, event_seq=seq, held=held))
-        insert_many(connection, t.event, events)
-        insert_many(connection, t.label, labels)
-        self._chain.add(events, labels)
+        insert_many(connection, t.event, EVENT, [
+            (seq, identity, domain, item.source, item.key, item.digest, item.content, item.text,
+             item.answered, item.subject, item.time, now)
+            for seq, identity, item in fresh])
+        blobs.keep(connection, [(seq, item.blobs) for seq, _, item in fresh if item.blobs])
+        insert_many(connection, t.label, (*LABEL, "held"), [(*row, held) for row, held in zip(labels, waiting, strict=True)])
+        self._chain.add([(seq, identity, domain, item.columns, now) for seq, identity, item in fresh], labels)
         self._insert_rows(connection, learned)
         for index, feedback in late:  # after the inserts: the label may be for an event of this very batch
             receipts[index], taught = self._label(connection, domain, feedback)
@@ -472,26 +533,23 @@ class Journal:
                 by_source.setdefault(item.source, []).append(item.key)
         known: dict[tuple[str, str | None], tuple[int, str, bytes]] = {}
         for source, keys in by_source.items():
-            for start in range(0, len(keys), 500):
-                query = self._of_keys(connection, domain, source, keys[start : start + 500])
-                known.update({(source, r.key): (r.seq, r.id, r.digest) for r in connection.execute(query)})
-                if self._tombs:
-                    known.update(self._forgotten_of(connection, domain, source, keys[start : start + 500]))
+            known.update({(source, r.key): (r.seq, r.id, r.digest) for r in self._of_keys(connection, domain, source, keys)})
+            if self._tombs:
+                known.update(self._forgotten_of(connection, domain, source, keys))
         return known
 
     @staticmethod
-    def _of_keys(connection: Connection, domain: int, source: str, keys: Sequence[str]) -> Select[Any]:
-        columns = t.event.c.key, t.event.c.seq, t.event.c.id, t.event.c.digest
-        here = t.event.c.domain == domain, t.event.c.source == source
-        return of_keys(connection, select(*columns).where(*here), t.event.c.key, keys)
+    def _of_keys(connection: Connection, domain: int, source: str, keys: Sequence[str]) -> Iterable[Any]:
+        dialect = connection.dialect.name
+        return connection.execute(_by_key(dialect), {"of": domain, "from": source, "keys": keys_of(dialect, keys)})
 
     def _forgotten_of(
         self, connection: Connection, domain: int, source: str, keys: Sequence[str]
     ) -> dict[tuple[str, str | None], tuple[int, str, bytes]]:
         """Return those of the ids whose events were forgotten; they have no digest."""
         tokens = {token(self._key, source, key): key for key in keys}
-        query = self._of_keys(connection, domain, t.FORGOTTEN, [*tokens])
-        return {(source, tokens[r.key]): (r.seq, r.id, r.digest) for r in connection.execute(query)}
+        found = self._of_keys(connection, domain, t.FORGOTTEN, [*tokens])
+        return {(source, tokens[r.key]): (r.seq, r.id, r.digest) for r in found}
 
     def _label(self, connection: Connection, domain: int, given: Feedback) -> tuple[Receipt, list[Learned]]:
         """Journal one label for an earlier event; the same label again is a no-op."""
@@ -514,58 +572,89 @@ class Journal:
             return Receipt(status="unknown", error=error.body()), []
         if event.source == t.FORGOTTEN:
             return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=_gone("this event").body()), []
-        text = canonical(given.label)
+        try:
+            read = self._text(connection, domain, event.seq)
+            rows = self._rows(domain, given.targets, read)
+        except BadPayload as wrong:
+            return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=wrong.body()), []
+        text, teacher = canonical(given.label), self._marked(domain, given.teacher)
         earlier = connection.execute(
-            select(t.label.c.label, t.label.c.held).where(t.label.c.event == event.seq).order_by(t.label.c.seq.desc())
+            select(t.label.c.label, t.label.c.held, t.label.c.source).where(t.label.c.event == event.seq)
+            .order_by(t.label.c.seq.desc())
         ).all()
+        if not is_weak(teacher):  # it takes the place of a weak one that says the same, too
+            earlier = [one for one in earlier if not is_weak(one.source)]
         if given.first_only and earlier:  # the event was delivered again
             if text in {e.label for e in earlier}:
                 return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
             refused = Conflict("this event has another label already", field="label", hint="correct it with POST …/feedback")
             return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=refused.body()), []
+        if is_weak(teacher):  # it is tried by itself, whatever others say
+            earlier = [one for one in earlier if one.source == teacher]
         same = bool(earlier) and earlier[0].label == text  # else it is said anew, though an older one may hold again meanwhile
-        if same and (earlier[0].held == WAITING or self._is_taught(connection, domain, event.seq, given)):
+        if same and (earlier[0].held == WAITING or self._is_taught(connection, domain, event.seq, rows)):
             return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
-        seq, held = self._writer.next_seq(), self._is_held(domain, given.teacher)
-        row = {"seq": seq, "event": event.seq, "label": text, "source": given.teacher, "received": time.time(), "held": int(held)}
-        connection.execute(insert(t.label).values(**row))
+        seq, held = self._writer.next_seq(), self._is_held(domain, teacher)
+        row = (seq, event.seq, text, teacher, time.time())
+        insert_many(connection, t.label, (*LABEL, "held"), [(*row, int(held))])
         self._chain.add([], [row])
         receipt = Receipt(status="accepted", event=event.id, event_seq=event.seq, held=held)
         if held:
             return receipt, []
-        return receipt, [self._teach(connection, domain, seq, event.seq, given.targets, given.teacher, event.content)]
+        return receipt, [self._teach(connection, domain, seq, event.seq, given.targets, teacher, event.content, read)]
 
-    def _is_taught(self, connection: Connection, domain: int, event: int, given: Feedback) -> bool:
-        current = {(r.head, r.target) for r in self._alive_of(connection, domain, event)}
-        return bool(current) and set(given.targets.items()) <= current
+    def _text(self, connection: Connection, domain: int, event: int) -> str | None:
+        """Return an event's text, where the domain tags its words."""
+        tagging = self.tagging.get(domain)
+        if tagging is None:
+            return None
+        payload = connection.execute(select(t.event.c.payload).where(t.event.c.seq == event)).scalar_one()
+        return tagging.text(blobs.read(connection, payload))
+
+    def _rows(self, domain: int, targets: Mapping[str, str], text: str | None) -> list[tuple[str, int, str]]:
+        """Return head, part and target of the rows that a label is learned as; raise BadPayload where it is not of the text."""
+        tagging = self.tagging.get(domain)
+        if tagging is None:
+            return [(head, 0, target) for head, target in targets.items()]
+        return [(head, part, tag) for head, target in targets.items() for part, tag in tagging.rows(head, target, text or "")]
+
+    def _is_taught(self, connection: Connection, domain: int, event: int, rows: Sequence[tuple[str, int, str]]) -> bool:
+        current = {(r.head, r.part, r.target) for r in self._alive_of(connection, domain, event)}
+        return bool(current) and set(rows) <= current
 
     def _teach(
-        self, connection: Connection, domain: int, seq: int, event: int, targets: Mapping[str, str], source: str, content: bytes
+        self, connection: Connection, domain: int, seq: int, event: int, targets: Mapping[str, str], source: str, content: bytes,
+        text: str | None
     ) -> Learned:
         """Let an event's rows for these heads die, and new ones be born, at `seq`."""
         died = [r.id for r in self._alive_of(connection, domain, event) if r.head in targets]
         if died:
             connection.execute(insert(t.death), [{"row": row, "seq": seq} for row in died])
-        birth = self._birth(domain, seq, event, targets, source, content)
+        birth = self._birth(domain, seq, event, targets, source, content, text)
         self._insert_rows(connection, [birth])
         return Learned(seq=seq, domain=birth.domain, born=birth.born, died=died)
 
     def _learn_waiting(
-        self, connection: Connection, domain: int, still: set[str], *, admitted: bool
+        self, connection: Connection, domain: int, still: set[str], source: str
     ) -> tuple[list[Learned], int]:
         """Teach a chunk of the labels that wait, oldest first; return what was taught and how many were looked at.
 
+        A `source` that is named is admitted; weak labels wait on unless theirs is.
+
         One whose event has learned a later label meanwhile (a replay's, another source's) is overruled, and waits no more.
         """
+        if is_weak(source):
+            setaside.drop_overruled(connection, domain)
         query = (
             select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.event.c.content)
             .join(t.event, t.event.c.seq == t.label.c.event)
-            .where(t.event.c.domain == domain, t.label.c.held == WAITING, t.label.c.source.not_in(still))
+            .where(t.event.c.domain == domain, t.label.c.held == WAITING, t.label.c.source.not_in(still),
+                   or_(t.label.c.source == source, ~setaside.weak(t.label.c.source)))
             .order_by(t.label.c.seq)
             .limit(CHUNK)
         )
         waiting = connection.execute(query).all()
-        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting), admitted=admitted)
+        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting), admitted=bool(source))
         _end_waiting(connection, [r.seq for r in waiting], LEARNED)
         return learned, len(waiting)
 
@@ -573,31 +662,41 @@ class Journal:
         self, connection: Connection, domain: int, due: Sequence[tuple[Any, Mapping[str, str]]], *, admitted: bool = False
     ) -> list[Learned]:
         """Teach labels that are in the journal already, in its order; one that the domain refuses now stays unlearned."""
-        learned = [
-            replace(
-                self._teach(connection, domain, self._writer.next_seq(), r.event, targets, r.source, r.content), admitted=admitted
-            )
-            for r, targets in due
-            if targets
-        ]
-        _end_waiting(connection, [r.seq for r, targets in due if not targets], REFUSED)
+        learned, refused = [], [r.seq for r, targets in due if not targets]
+        for r, targets in due:
+            if targets:
+                try:
+                    text = self._text(connection, domain, r.event)
+                    self._rows(domain, targets, text)
+                except BadPayload:  # the domain reads another text now
+                    refused.append(r.seq)
+                    continue
+                taught = self._teach(connection, domain, self._writer.next_seq(), r.event, targets, r.source, r.content, text)
+                learned.append(replace(taught, admitted=admitted))
+        _end_waiting(connection, refused, REFUSED)
         _end_waiting(connection, [r.seq for r, _ in due], LEARNED)
         return learned
 
-    def _is_held(self, domain: int, source: str) -> bool:
-        return bool(self._live[domain].holds & {"", source})
+    def _marked(self, domain: int, source: str) -> str:
+        return marked(source, self.weak.get(domain, ()))
 
-    def _birth(self, domain: int, seq: int, event: int, targets: Mapping[str, str], source: str, content: bytes) -> Learned:
+    def _is_held(self, domain: int, source: str) -> bool:
+        return is_weak(source) or bool(self._live[domain].holds & {"", source})
+
+    def _birth(
+        self, domain: int, seq: int, event: int, targets: Mapping[str, str], source: str, content: bytes, text: str | None
+    ) -> Learned:
         born = []
-        for head, target in targets.items():
+        for head, part, target in self._rows(domain, targets, text):
             self._next_row += 1
-            held_out = self.holdout[domain].chooses(content, self._seen[domain, head, target])
-            self._seen[domain, head, target] += 1
+            kind = self._class(domain, head, target)
+            held_out = not is_weak(source) and self.holdout[domain].chooses(content, self._seen[kind])
+            self._seen[kind] += 1
             born.append(
                 Row(
                     id=self._next_row,
                     event=event,
-                    part=0,
+                    part=part,
                     head=head,
                     target=target,
                     born=seq,
@@ -607,6 +706,10 @@ class Journal:
                 )
             )
         return Learned(seq=seq, domain=domain, born=born)
+
+    def _class(self, domain: int, head: str, target: str) -> tuple[int, str, str]:
+        rule = self.holdout.get(domain)
+        return domain, head, target if rule is None else rule.counted(head, target)
 
     def _insert_rows(self, connection: Connection, learned: Iterable[Learned]) -> None:
         values = [
@@ -630,6 +733,14 @@ class Journal:
     def _alive_of(self, connection: Connection, domain: int, event: int) -> list[Any]:
         query = alive(domain, self._live[domain].intervals).where(t.learned.c.event == event)
         return list(connection.execute(query))
+
+
+@functools.cache
+def _by_key(dialect: str) -> Select[Any]:
+    """Return the query for a source's events by their ids, made once: that takes longer than to ask it."""
+    columns = t.event.c.key, t.event.c.seq, t.event.c.id, t.event.c.digest
+    here = t.event.c.domain == bindparam("of"), t.event.c.source == bindparam("from")
+    return of_keys(dialect, select(*columns).where(*here), t.event.c.key)
 
 
 def _end_waiting(connection: Connection, seqs: Sequence[int], became: int) -> None:

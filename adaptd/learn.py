@@ -27,26 +27,31 @@ from torch import Tensor
 
 from adaptd.config import Quarantine
 from adaptd.drift import Change, Drift
+from adaptd.errors import AdaptdError, NotReady
 from adaptd.fair import Rate
 from adaptd.futures import fail, settle
+from adaptd.heads import Spans
 from adaptd.metrics import Comparison, Outcomes, count_answers
 from adaptd.model.change import changed, spoke
-from adaptd.model.decoder import opine
+from adaptd.model.decoder import Opinions, opine
 from adaptd.model.dissent import dissent
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
-from adaptd.quarantine import Finding, Suspicion
+from adaptd.model.upper import Upper
+from adaptd.quarantine import Dissent, Finding, Suspicion, together
 from adaptd.records import Learned, Row, Said
 from adaptd.rows import first_labels
 from adaptd.sequential import Trial
 from adaptd.stages import Told, Traces, traces, unheard
 from adaptd.tested import Kept, Tested
+from adaptd.weak import is_weak
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Record = Callable[[int, Sequence[tuple[int, int]]], Future[None]]  # evictions (row, seq), all of them up to a seq
 RecordTested = Callable[[Sequence[Tested]], Future[None]]
-Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored or freshly encoded vectors
+Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # places -> stored or freshly encoded vectors
+TunedVectors = Callable[[Upper, Sequence[int]], Tensor]  # tuned upper blocks, event seqs -> [n, width]
 Answers = Callable[[dict[int, int]], dict[int, Said]]  # {event: its label's seq} -> the answer before
 Incumbent = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # the same, of the model in production today
 Given = Mapping[int, Said]  # event -> answer
@@ -146,6 +151,9 @@ def _kept_nowhere(tested: Sequence[Tested]) -> Future[None]:
 
 class Learner:
     """The thread of one domain."""
+
+    tuned: TunedVectors | None = None
+    on_published: Callable[[Snapshot], None] | None = None
 
     def __init__(self, domain: str, state: State, inference: Answering, vectors: Vectors, answers: Answers, *,
                  block: int, solve_after_s: float, quarantine: Quarantine, incumbent: Incumbent = lambda born: {}) -> None:
@@ -276,12 +284,15 @@ class Learner:
                 pass
         except BaseException as error:  # a learner that cannot go on must not look as if it did
             log.exception("learning stopped", extra={"action": "learner_failed", "domain": self.domain})
+            why = error if isinstance(error, AdaptdError) else NotReady(  # who waits has done nothing wrong
+                f"learning has stopped: {error}",
+                hint="send it again when the daemon runs: what is journalled is known by its id")
             with self._lock:
-                self.failed = error
+                self.failed = why
                 waiters, self._waiters = self._waiters, []
             for _, done in waiters:
-                fail(done, error)
-            self._refuse_calls(error)
+                fail(done, why)
+            self._refuse_calls(why)
             self.on_failure(error)
 
     def _refuse_calls(self, error: BaseException) -> None:
@@ -364,7 +375,7 @@ class Learner:
         began = time.monotonic()
         if self.forgotten:
             entries = [replace(e, born=[row for row in e.born if row.event not in self.forgotten]) for e in entries]
-        vectors = self._vectors(sorted({row.event for entry in entries for row in entry.born}))
+        vectors = self._vectors(sorted({row.place for entry in entries for row in entry.born}))
         self._test(entries, vectors)
         self.apply(entries, vectors)
         self._follow_changes()
@@ -373,7 +384,7 @@ class Learner:
         self._release(len(entries))
         if self._dirty_since is None:
             self._dirty_since = time.monotonic()
-        self.on_learned(sum(len(entry.born) for entry in entries))
+        self.on_learned(sum(row.part == 0 for entry in entries for row in entry.born))  # a text counts once, not its words
 
     def _release(self, learned: int) -> None:
         """Let those go on who waited for what is learned now."""
@@ -423,10 +434,10 @@ class Learner:
         for name, rows in fresh.items():
             if rows:
                 head = self.state.heads[name]
-                head.learn(NewRows(ids=[r.id for r in rows], events=[r.event for r in rows], born=[r.born for r in rows],
+                head.learn(NewRows(ids=[r.id for r in rows], events=[r.place for r in rows], born=[r.born for r in rows],
                                    targets=[head.class_of(r.target) for r in rows], sources=[r.source for r in rows],
                                    contents=[r.content for r in rows], holdout=[r.holdout for r in rows],
-                                   vectors=torch.stack([vectors[r.event] for r in rows])))
+                                   vectors=torch.stack([vectors[r.place] for r in rows])))
                 head.retire_rows([r.id for r in rows if self._is_aside(r)])
                 rows.clear()
 
@@ -438,11 +449,14 @@ class Learner:
         first = first_labels(entries)
         given = self._count(first)
         judging = {row.id for row in first}
-        suspect = {row.id for entry in entries if not entry.admitted for row in entry.born} if self.quarantine.enabled else set()
+        suspect = {row.id for entry in entries if not entry.admitted for row in entry.born
+                   if not is_weak(row.source)} if self.quarantine.enabled else set()
         snapshot = self._inference.snapshot(self.domain)
         right: dict[int, bool] = {}
         fresh: list[Tested] = []
-        for name in self.state.heads:
+        for name, head in self.state.heads.items():
+            if head.options.generates:
+                continue
             frozen = snapshot.heads[name]
             mine = [row for entry in entries for row in entry.born if row.head == name and row.id in judging | suspect]
             if not mine:
@@ -468,15 +482,23 @@ class Learner:
         before = [row for row in rows if row.born <= self._kept.through]
         yield from (self._kept.told[row.id] for row in before if row.id in self._kept.told)  # not all are sampled
         head, asked = self.state.heads[name], self._sample(rows[len(before):], name, frozen) if frozen.known.any() else []
-        said = opine(torch.stack([vectors[row.event] for row in asked]), frozen) if asked else None
-        for place, row in enumerate(asked):
-            assert said is not None
-            target, judges = frozen.index_of(row.target), row.id in judging
-            doubted = row.id in suspect and target is not None
+        if not asked:
+            return
+        said, targets = self._opine(asked, vectors, frozen), [frozen.index_of(row.target) for row in asked]
+        # most words are outside of spans; that they are answered so says nothing of the spans
+        telling = [(place, row) for place, row in enumerate(asked) if (target := targets[place]) is None
+                   or not frozen.is_outside(target) or int(said.pooled[place].argmax()) != target]
+        doubts: dict[tuple[int, int], list[tuple[int, Dissent]]] = {}  # by event and birth: the words of a text are one label
+        for place, row in telling:
+            if row.id in suspect and (target := targets[place]) is not None and not head.options.unseen:
+                doubts.setdefault((row.event, row.born), []).append(
+                    (row.id, dissent(said, place, row, target, frozen, head.taught)))
+        doubted = {some[0][0]: together([one for _, one in some]) for some in doubts.values()}
+        for place, row in telling:
+            judges = row.id in judging
             yield Tested(
-                row=row.id, step=head.fold.step(said, place, target, frozen) if judges else None,
-                said=spoke(said, place, frozen) if judges else None,
-                dissent=dissent(said, place, row, target, frozen, head.taught) if doubted and target is not None else None)
+                row=row.id, step=head.fold.step(said, place, targets[place], frozen) if judges else None,
+                said=spoke(said, place, frozen) if judges else None, dissent=doubted.get(row.id))
 
     def _try(self, name: str, rows: Sequence[Row], vectors: Mapping[int, Tensor], right: Mapping[int, bool],
              frozen: HeadSnapshot) -> None:
@@ -487,13 +509,22 @@ class Learner:
         head.other_index(shadow.adapter)  # made anew it takes a second: not between two batches
         self._inference.between(partial(head.keep_up, shadow)).result()
         before = head.under(shadow, frozen)
-        said = opine(torch.stack([vectors[row.event] for row in rows]), before)
+        said = self._opine(rows, vectors, before)
         for place, row in enumerate(rows):
             trial.add(right[row.id], shadow.fold.update(said, place, before.index_of(row.target), before).right)
+
+    def _opine(self, rows: Sequence[Row], vectors: Mapping[int, Tensor], frozen: HeadSnapshot) -> Opinions:
+        """Ask a head about rows: also its tuned upper blocks, where it has some."""
+        upper, tuned = frozen.adapter.upper, None
+        if upper is not None and self.tuned is not None:
+            tuned = self.tuned(upper, [row.event for row in rows])
+        return opine(torch.stack([vectors[row.place] for row in rows]), frozen, tuned)
 
     def _follow_changes(self) -> None:
         """Where answers are contradicted by examples like the remembered ones, have those follow the label."""
         for name, head in self.state.heads.items() if self.follows_changes else ():
+            if self._tags(name):
+                continue  # a new type contradicts what is outside of spans: words of all kinds, which cannot follow it
             drift = self.state.drift
             for kind in drift.suspects(name):
                 if (found := changed(head, name, kind, drift, self.state.seq)) is not None:
@@ -513,18 +544,23 @@ class Learner:
     def _count(self, rows: Sequence[Row]) -> Given:
         """Fold what was answered at the time, and return it."""
         given = self._answers({row.event: row.born for row in rows})
-        count_answers(self.state.prequential, self.state.per_label, rows, given)
+        written = {name for name, head in self.state.heads.items() if head.options.generates}
+        count_answers(self.state.prequential, self.state.per_label, rows, given, written)
         return given
 
     def _compare(self, rows: Sequence[Row], given: Given, tested: Mapping[int, bool]) -> None:
         """Fold our answers beside the incumbent's: what was answered at the time, else what would have been."""
         other = self._incumbent({row.event: row.born for row in rows})
         for row in rows:
-            if row.event in other and row.head in other[row.event]:
+            if row.event in other and row.head in other[row.event] and not self._tags(row.head):
                 said = given.get(row.event)
-                ours = said.labels[row.head] == row.target if said and row.head in said.labels else tested.get(row.id)
+                ours = said.to(row) == row.target if said and row.head in said.labels else tested.get(row.id)
                 if ours is not None:
                     self.state.incumbent.add(ours, other[row.event][row.head] == row.target)
+
+    def _tags(self, head: str) -> bool:
+        """Say whether a head tags words: of the incumbent's spans nothing is known until they are taught."""
+        return isinstance(self.state.heads[head].options.kind, Spans)
 
     def replay(self, state: State, entries: Sequence[Learned], tested: int) -> None:
         """Fold the outcomes of journal entries into a state beside this one, in blocks that no clock decides about.
@@ -554,8 +590,10 @@ class Learner:
         self.solve()
 
     def _beside(self, state: State) -> Learner:
-        return Learner(self.domain, state, Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
-                       quarantine=self.quarantine, incumbent=self._incumbent)
+        other = Learner(self.domain, state, Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
+                        quarantine=self.quarantine, incumbent=self._incumbent)
+        other.tuned = self.tuned
+        return other
 
     def _sample(self, rows: Sequence[Row], name: str, head: HeadSnapshot) -> list[Row]:
         """Return the rows to test: all, or evenly spaced ones where retrieval among so many would cost more than it tells.
@@ -586,7 +624,9 @@ class Learner:
                 heads[name] = head.snapshot()
             return Snapshot(version=self.state.version, seq=self.state.seq, heads=heads)
 
-        self._inference.swap(self.domain, make).result()
+        snapshot = self._inference.swap(self.domain, make).result()
+        if self.on_published is not None:
+            self.on_published(snapshot)
 
     def settle(self, *, solved: bool) -> None:
         """After a restore: bring the sums to the rows between other work; solve at the end unless `solved`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from adaptd.records import Row, Said
@@ -28,7 +29,9 @@ class Calibration:
         self.squares = 0.0
 
     def add(self, confidence: float, right: bool) -> None:
-        """Count one answer that was given."""
+        """Count one answer that was given; what states no share, as a generator once could, is no confidence and not counted."""
+        if not 0.0 <= confidence <= 1.0:
+            return
         keep = 0.5 ** (1.0 / HALF_LIFE)
         place = min(int(confidence * BINS), BINS - 1)
         for sums, value in ((self.weight, 1.0), (self.confidence, confidence), (self.right, float(right))):
@@ -154,21 +157,28 @@ class Comparison:
 
 
 def count_answers(prequential: Outcomes, per_label: dict[str, list[int]], rows: Iterable[Row],
-                  given: Mapping[int, Said]) -> None:
+                  given: Mapping[int, Said], written: AbstractSet[str] = frozenset()) -> None:
     """Count what events were answered with at the time (`given`, by event) against the labels that came.
 
-    Of several heads each is judged by the confidence that the answer stated, which is that of the least certain one.
+    Of several heads each is judged by the confidence that the answer stated, which is that of the least certain one. Texts that
+    heads in `written` have are no labels to count by.
     """
+    events: dict[tuple[int, int, str], bool | None] = {}  # a text whose words are tagged is right where each of them is
     for row in rows:
         if row.event in given and row.head in given[row.event].labels:
-            answer = given[row.event].labels[row.head]
+            answer = given[row.event].to(row)
             right = answer == row.target
-            if answer is None:
-                prequential.withhold()
-            else:
-                prequential.add(right, given[row.event].confidence)
+            one = row.event, row.born, row.head
+            events[one] = None if answer is None else events.get(one, True) and right
+            if row.head in written:
+                continue
             tally = per_label.setdefault(row.target, [0, 0])
             tally[0], tally[1] = tally[0] + right, tally[1] + 1
+    for (event, _, _), answered in events.items():
+        if answered is None:
+            prequential.withhold()
+        else:
+            prequential.add(answered, given[event].confidence)
 
 
 def forgetting(evaluations: Sequence[Mapping[str, float]]) -> float | None:

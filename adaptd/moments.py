@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,16 +92,18 @@ def _seq(connection: Connection, at: float) -> int:
     return max(seq or 0 for seq in [*found, acted])
 
 
-def enter(connection: Connection, moment: Moment, folder: Path, number: int, actor: str) -> Version:
+def enter(connection: Connection, moment: Moment, folder: Path, number: int, actor: str,
+          generating: AbstractSet[str] = frozenset()) -> Version:
     """Publish the files of a moment's version and return its row, which is not entered yet.
 
-    `Version.solved` says whether its heads answer for its rows too. Raises what `contents_of` does.
+    Texts that heads of `generating` have are no labels to count by. `Version.solved` says whether its heads answer for its rows
+    too. Raises what `contents_of` does.
     """
     live = moment.version
     base, contents = contents_of(connection, moment, folder)
     intervals = lineage(connection, moment.branch, moment.seq)
     tail = replay(connection, live.domain, intervals, base.seq)
-    metrics = {**_metrics(connection, live.domain, base, intervals, tail),
+    metrics = {**_metrics(connection, live.domain, base, intervals, tail, generating),
                "moment": {"at": moment.at, "base": base.number, "folded": base.seq, "behind": len(tail)},
                "trails": base.trails}
     return Version(number=number, domain=live.domain, kind="moment", parent=live.number, branch=moment.branch, seq=moment.seq,
@@ -149,13 +152,15 @@ def _bases(connection: Connection, moment: Moment, folder: Path) -> Iterator[tup
         branch, seq = row.parent, min(seq, row.fork)
 
 
-def _metrics(connection: Connection, domain: int, base: Version, intervals: Any, tail: Any) -> dict[str, Any]:
+def _metrics(connection: Connection, domain: int, base: Version, intervals: Any, tail: Any,
+             generating: AbstractSet[str]) -> dict[str, Any]:
     """Return the figures of a moment: the base's, with the answers counted that were judged since."""
     folds = base.metrics.get("folds") or {"prequential": Outcomes().facts(), "progressive": Outcomes().facts(), "per_label": {}}
     prequential = Outcomes.of(folds["prequential"])
     per_label = {label: list(tally) for label, tally in folds["per_label"].items()}
     judging = first_labels(tail)
-    count_answers(prequential, per_label, judging, answered_before(connection, {row.event: row.born for row in judging}))
+    given = answered_before(connection, {row.event: row.born for row in judging})
+    count_answers(prequential, per_label, judging, given, generating)
     heads = counts(connection, domain, intervals).values()
     return {"folds": {**folds, "prequential": prequential.facts(), "per_label": per_label},
             "prequential": prequential.accuracy, "labels": sum(map(len, heads)),

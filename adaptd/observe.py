@@ -11,9 +11,10 @@ from typing import Any
 
 from sqlalchemy import Engine, func, select
 
-from adaptd import incumbent, registry
+from adaptd import incumbent, registry, scores
 from adaptd import tables as t
 from adaptd.records import Problem
+from adaptd.rows import lineage
 from adaptd.served import Served
 
 Json = dict[str, Any]
@@ -92,11 +93,15 @@ class Counts:
             )
             parent = registry.version(connection, live.version).parent
             switched = incumbent.switched(connection, served.id)
+            heads = scores.of(connection, served.id, lineage(connection, live.branch), served.domain.heads)
+            weak = served.admission.facts(connection)
         return {
             "version": live.version,
             "parent": parent,
             "since": live.since,
             "switched": switched,
+            "heads": heads,
+            "weak": weak,
             "events": events,
             "labelled": labelled,
             "verdict": json.loads(newest.verdict) if newest and newest.verdict else None,

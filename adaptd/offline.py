@@ -7,6 +7,7 @@ daemon holds the store, `NotRunning` when there is no store.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ def forget(paths: Paths, domain: str, selector: Selector, reason: str, actor: st
             number = _domain(connection, domain)
             selector = _named(connection, paths, domain, selector)
             erased = erase.erase(connection, number, selector, reason, actor)
+            shutil.rmtree(paths.jobs, ignore_errors=True)  # an adaptation that would go on has read what is forgotten
             pending = erase.pending(connection, number) if erased.events else None
         checks: dict[str, Any] = {}
         if pending is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, or_, select, update
 
 from adaptd import tables as t
+from adaptd.heads import answered
 from adaptd.records import Message, canonical
 
 PAGE = 200  # rows that are read at once
@@ -75,7 +76,7 @@ def predictions(connection: Connection, after: int, domains: Mapping[int, str]) 
     found = []
     for r in rows:
         if r.domain in domains:
-            labels = json.loads(r.labels)
+            labels = {head: answered(label) for head, label in json.loads(r.labels).items()}
             found.append(Message(id=f"{r.event}.{r.id}", kind="prediction", about=r.event, body={
                 "event": r.event, "domain": domains[r.domain], "source": r.source, "key": r.key, "version": r.version,
                 "label": next(iter(labels.values())) if len(labels) == 1 else labels, "confidence": r.confidence,

@@ -6,7 +6,6 @@ that does not import stops the start with its name; it never half-loads.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib
 import inspect
@@ -16,13 +15,16 @@ from typing import Any, Literal, TypeVar
 
 import pluggy
 
+from adaptd.config import DomainSettings
 from adaptd.errors import BadConfig, PluginError
 from adaptd.hookspecs import LearnerSpecs, Specs
+from adaptd.interfaces import Domain
 
 Group = Literal["adaptd", "adaptd.learner"]
 BUILTIN: Mapping[Group, Sequence[str]] = {
-    "adaptd": ("adaptd.text", "adaptd.feeds", "adaptd.outputs", "adaptd.gate", "adaptd.sinks"),
-    "adaptd.learner": ("adaptd.model.encoder", "adaptd.strategies", "adaptd.policies"),
+    "adaptd": ("adaptd.text", "adaptd.numeric", "adaptd.feeds", "adaptd.outputs", "adaptd.gate", "adaptd.sinks"),
+    "adaptd.learner": ("adaptd.model.encoder", "adaptd.model.image", "adaptd.model.audio", "adaptd.model.numeric",
+                       "adaptd.model.words", "adaptd.strategies", "adaptd.policies"),
 }
 SPECS: Mapping[Group, type] = {"adaptd": Specs, "adaptd.learner": LearnerSpecs}
 T = TypeVar("T")
@@ -119,17 +121,27 @@ def pick(classes: Mapping[str, type[T]], name: str, field: str) -> type[T]:
 
 
 def build(cls: type[T], options: Mapping[str, Any], field: str) -> T:
-    """Make an instance from options; a wrong option is an error that lists the right ones."""
-    known = [f.name for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else \
-        [p for p in inspect.signature(cls).parameters if p not in ("args", "kwargs")]
+    """Make an instance from options; one that is wrong or missing is an error that lists the right ones."""
+    taken = {name: p for name, p in inspect.signature(cls).parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    known = list(taken)
     if wrong := sorted(set(options) - set(known)):
         near = difflib.get_close_matches(wrong[0], known, 1)
         raise BadConfig(f"{field}.{wrong[0]}: unknown option", field=f"{field}.{wrong[0]}",
                         hint=(f"did you mean {near[0]!r}? " if near else "") + f"options: {', '.join(known) or 'none'}")
+    if missing := [name for name, p in taken.items() if p.default is p.empty and name not in options]:
+        raise BadConfig(f"{field}.{missing[0]}: it must be given", field=f"{field}.{missing[0]}",
+                        hint=f"options: {', '.join(known)}")
     try:
         return cls(**options)
     except (TypeError, ValueError) as error:
         raise BadConfig(f"{field}: {error}", field=field, hint=f"options: {', '.join(known) or 'none'}") from error
+
+
+def domain(kinds: Mapping[str, type], name: str, settings: DomainSettings) -> Domain:
+    """Make a domain: its own class if there is one of that name, else the one its `kind` names."""
+    kind = settings.kind or (name if name in kinds else "text")
+    built: Domain = build(pick(kinds, kind, f"domains.{name}.kind"), settings.options, f"domains.{name}.options")
+    return built
 
 
 def describe(allow: Sequence[str]) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ SILENT_S = 4.0  # the writer says something every second
 PATIENCE_S, END_S, ASK_S = 1.0, 3.0, 0.1  # how long for the lock, for the end of a silent session; between two tries
 READER_MS = 5000  # how long readers are waited for when tables are rewritten
 SCRUBBED = "rewritten; PostgreSQL's WAL, its replicas and its own backups keep what they hold of it until they are let go"
+UNSEEN = """SELECT txid_snapshot_xmin(txid_current_snapshot()) >= {newest} AND NOT EXISTS (SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid())"""
 GONE = "the session that writes has ended: another daemon has taken the store over, or the server went away"
 LOCK = "1633970544, current_schema()::regnamespace::oid::int"  # "adap", and one store a schema
 HOLDER = """SELECT a.pid, a.application_name AS name, coalesce(host(a.client_addr), 'the database''s own host') AS host,
@@ -188,7 +190,7 @@ def check(engine: Engine) -> None:
     engine.connect().close()
 
 
-def insert_many(connection: Connection, table: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+def insert_many(connection: Connection, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Insert rows."""
     import psycopg
     from sqlalchemy.exc import OperationalError
@@ -227,23 +229,27 @@ def leave(connection: Connection) -> None:
 
 
 def scrub(connection: Connection) -> str | None:
-    """Rewrite adaptd's tables, outside a transaction; return what went wrong, to be tried again.
+    """Rewrite adaptd's tables, and what the server's statistics have of them, outside a transaction; return what went wrong.
 
-    A snapshot that is older than the deletions would keep the rows, so there must be none.
+    A snapshot that is older than the deletions would keep the rows: a reader's here, or that of any transaction on the server
+    that wrote before them, in other databases too, as a new snapshot begins with the oldest that runs.
     """
     import psycopg
 
     from adaptd.tables import metadata
 
-    older = ("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_xmin IS NOT NULL"
-             " AND pid <> pg_backend_pid()")
     with _between(connection) as raw:
         try:
             raw.execute(f"SET lock_timeout = {READER_MS}")
             names = ", ".join(table.name for table in metadata.sorted_tables)
-            if _one(raw, older)[0]:
-                return "a reader keeps what was deleted visible"
+            newest, end = _one(raw, "SELECT txid_snapshot_xmax(txid_current_snapshot())")[0], time.monotonic() + READER_MS / 1e3
+            while not _one(raw, UNSEEN.format(newest=newest))[0]:
+                if time.monotonic() > end:
+                    return "a reader, or a transaction elsewhere on the server, keeps what was deleted visible"
+                time.sleep(ASK_S)
             raw.execute(f"VACUUM (FULL) {names}".encode())
+            raw.execute(f"ANALYZE {names}".encode())  # statistics have samples of columns
+            raw.execute(b"VACUUM (FULL) pg_catalog.pg_statistic")  # a role that does not own the database is told no, and goes on
             return None
         except psycopg.errors.LockNotAvailable:
             return "a reader kept the tables from being rewritten"

@@ -63,7 +63,7 @@ class Probation:
 
     def _begin(self, version: int, champion: int, shadows: Mapping[str, Shadow]) -> None:
         new = Trial(version=version, champion=champion, began=time.time(), shadows=shadows)
-        self._learner.state.trial = new if self.settings.labels else None
+        self._learner.state.trial = new if self.settings.labels and shadows else None
 
     def judge(self) -> None:
         """Demote, or end the window, when it is time; after each block."""

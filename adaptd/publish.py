@@ -59,7 +59,8 @@ class Publisher:
         self._kept = self._place  # up to which the store knows
         self._sent = 0
         self._failure: Problem | None = None
-        self._started, self._look_at, self._ask_at, self._asked_up_to = time.monotonic(), 0.0, 0.0, 0
+        self._started, self._look_at, self._ask_at = time.monotonic(), 0.0, 0.0
+        self._asked_up_to: tuple[int, int] | None = None  # the newest answer then, and how many questions were open
         self.errors = 0
         self.beat = time.monotonic()
 
@@ -121,6 +122,7 @@ class Publisher:
 
     def _failed(self, error: Exception) -> None:
         self.errors += 1
+        self._asked_up_to, self._ask_at = None, 0.0  # what was chosen may not have arrived: it is chosen again
         self.beat = time.monotonic()
         words = str(error) or type(error).__name__
         log.warning("output %s: %s", self.name, words, extra={"action": FAILED, "output": self.name})
@@ -183,17 +185,16 @@ class Publisher:
     def _questions(self, asked: Sequence[str]) -> tuple[list[Message], Sequence[str]]:
         """Return what to ask people about, so that no more than `OPEN` questions wait for their label, and all that wait."""
         with self._reader.connect() as connection:
-            if (last := outbox.newest(connection).predictions) == self._asked_up_to:  # nothing new to ask about
-                return [], asked
             still = outbox.open_questions(connection, asked)
+            now = outbox.newest(connection).predictions, len(still)
         self._ask_at = time.monotonic() + ASK_S
-        if len(still) >= OPEN:
+        if len(still) >= OPEN or now == self._asked_up_to:  # no room, or nothing new to ask about and nothing was labelled
             return [], still
         try:
             found = [message for message in self._chosen() if message.about not in still][:OPEN - len(still)]
         except Busy:
             return [], still
-        self._asked_up_to = last
+        self._asked_up_to = now[0], len(still) + len(found)
         return found, [*still, *(message.about for message in found)]
 
     def _chosen(self) -> Iterator[Message]:

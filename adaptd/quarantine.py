@@ -12,7 +12,7 @@ nobody. Where the evidence began is where the source turned, as far as can be to
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,20 @@ class Dissent:
 
     from_others: bool | None  # does it contradict what other sources taught?
     from_all: bool | None  # and what all taught, itself among them?
+
+
+def together(words: Sequence[Dissent]) -> Dissent:
+    """Return how the label of a whole text stands, of those of its words that were tested: it contradicts when most do.
+
+    >>> together([Dissent(from_others=told, from_all=None) for told in (True, None, True, False)])
+    Dissent(from_others=True, from_all=None)
+    """
+    return Dissent(from_others=_most([one.from_others for one in words]), from_all=_most([one.from_all for one in words]))
+
+
+def _most(told: Sequence[bool | None]) -> bool | None:
+    clear = [one for one in told if one is not None]
+    return 2 * sum(clear) > len(clear) if clear else None
 
 
 @dataclass(frozen=True, kw_only=True)

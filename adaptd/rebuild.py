@@ -23,10 +23,11 @@ import torch
 from sqlalchemy import Connection, func, select
 from torch import Tensor
 
-from adaptd import offline, registry, restore, training
+from adaptd import offline, plugins, registry, restore, training
 from adaptd import tables as t
 from adaptd.config import DomainSettings
 from adaptd.errors import Conflict, CorruptFile, Forgotten, TrainingFailed
+from adaptd.heads import Classify, Generate
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.closed_form import RandomFeatures
@@ -63,7 +64,7 @@ class Solving:
     facts: Mapping[str, Any]
 
 
-def rebuild(paths: Paths, domain: str, number: int, now: DomainSettings, plugins: Sequence[str]) -> Json:
+def rebuild(paths: Paths, domain: str, number: int, now: DomainSettings, allow: Sequence[str]) -> Json:
     """Make a version again in a temporary folder and compare file by file; return the verdict with its figures.
 
     Raises
@@ -79,7 +80,7 @@ def rebuild(paths: Paths, domain: str, number: int, now: DomainSettings, plugins
         with offline.reading(paths, domain) as (connection, domain_id):
             version = registry.version(connection, number, domain_id)
             _check(version)
-            made = Materials(connection, paths, version, now, plugins)
+            made = Materials(connection, paths, version, domain, now, allow)
             work = {name: made.work(name, digest, Path(temporary) / name) for name, digest in version.files.items()}
         found = {name: _compared(name, version.files[name], one) for name, one in work.items()}
     match = all(one["verdict"] != DIFFERS for one in found.values())
@@ -102,13 +103,15 @@ def _check(version: Version) -> None:
 class Materials:
     """What a version is made of, read from the store."""
 
-    def __init__(self, connection: Connection, paths: Paths, version: Version, now: DomainSettings,
-                 plugins: Sequence[str]) -> None:
+    def __init__(self, connection: Connection, paths: Paths, version: Version, domain: str, now: DomainSettings,
+                 allow: Sequence[str]) -> None:
         self._connection = connection
         self._folder = paths.versions
         self._version = version
         self._now = now
-        self._plugins = plugins
+        self._allow = allow
+        kinds = plugins.collect(plugins.load("adaptd", allow), "register_domains")
+        self._declared = plugins.domain(kinds, domain, now).heads
         self._known = registry.versions(connection, version.domain)
         lost = "resolved" in version.metrics
         self.notes = ["a record that it held was forgotten, and its solved heads with it"] if lost else []
@@ -130,13 +133,20 @@ class Materials:
         if candidate is None or "recipe" not in trained:
             raise Conflict(f"the store does not say how {name} of version {self._version.number} was made",
                            hint="it is of an adaptd that did not keep it; candidates from now on can be made again")
+        if trained["recipe"]["strategy"] == training.CONSOLIDATE:
+            raise Conflict(f"{name} of version {self._version.number} is a consolidation, which is not made again",
+                           hint="adaptd adapt --consolidate makes a new one; other versions can be rebuilt")
+        if isinstance(self._declared.get(head), Generate):
+            raise Conflict(f"{name} of version {self._version.number} is what a generator was trained to: it is not made again",
+                           hint="adaptd adapt makes a new one; other versions can be rebuilt")
         filled = self._filled(head, candidate, lineage(self._connection, trained["branch"], trained["seq"]))
         tensors, away = training.rows(filled, trained["after"])
         away.read_into(tensors["vectors"])
         self._note_forgotten(trained["seq"])
         folder.mkdir(parents=True)
         training.write(folder, training.Recipe(**trained["recipe"]), tensors, filled.labels,
-                       self._start(name, trained["from"][trained["heads"].index(head)]), plugins=self._plugins)
+                       self._start(name, trained["from"][trained["heads"].index(head)]), seq=trained["seq"],
+                       plugins=self._allow)
         return Job(folder=folder, candidate=candidate, stored=self._bytes(name, digest), limit_s=self._now.adapt.time_limit_s)
 
     def _start(self, name: str, digest: str) -> Adapter:
@@ -181,8 +191,9 @@ class Materials:
         """Return a head with the rows that were alive in a lineage, those that were evicted beside the others."""
         vectors = stored(self._connection, of.encoder, self._version.number)
         _, features, seed, _ = shape or (vectors.dim, 1, 0, "")  # training needs no random features
-        head = Head(HeadOptions(dim=vectors.dim, features=features, neighbours=1, seed=seed),
-                    RandomFeatures(vectors.dim, features, seed))
+        kind = self._declared.get(name, Classify())
+        options = HeadOptions(dim=vectors.dim, features=features, neighbours=1, seed=seed, kind=kind)
+        head = Head(options, RandomFeatures(vectors.dim, features, seed))
         head.set_labels(list(labels(self._connection, of.domain, intervals, name)))
         head.bounded.read_from(vectors)
         stand = standing(self._connection, of.domain, intervals, name)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from adaptd.setaside import DROPPED
 log = logging.getLogger(__name__)
 DRIFT = "drift"  # the line in the history
 Targets = Callable[[Any], Mapping[str, str]]  # a label's, one per head
+Rows = Callable[[int, Mapping[str, str]], Iterable[tuple[str, int, str]]]  # event, targets -> head, part and target of each row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +101,19 @@ def page(connection: Connection, domain: int, scope: Scope, after: int, limit: i
     """Return the next labels of a scope in journal order, those of its exceptions too."""
     since = t.label.c.seq >= scope.since if isinstance(scope.since, int) else t.label.c.received >= scope.since
     query = (
-        select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.event.c.content)
+        select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.label.c.held, t.event.c.content)
         .join(t.event, t.event.c.seq == t.label.c.event)
         .where(t.event.c.domain == domain, t.label.c.seq > after, since, t.label.c.held != DROPPED))
     return connection.execute(query.order_by(t.label.c.seq).limit(limit)).all()
 
 
 def missing(connection: Connection, domain: int, intervals: Sequence[Interval], labels: Sequence[Any],
-            targets: Targets) -> list[tuple[Any, Mapping[str, str]]]:
+            targets: Targets, rows: Rows) -> list[tuple[Any, Mapping[str, str]]]:
     """Return the labels that a lineage lacks, each with the targets that no later label of its event overrules.
 
     One that the domain takes no more comes without targets.
     """
-    reached = _reached(connection, domain, intervals, {r.event for r in labels}, targets)
+    reached = _reached(connection, domain, intervals, {r.event for r in labels}, targets, rows)
     found: list[tuple[Any, Mapping[str, str]]] = []
     for r in labels:
         wanted = _targets(r, targets)
@@ -122,27 +124,28 @@ def missing(connection: Connection, domain: int, intervals: Sequence[Interval], 
 
 
 def _reached(connection: Connection, domain: int, intervals: Sequence[Interval], events: Collection[int],
-             targets: Targets) -> dict[tuple[int, str], int]:
+             targets: Targets, rows: Rows) -> dict[tuple[int, str], int]:
     """Return, per event and head, the seq of the label whose row is alive in a lineage."""
     labels: dict[int, list[Any]] = {event: [] for event in events}
     for r in connection.execute(select(t.label).where(t.label.c.event.in_(events)).order_by(t.label.c.seq.desc())):
         labels[r.event].append(r)
-    births: dict[tuple[int, int, str], dict[str, str]] = {}
+    births: dict[tuple[int, int, str], set[tuple[str, int, str]]] = {}
     for r in connection.execute(alive(domain, intervals).where(t.learned.c.event.in_(events))):
-        births.setdefault((r.event, r.born, r.source), {})[r.head] = r.target
+        births.setdefault((r.event, r.born, r.source), set()).add((r.head, r.part, r.target))
     found: dict[tuple[int, str], int] = {}
     for (event, seq, source), taught in births.items():
-        label = _label(labels[event], seq, source, taught, targets)
-        found |= {(event, head): max(found.get((event, head), 0), label) for head in taught}
+        label = _label(labels[event], seq, source, taught, targets, rows)
+        found |= {(event, head): max(found.get((event, head), 0), label) for head, _, _ in taught}
     return found
 
 
-def _label(labels: Sequence[Any], born: int, source: str, taught: Mapping[str, str], targets: Targets) -> int:
+def _label(labels: Sequence[Any], born: int, source: str, taught: AbstractSet[tuple[str, int, str]], targets: Targets,
+           rows: Rows) -> int:
     """Return the seq of the label behind a birth; one that was learned late has a birth of a later seq."""
     if any(label.seq == born for label in labels):
         return born
     earlier = [label for label in labels if label.seq < born and label.source == source]
-    said = (label.seq for label in earlier if taught.items() <= _targets(label, targets).items())
+    said = (label.seq for label in earlier if taught <= _rows(label, targets, rows))
     return next(said, earlier[0].seq if earlier else 0)  # none says it where the row followed a change of its label
 
 
@@ -152,3 +155,11 @@ def _targets(label: Any, targets: Targets) -> Mapping[str, str]:
     except AdaptdError as error:  # the domain takes other labels now
         log.warning("late label %s: %s", label.seq, error, extra={"action": "held_label_refused"})
         return {}
+
+
+def _rows(label: Any, targets: Targets, rows: Rows) -> AbstractSet[tuple[str, int, str]]:
+    """Return what a label is learned as; nothing where the domain reads another text now."""
+    try:
+        return set(rows(label.event, _targets(label, targets)))
+    except BadPayload:
+        return frozenset()

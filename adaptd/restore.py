@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, Shadow
 from adaptd.moments import ADAPTER, HEAD
 from adaptd.quarantine import Suspicion
-from adaptd.records import Learned, Report
+from adaptd.records import Learned, Report, place
 from adaptd.registry import Version
 from adaptd.rows import FOREVER, Interval, Standing, after, alive, evicted, labels, lineage, replay, retaught, standing
 from adaptd.sequential import Trial
@@ -58,8 +58,8 @@ class Encoded(Protocol):
         """The encoder whose vectors are wanted."""
         ...
 
-    def __call__(self, events: Sequence[int]) -> dict[int, Tensor]:
-        """Return the vectors of events, by seq."""
+    def __call__(self, places: Sequence[int]) -> dict[int, Tensor]:
+        """Return the vectors of places, by these."""
         ...
 
 
@@ -163,7 +163,7 @@ def folds_at(base: Base) -> Mapping[str, Any] | None:
     return base.version.metrics.get("folds") if base.own else None
 
 
-def trial(connection: Connection, domain: int, base: Base, heads: Iterable[str], versions: Path, encoder: str,
+def trial(connection: Connection, domain: int, base: Base, heads: Mapping[str, Head], versions: Path, encoder: str,
           report: Report) -> Trial | None:
     """Return the trial that goes on, with its counts at a base; None when the newest promotion is not on probation."""
     promotion = _promotion(connection, domain)
@@ -171,7 +171,10 @@ def trial(connection: Connection, domain: int, base: Base, heads: Iterable[str],
     if promoted is None or promoted.parent is None or promoted.encoder != encoder:
         return None
     old = registry.version(connection, promoted.parent)
-    changed = [name for name in heads if old.files.get(f"{name}{ADAPTER}") != promoted.files.get(f"{name}{ADAPTER}")]
+    changed = [name for name, head in heads.items() if not head.options.generates  # texts are not written twice
+               and old.files.get(f"{name}{ADAPTER}") != promoted.files.get(f"{name}{ADAPTER}")]
+    if not changed:
+        return None
     try:
         contents = registry.read(versions / str(old.number), {file: digest for file, digest in old.files.items()
                                                               if file.removesuffix(ADAPTER).removesuffix(HEAD) in changed})
@@ -246,8 +249,8 @@ def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval
     room = len(wanted.alive) - len(wanted.evicted) if isinstance(wanted, Standing) else len(wanted)
     query = alive(domain, intervals).where(t.learned.c.head == name)
     query = query.where(~evicted(intervals)) if only is None else query
-    kept = (t.learned.c.id, t.learned.c.event, t.learned.c.born, t.learned.c.target, t.learned.c.source, t.event.c.content,
-            t.learned.c.holdout)
+    kept = (t.learned.c.id, place(t.learned.c.event, t.learned.c.part).label("place"), t.learned.c.born, t.learned.c.target,
+            t.learned.c.source, t.event.c.content, t.learned.c.holdout)
     joined = query.with_only_columns(*kept, t.vector.c.data).outerjoin(
         t.vector, and_(t.vector.c.event == t.learned.c.event, t.vector.c.part == t.learned.c.part,
                        t.vector.c.encoder == vectors.encoder_id))
@@ -256,11 +259,11 @@ def alive_rows(connection: Connection, domain: int, intervals: Sequence[Interval
     for some in _parts(connection, joined, only):
         for column, values in zip(columns.values(), zip(*some, strict=True), strict=False):  # the last one is the data
             column += values
-        missing = vectors([r.event for r in some if r.data is None])
-        data = b"".join(missing[r.event].numpy().tobytes() if r.data is None else r.data for r in some)
+        missing = vectors([r.place for r in some if r.data is None])
+        data = b"".join(missing[r.place].numpy().tobytes() if r.data is None else r.data for r in some)
         matrix.numpy()[done:done + len(some)] = np.frombuffer(data, np.float16).reshape(len(some), -1)
         done += len(some)
-    return NewRows(ids=columns["id"], events=columns["event"], born=columns["born"],
+    return NewRows(ids=columns["id"], events=columns["place"], born=columns["born"],
                    targets=[head.class_of(target) for target in columns["target"]], sources=columns["source"],
                    contents=columns["content"], holdout=[bool(one) for one in columns["holdout"]], vectors=matrix[:done])
 

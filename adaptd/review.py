@@ -22,21 +22,24 @@ import torch
 from sqlalchemy import Engine, exists, func, or_, select
 from torch import Tensor
 
+from adaptd import blobs, setaside
 from adaptd import tables as t
 from adaptd.counterfactual import Counterfactual, Past
-from adaptd.errors import Busy
+from adaptd.errors import BadPayload, Busy
+from adaptd.heads import Generate
 from adaptd.interfaces import Domain
 from adaptd.journal import Journal
 from adaptd.learn import Learner
 from adaptd.model import asking
 from adaptd.model.asking import POOL, Choice, Doubts, Guesses
 from adaptd.model.attention import Floats
-from adaptd.model.decoder import TOP
 from adaptd.model.network import Head, HeadSnapshot, Snapshot
 from adaptd.predict import Inference
 from adaptd.records import Row
 from adaptd.rows import answered_before
+from adaptd.tagging import tags_words
 from adaptd.vectors import Vectors
+from adaptd.weak import is_weak
 
 Json = dict[str, Any]
 Read = Callable[[Any], Mapping[str, str | None]]  # a label's target per head, None where it is none
@@ -55,22 +58,25 @@ class _Opinion:
     doubts: Doubts
     guesses: Guesses | None
 
-    def label(self, place: int) -> str | None:
-        return None if self.guesses is None else self.head.labels[int(self.guesses.best[place, 0])]
+    def label(self, place: int) -> Any:
+        if self.guesses is None or isinstance(self.head.kind, Generate):
+            return None
+        return self.head.kind.label(self.guesses.decisions[place].target)
 
     def scores(self, place: int) -> dict[str, float]:
-        if self.guesses is None:
+        if self.guesses is None or isinstance(self.head.kind, Generate):
             return {}
-        best, scores = self.guesses.best[place].tolist(), self.guesses.scores[place].tolist()
-        return {self.head.labels[c]: score for c, score in zip(best, scores, strict=True)}
+        return self.guesses.decisions[place].scores
 
     def why(self, place: int) -> str:
         """Say in words why an answer may be wrong."""
         named = list(self.scores(place).items())
-        if not named:
+        if self.guesses is None:
             return "no label has been learned yet"
         if self.doubts.novelty[place] > NOVEL:
             return "like nothing that is remembered"
+        if not named:
+            return "the text was written, and nobody has looked at it"
         if len(named) > 1 and named[0][1] < SURE:
             return f"uncertain between {named[0][0]} and {named[1][0]}"
         return f"probably {named[0][0]}"
@@ -96,6 +102,7 @@ class Review:
 
     def items(self, n: int | None, minutes: float | None) -> Json:
         """Return what to ask a person about, the most useful first: n of it, or what fits into so many minutes."""
+        self._refuse_tagged()
         pace = self._pace()
         count = n if n is not None else COUNT if minutes is None else min(MOST, max(1, round(60 * minutes / pace)))
         with self._alone():
@@ -107,6 +114,11 @@ class Review:
             opinions, choices = self._choose([vectors[r.seq] for r in pool], snapshot, recent, count)
         return {"items": [self._item(pool[one.place], one, opinions) for one in choices], "pool": len(pool), "pace_s": pace,
                 "teacher": TEACHER, "version": snapshot.version, "seq": snapshot.seq}
+
+    def _refuse_tagged(self) -> None:
+        if tags_words(self._domain):
+            raise BadPayload(f"the domain {self._domain.name!r} tags words: what to ask about is chosen among whole events",
+                             field="domain", hint="teach texts whose spans you doubt: each has a confidence")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -123,10 +135,11 @@ class Review:
         return self._inference.snapshot(self._learner.domain), recent
 
     def _pool(self) -> Sequence[Any]:
-        """Read the newest events that were answered and have no label, not even one that waits or was dropped."""
+        """Read the newest events that were answered and have no label but weak ones, not even one that waits or was dropped."""
         query = select(t.event.c.seq, t.event.c.id, t.event.c.source, t.event.c.received, t.event.c.payload).where(
             t.event.c.domain == self._number, t.event.c.source != t.FORGOTTEN,
-            exists().where(t.prediction.c.event == t.event.c.seq), ~exists().where(t.label.c.event == t.event.c.seq))
+            exists().where(t.prediction.c.event == t.event.c.seq),
+            ~exists().where(t.label.c.event == t.event.c.seq, ~setaside.weak(t.label.c.source)))
         with self._reader.connect() as connection:
             return connection.execute(query.order_by(t.event.c.seq.desc()).limit(POOL)).all()
 
@@ -143,8 +156,8 @@ class Review:
         if not head.known.any():
             wrong = np.ones(len(vectors), np.float32)
             return _Opinion(head=head, doubts=Doubts(wrong=wrong, novelty=wrong), guesses=None)
-        said = asking.guess(vectors, head, TOP, lambda work: self._inference.between(work).result())
-        return _Opinion(head=head, doubts=asking.doubts(said.scores[:, 0], said.fit, recent), guesses=said)
+        said = asking.guess(vectors, head, lambda work: self._inference.between(work).result())
+        return _Opinion(head=head, doubts=asking.doubts(said.confidence, said.fit, recent), guesses=said)
 
     def _item(self, event: Any, choice: Choice, opinions: Mapping[str, _Opinion]) -> Json:
         place, payload = choice.place, json.loads(event.payload)
@@ -153,8 +166,9 @@ class Review:
         labels = {name: one.label(place) for name, one in opinions.items()}
         scores = {name: one.scores(place) for name, one in opinions.items()}
         waits = f", and {choice.like} other{'s' if choice.like > 1 else ''} like it wait{'' if choice.like > 1 else 's'}"
-        return {"event": event.id, "source": event.source, "received": event.received, "payload": payload,
-                "text": self._domain.example(payload).text,
+        with self._reader.connect() as connection:
+            text = self._domain.example(blobs.read(connection, event.payload)).text
+        return {"event": event.id, "source": event.source, "received": event.received, "payload": payload, "text": text,
                 "label": labels if several else next(iter(labels.values())),
                 "confidence": min(max(one.values(), default=0.0) for one in scores.values()),
                 "scores": scores if several else next(iter(scores.values())),
@@ -173,12 +187,13 @@ class Review:
 
     def report(self) -> Json:
         """Return, per teacher, how many labels review brought and how many answers they corrected; and what they prevented."""
+        self._refuse_tagged()
         rows = self._labels()
         teachers = [self._teacher(source, [r for r in rows if r.source == source])
                     for source in dict.fromkeys(r.source for r in rows)]
         with self._alone():
             heads = [self._prevented(self._counterfactual.past(name), name, [one["teacher"] for one in teachers])
-                     for name in self._learner.state.heads] if rows else []
+                     for name, head in self._learner.state.heads.items() if not head.options.generates] if rows else []
         total: Counter[str] = Counter()
         by: dict[str, Counter[str]] = {}
         for found in heads:
@@ -232,7 +247,7 @@ class Review:
         """Return the newest events that were answered behind the first review and labelled by others, with their label."""
         if not mine:
             return {}
-        truth = {row.event: row.target for row in rows if row.event not in mine}
+        truth = {row.event: row.target for row in rows if row.event not in mine and not is_weak(row.source)}
         labelled = self._labelled()
         first = min(labelled[event] for event in mine)
         later = sorted((event for event in truth if labelled[event] > first), key=lambda event: -labelled[event])
@@ -260,8 +275,8 @@ class Review:
         snapshot = head.snapshot()
         if not snapshot.known.any():
             return np.zeros(len(labels), bool)
-        said = asking.guess(vectors, snapshot, 1, lambda work: self._inference.between(work).result())
-        return np.array([snapshot.labels[best] == label for best, label in zip(said.best[:, 0].tolist(), labels, strict=True)])
+        said = asking.guess(vectors, snapshot, lambda work: self._inference.between(work).result())
+        return np.array([one.target == label for one, label in zip(said.decisions, labels, strict=True)])
 
 
 def is_review(source: str) -> bool:

@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, and_, exists, func, or_, select
 
+from adaptd import heads
 from adaptd import tables as t
-from adaptd.records import Learned, Row, Said
+from adaptd.records import Learned, Row, Said, place
+from adaptd.weak import is_weak
 
 Interval = tuple[int, int]  # births in (low, high]
 FOREVER = 1 << 62
@@ -94,10 +96,11 @@ def labels(connection: Connection, domain: int, intervals: Sequence[Interval], h
 
 
 def retaught(connection: Connection, domain: int, intervals: Sequence[Interval], head: str) -> Sequence[Any]:
-    """Return (id, event, target) of the rows of a head whose event had a row that died in a lineage, in order."""
+    """Return (id, place, target) of the rows of a head whose event had a row that died in a lineage, in order."""
     died = (select(t.learned.c.event).join(t.death, t.death.c.row == t.learned.c.id)
             .where(t.learned.c.domain == domain, within(t.death.c.seq, intervals)))
-    query = _born(domain, intervals, head).with_only_columns(t.learned.c.id, t.learned.c.event, t.learned.c.target)
+    query = _born(domain, intervals, head).with_only_columns(
+        t.learned.c.id, place(t.learned.c.event, t.learned.c.part), t.learned.c.target)
     return connection.execute(query.where(t.learned.c.event.in_(died))).all()
 
 
@@ -153,8 +156,8 @@ def replay(connection: Connection, domain: int, intervals: Sequence[Interval], a
 
 
 def first_labels(entries: Iterable[Learned]) -> list[Row]:
-    """Return the rows that judge an answer: corrections do not, what they correct was known to the answer."""
-    return [row for entry in entries if not entry.died for row in entry.born]
+    """Return the rows that judge an answer: corrections do not, what they correct was known to the answer; nor weak labels."""
+    return [row for entry in entries if not entry.died for row in entry.born if not is_weak(row.source)]
 
 
 def answered_before(connection: Connection, born: Mapping[int, int]) -> dict[int, Said]:
@@ -168,7 +171,8 @@ def answered_before(connection: Connection, born: Mapping[int, int]) -> dict[int
         query = select(t.prediction).where(t.prediction.c.event.in_(events[start : start + 500]))
         for r in connection.execute(query.order_by(t.prediction.c.id)):
             if r.learned < born[r.event]:
-                found[r.event] = Said(labels=json.loads(r.labels), confidence=r.confidence)
+                labels = {head: heads.said(label) for head, label in json.loads(r.labels).items()}
+                found[r.event] = Said(labels=labels, confidence=r.confidence)
     return found
 
 
@@ -178,6 +182,11 @@ class HoldoutRule:
 
     share: float
     after: int
+    written: frozenset[str] = frozenset()  # heads whose texts are all of one class
+
+    def counted(self, head: str, target: str) -> str:
+        """Return the class as which a head's target counts."""
+        return heads.WRITTEN if head in self.written else target
 
     def chooses(self, content: bytes, earlier: int) -> bool:
         """Say whether a row is held out; `content` is an HMAC, so no client can pick."""

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from adaptd.config import RuleSettings
 from adaptd.errors import BadConfig, BadPayload, MissingExtra
+from adaptd.heads import Classify, as_target
 from adaptd.interfaces import Domain, Rule
 from adaptd.records import HeadAnswer, Ruled
 
@@ -47,7 +48,7 @@ class Rules:
         """Return the answers as the rules let them stand; each rule sees what the model said."""
         if not self._rules:
             return answers
-        labels = {name: answer.label or "" for name, answer in answers.items()}
+        labels = {name: as_target(answer.label) or "" for name, answer in answers.items()}
         return {head: self._applied(head, answer, {"payload": dict(payload), "labels": labels, "label": labels[head],
                                                    "confidence": answer.confidence}, withheld)
                 for head, answer in answers.items()}
@@ -143,6 +144,9 @@ def _compiled(domain: Domain, rule: Rule, field: str) -> tuple[str, Rule, Condit
     if head not in domain.heads:
         raise BadConfig(f"{field}: " + (f"no head {head!r}" if head else "it names no head"), field=f"{field}.head",
                         hint=f"known: {', '.join(known)}")
+    if not isinstance(domain.heads[head], Classify):
+        raise BadConfig(f"{field}: the head {head!r} does not answer with one label", field=f"{field}.head",
+                        hint="a rule is about a head that classifies; `render` can change what others say")
     if isinstance(rule.never, str) or (rule.must is None) == (not rule.never):
         raise BadConfig(f"{field}: give either must or never", field=field, hint='must = "a label", or never = ["a label", …]')
     try:

@@ -19,9 +19,10 @@ from sqlalchemy import Connection, Engine, select
 from adaptd import backup, chain, deadletters, describe, incumbent, registry
 from adaptd import tables as t
 from adaptd import tokens as kept
+from adaptd.adapt import ON_DEMAND
 from adaptd.alerts import OUTCOMES, Alerts
 from adaptd.db import Writer
-from adaptd.errors import Conflict, NotFound, NotReady, StoreFailed, UnknownDomain
+from adaptd.errors import BadPayload, Conflict, NotFound, NotReady, StoreFailed, UnknownDomain
 from adaptd.follow import Follower
 from adaptd.grants import Keyring, Token
 from adaptd.health import Health
@@ -34,11 +35,12 @@ from adaptd.predict import Inference
 from adaptd.publish import Publisher
 from adaptd.selector import Selector
 from adaptd.served import Served
+from adaptd.watch import Watch
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 T = TypeVar("T")
-DECISIONS = ("promote", "reject", "undecided", "failed")
+DECISIONS = ("promote", "reject", "undecided", "failed", "cancelled")
 LISTENERS = 100  # events that a slow listener of the stream may lag behind
 
 
@@ -78,6 +80,7 @@ class Service:
         self._health = health
         self._room = room
         self.alerts = alerts
+        self.watches: Mapping[str, Watch] = {}
         self._backing_up = threading.Lock()
         self._started = time.monotonic()
         for post, outcome in product(alerts.posts, OUTCOMES):
@@ -122,6 +125,11 @@ class Service:
 
     # -- the stages --------------------------------------------------------------------------------------------
 
+    def expect(self, domain: str, actor: str) -> None:
+        """Refuse inputs before they are read when not even one could wait."""
+        served = self._served(domain)
+        served.inference.expect(served.name, actor)
+
     async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool, min_seq: int | None,
                       actor: str) -> Json:
         """Answer inputs and journal them."""
@@ -152,15 +160,25 @@ class Service:
         self._meters.ingested.labels(domain, "rejected").inc(len(done["rejected"]))
         self.tell("ingested", domain, accepted=done["accepted"], seq=done["seq"])
 
-    async def adapt(self, domain: str, *, wait: bool, actor: str) -> Json:
-        """Start an adaptation; wait for its verdict if asked."""
+    async def adapt(self, domain: str, *, wait: bool, actor: str, consolidate: bool = False, weak: bool = False,
+                    pseudo: bool = False) -> Json:
+        """Start an adaptation, a consolidation or a trial of weak labels; wait for its verdict if asked."""
         served = self._served(domain)
-        running = served.adaptation.start("on demand", actor)
+        if consolidate and (weak or pseudo):
+            raise BadPayload("a consolidation and a trial are two things", field="consolidate", hint="ask for each")
+        running = (served.admission.start(actor, pseudo=pseudo) if weak or pseudo else
+                   served.adaptation.start(ON_DEMAND, actor, consolidate=consolidate))
         if not wait:
             return {"verdict": None, "version": served.learner.state.version, "reasons": ["the adaptation has started"]}
         outcome = await asyncio.shield(asyncio.wrap_future(running))  # who stops waiting does not stop the adaptation
         self.tell("verdict", domain, **outcome.body())
         return outcome.body()
+
+    async def cancel(self, domain: str, *, reason: str, actor: str) -> Json:
+        """End the adaptation that runs or is paused."""
+        words = await asyncio.to_thread(self._served(domain).adaptation.cancel, reason, actor)
+        self.tell("cancelled", domain, reason=words)
+        return {"cancelled": words}
 
     def _adapted(self, domain: str, last: Mapping[str, Any]) -> None:
         self._meters.verdicts.labels(domain, last["verdict"]).inc()
@@ -285,7 +303,8 @@ class Service:
         served = self._served(domain)
         source = served.door.named(source)
         await asyncio.wrap_future(served.journal.hold(served.id, what, source, reason, actor))
-        served.adaptation.held = served.adaptation.held or what == "adaptation"
+        if what == "adaptation":
+            served.adaptation.hold()
         return {"held": what, "source": source}
 
     async def resume(self, domain: str, *, what: str, source: str, reason: str, actor: str, drop: bool) -> Json:
@@ -297,7 +316,7 @@ class Service:
             return {"resumed": what, "source": source, "learned": 0, "dropped": dropped}
         learned = await asyncio.to_thread(served.versions.resume, what, source, reason, actor)
         if what == "adaptation":
-            served.adaptation.held = False
+            served.adaptation.resume()
         await asyncio.wrap_future(served.learner.when(self._writer.last_seq))
         return {"resumed": what, "source": source, "learned": learned}
 
@@ -461,6 +480,16 @@ class Service:
         if not self.ready():
             raise NotReady(f"the daemon is {self.state}")
 
+    async def rank(self, domain: str, *, user: str, candidates: Sequence[Any], k: int | None, diversity: float) -> Json:
+        """Order candidates for a user."""
+        return await self._served(domain).rank(user, candidates, k, diversity)
+
+    async def observed(self, domain: str) -> Json:
+        """Return what the observers of a domain say of its newest events."""
+        served = self._served(domain)
+        mine = {name: watch for name, watch in self.watches.items() if watch.domain == served.name}
+        return {"observers": {name: await asyncio.to_thread(watch.figures) for name, watch in mine.items()}}
+
     # -- what it says of itself --------------------------------------------------------------------------------
 
     def status(self) -> Json:
@@ -484,6 +513,7 @@ class Service:
             *[one for follower in self.followers.values() for one in follower.problems()],
             *[one for publisher in self.publishers.values() for one in publisher.problems()],
             *self.alerts.problems(),
+            *[one for watch in self.watches.values() for one in watch.problems()],
         ]
         return [
             *self.problems.now(),
@@ -504,7 +534,7 @@ class Service:
             "version": state.version,
             "parent": counts["parent"],
             "promoted_at": counts["since"],
-            "labels": sum(int((head.means.counts > 0).sum()) for head in state.heads.values()),
+            "labels": served.labels(),
             "events": counts["events"],
             "labelled": counts["labelled"],
             **{name: sum(one[key] for one in memory) for name, key in (("memory", "retrievable"), ("evicted", "evicted"))},
@@ -515,17 +545,22 @@ class Service:
                 "holdout": evaluated.get("candidate" if promoted else "champion"),
                 "progressive": state.progressive.accuracy,
             },
+            "heads": counts["heads"],
             "calibration": state.prequential.calibration.figures(),
             "abstention": served.abstention(),
+            "documents": served.library.facts() if served.library else None,
             "answered_and_labelled": state.prequential.total,
             "forgetting": counts["forgetting"],
             "drift": {"detected": state.prequential.drifts},
-            "adapting": served.adaptation.stage,
+            "adapting": served.adaptation.children.stage,
             "last_verdict": served.adaptation.last or counts["verdict"],
+            "next_adaptation": served.adaptation.triggers.facts(served.adaptation.settings),
+            "next_consolidation": served.adaptation.consolidating,
             "learn_lag": served.learner.lag,
             "unsolved": served.learner.unsolved,
             "incumbent": incumbent.shown(state.incumbent, counts["switched"]),
             "probation": served.probation.status(),
+            "weak": counts["weak"],
             "held": sorted(served.journal.holds(served.id)),
             "adaptation_held": served.adaptation.held,
         }
@@ -552,3 +587,4 @@ class Service:
             "disk_free": self._room.free,
             "store_size": sum(file.stat().st_size for file in files),
         })
+

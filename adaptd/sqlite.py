@@ -5,8 +5,11 @@ Beside `adaptd.postgres`, which has the same functions; `adaptd.db` calls the on
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ BUSY_MS = 5000
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON", "trusted_schema=OFF",
            "cell_size_check=ON", "mmap_size=0", "wal_autocheckpoint=0", "secure_delete=ON")
 SCRUBBED = "rewritten"
-STATEMENT_ROWS = 200
+STATEMENT_ROWS, MANY_ROWS = 200, 1000  # the driver keeps a statement of each length that comes; they take memory
+SAME, EACH = "?{parameter}", ""  # forms: one value for all rows, each row its own
 
 
 def writing_engine(file: Path) -> Engine:
@@ -67,13 +71,53 @@ def check(engine: Engine) -> None:
                           hint="restore the newest backup; keep the damaged file for a look")
 
 
-def insert_many(connection: Connection, table: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows, many in a statement: each statement's step lets go of Python's lock, and must get it again."""
-    row = f"({', '.join('?' * len(names))})"
-    for start in range(0, len(rows), STATEMENT_ROWS):
-        some = rows[start:start + STATEMENT_ROWS]
-        connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(names)}) VALUES {', '.join([row] * len(some))}",  # noqa: S608
-                                   tuple(value for one in some for value in one))
+def insert_many(connection: Connection, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows, many in a statement: each statement's step lets go of Python's lock, and must get it again.
+
+    It is held to bind each parameter; so where there are many rows a whole column is one parameter, if it can be.
+    """
+    start = 0
+    while some := rows[start:start + (MANY_ROWS if len(rows) - start >= MANY_ROWS else STATEMENT_ROWS)]:
+        start += len(some)
+        if len(some) < STATEMENT_ROWS:
+            forms, parameters = (EACH,) * len(names), tuple(chain.from_iterable(some))
+        else:
+            forms, parameters = _by_column([*zip(*some, strict=True)])
+        connection.exec_driver_sql(_statement(table, tuple(names), forms, len(some)), parameters)
+
+
+def _by_column(columns: Sequence[tuple[Any, ...]]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Return the columns' forms, and the parameters: first those of whole columns, then each row's own."""
+    forms = tuple(map(_form, columns))
+    whole = [b"".join(values) if form.startswith("substr") else values[0]
+             for form, values in zip(forms, columns, strict=True) if form != EACH]
+    own = [values for form, values in zip(forms, columns, strict=True) if form == EACH]
+    return forms, (*whole, *chain.from_iterable(zip(*own, strict=True)))
+
+
+def _form(values: Sequence[Any]) -> str:
+    """Return how a row's value is got from its column's one parameter: the same in all, bytes of one length, numbers in turn."""
+    first, count = values[0], len(values)
+    if values.count(first) == count:
+        return SAME
+    if type(first) is bytes and {*map(type, values)} == {bytes} and len({*map(len, values)}) == 1:
+        return f"substr(?{{parameter}}, 1 + {len(first)} * {{row}}, {len(first)})"
+    if type(first) is int and values == tuple(range(first, first + count)):
+        return "?{parameter} + {row}"
+    return EACH
+
+
+@lru_cache(maxsize=32)
+def _statement(table: str, names: Sequence[str], forms: Sequence[str], count: int) -> str:
+    """Return the insert of so many rows, its parameters numbered as `_by_column` gives them."""
+    into = f"INSERT INTO {table} ({', '.join(names)}) VALUES "  # noqa: S608
+    if not any(forms):
+        return into + ", ".join([f"({', '.join('?' * len(names))})"] * count)
+    whole = {place: number for number, place in enumerate((p for p, form in enumerate(forms) if form != EACH), 1)}
+    own = itertools.count(len(whole) + 1)
+    rows = [", ".join((form or SAME).format(parameter=whole.get(place) or next(own), row=row)
+                      for place, form in enumerate(forms)) for row in range(count)]
+    return into + ", ".join(f"({row})" for row in rows)
 
 
 def rest(connection: Connection) -> None:

@@ -22,8 +22,9 @@ Json = dict[str, Any]
 FOREVER = 1 << 62
 DAMAGED = "restore the newest backup; keep the damaged file for a look"
 UNMEASURED: Json = {"accuracy": {"prequential": None, "holdout": None}, "calibration": None, "abstention": None,
-                    "forgetting": None, "drift": None, "last_verdict": None, "learn_lag": 0, "capacity": None,
-                    "incumbent": None, "probation": None}
+                    "forgetting": None, "drift": None, "last_verdict": None, "next_adaptation": None, "learn_lag": 0,
+                    "next_consolidation": None, "weak": None,
+                    "capacity": None, "incumbent": None, "probation": None}
 
 NEWEST_SEQ = """SELECT max(s) FROM (
     SELECT max(seq) s FROM event UNION ALL SELECT max(seq) FROM label UNION ALL SELECT max(born) FROM learned

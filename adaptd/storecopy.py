@@ -23,6 +23,7 @@ from adaptd.status import Statements, is_there, open_store
 from adaptd.verify import verify
 
 PAGE = 1000  # rows
+FEW = 8  # rows of a table whose rows may have megabytes
 SQLITE = "sqlite:///"
 Counts = dict[str, int]
 Advance = Callable[[int], None]
@@ -91,7 +92,7 @@ def copy_rows(source: Statements, engine: Engine, revision: str, advance: Advanc
                 continue
             connection.execute(table.delete())  # what a migration enters is the source's to say
             counts[table.name] = 0
-            for rows in _pages(source, table, PAGE):
+            for rows in _pages(source, table, FEW if table.name == t.blob.name else PAGE):
                 _enter(connection, table, rows)
                 counts[table.name] += len(rows)
                 advance(len(rows))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adaptd import tables as t
 from adaptd.errors import Conflict
+from adaptd.records import event_of, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +22,16 @@ class Stored:
     encoder_id: int
     dim: int
 
-    def __call__(self, events: Sequence[int]) -> dict[int, Tensor]:
-        """Read the vectors of events; refuse what is missing."""
+    def __call__(self, places: Sequence[int]) -> dict[int, Tensor]:
+        """Read the vectors of places; refuse what is missing."""
         found: dict[int, Tensor] = {}
-        query = select(t.vector.c.event, t.vector.c.data).where(t.vector.c.encoder == self.encoder_id, t.vector.c.part == 0)
+        query = select(t.vector.c.event, t.vector.c.part, t.vector.c.data).where(t.vector.c.encoder == self.encoder_id)
+        events = list(dict.fromkeys(map(event_of, places)))
         with self.engine.connect() as connection:
             for start in range(0, len(events), 500):
                 for r in connection.execute(query.where(t.vector.c.event.in_(events[start:start + 500]))):
-                    found[r.event] = torch.frombuffer(bytearray(r.data), dtype=torch.float16)
-        if missing := set(events) - set(found):
+                    found[place(r.event, r.part)] = torch.frombuffer(bytearray(r.data), dtype=torch.float16)
+        if missing := {event_of(one) for one in places if one not in found}:
             raise Conflict(f"{len(missing)} events of this version have no vectors of its encoder in the store",
                            hint="a daemon with that encoder makes them: adaptd run")
         return found

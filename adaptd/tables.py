@@ -55,6 +55,18 @@ event = Table(
     UniqueConstraint("domain", "source", "key"),
     **STRICT)
 
+blob = Table(  # the bytes of an image or a sound; `adaptd.blobs`
+    "blob", metadata,
+    Column("digest", Text, primary_key=True),  # sha256, by which payloads name it
+    Column("data", LargeBinary, nullable=False),
+    **STRICT)
+
+attached = Table(  # which events brought it: it goes with the last one
+    "attached", metadata,
+    Column("event", Int, ForeignKey("event.seq"), primary_key=True),
+    Column("digest", Text, ForeignKey("blob.digest"), primary_key=True, index=True),
+    **STRICT)
+
 label = Table(  # with the event (same seq) or later (its own seq)
     "label", metadata,
     Column("seq", Int, primary_key=True, autoincrement=False),
@@ -62,7 +74,7 @@ label = Table(  # with the event (same seq) or later (its own seq)
     Column("label", Text, nullable=False),  # JSON
     Column("source", Text, nullable=False),
     Column("received", Real, nullable=False),
-    Column("held", Int, nullable=False),  # 1: waits for `resume`; 2: the domain refused it then; 3: dropped
+    Column("held", Int, nullable=False),  # 1: waits for `resume`, or a trial; 2: the domain refused it then; 3: dropped
     **STRICT)
 
 chain = Table(  # one row an entry of the journal; `adaptd.chain` has the formulas

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,12 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from adaptd.config import Blobs
 from adaptd.errors import BadPayload
+from adaptd.heads import Generate, Spans, Tagged, named
 from adaptd.ingest import ENVELOPE
-from adaptd.interfaces import Domain, Gate, MemoryPolicy
+from adaptd.interfaces import Domain, Gate, MemoryPolicy, Trainable
 from adaptd.records import Example, HeadAnswer, Paired, Prediction, canonical
 from adaptd.retained import Bound, Floats, Ints, Retained, priority
 from adaptd.rules import Rules
+from adaptd.uploads import Uploads
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # what a table of the configuration may be called
 STREAM = 200  # rows that a policy is checked with
@@ -62,20 +66,26 @@ def check_domain(domain: type[Domain], *, payloads: Sequence[Mapping[str, Any]] 
             f"name {name!r} must be small letters, digits, - and _, beginning with a letter")
     made = domain()
     _expect(bool(made.heads), "a domain needs at least one head")
+    _expect(type(made).generator is not Domain.generator or not any(isinstance(head, Generate) for head in made.heads.values()),
+            "a head that generates needs the domain's generator()")
+    _expect(not any(isinstance(head, Generate) and head.trainable for head in made.heads.values())
+            or isinstance(made.generator(), Trainable), "a head that is trainable needs a generator with train, adopt and score")
     _expect(all(isinstance(sample, Mapping) for sample in domain.samples), "samples must be events: mappings, as they come in")
-    payloads = [*({k: v for k, v in sample.items() if k not in ENVELOPE} for sample in domain.samples), *payloads]
+    brought = Uploads(Blobs().bytes)
+    payloads = [brought.taken(one) for one in (
+        *({k: v for k, v in sample.items() if k not in ENVELOPE} for sample in domain.samples), *payloads)]
     feedback = [*(sample["label"] for sample in domain.samples if sample.get("label") is not None), *feedback]
     _expect(bool(payloads), 'no payload to check with: give the domain samples = [{"text": "…", "label": "…"}], as they come')
     for payload in payloads:
         _check_example(made, payload)
     for payload in [*_spoiled(payloads), *rejected]:
-        _check_refusal(partial(made.example, payload), f"example({payload!r})", must=payload in rejected)
+        _check_refusal(partial(_example, made, brought, payload), f"example({payload!r})", must=payload in rejected)
     for label in feedback:
         _check_targets(made, label)
     for label in JUNK:
         _check_refusal(partial(_targets, made, label), f"targets({label!r})", must=False)
     Rules.of(made)
-    _check_render(made, [label for label in feedback if isinstance(label, str)] or ["label"])
+    _check_render(made, [_targets(made, label) for label in feedback] or [dict.fromkeys(made.heads, "label")])
 
 
 def check_gate(gate: Gate) -> None:
@@ -194,6 +204,10 @@ def _expect(condition: bool, message: str) -> None:
         raise AssertionError(message)
 
 
+def _example(domain: Domain, brought: Uploads, payload: Mapping[str, Any]) -> Example:
+    return domain.example(brought.taken(payload))
+
+
 def _expect_json(value: Any, what: str) -> None:
     try:
         canonical(value)
@@ -205,7 +219,8 @@ def _check_example(domain: Domain, payload: Mapping[str, Any]) -> None:
     before = copy.deepcopy(payload)
     example = domain.example(payload)
     _expect(isinstance(example, Example), f"example({payload!r}) gave {type(example).__name__}, not Example")
-    _expect(example.text is not None or example.features is not None, f"example({payload!r}) gives an encoder nothing")
+    _expect(getattr(example, domain.reads) is not None,
+            f"example({payload!r}) gives an encoder nothing: {type(domain).__name__}.reads is {domain.reads!r}")
     _expect(domain.example(payload) == example, f"example({payload!r}) is not pure: two calls gave two examples")
     content = domain.content(payload)
     _expect(isinstance(content, str), f"content({payload!r}) gave {type(content).__name__}, not str")
@@ -253,11 +268,19 @@ def _check_targets(domain: Domain, label: Any) -> None:
     _expect(label == before, f"the label was changed: {before!r} became {label!r}")
 
 
-def _check_render(domain: Domain, labels: Sequence[str]) -> None:
-    for label in [*labels, None]:
-        answer = HeadAnswer(label=label, confidence=0.5, scores={} if label is None else {label: 0.5},
-                            reason=None if label else "no label learned")
-        rendered = domain.render(Prediction(event="e", heads=dict.fromkeys(domain.heads, answer), cost={}))
+def _answer(domain: Domain, head: str, target: str | None) -> HeadAnswer:
+    if target is None:
+        return HeadAnswer(label=None, confidence=0.0, scores={}, reason="no label learned")
+    if isinstance(domain.heads[head], Spans):
+        spans = Tagged({**one, "text": "", "words": [0, 1], "confidence": 0.5} for one in json.loads(target))
+        return HeadAnswer(label=spans, confidence=0.5, scores=dict.fromkeys((one["type"] for one in spans), 0.5))
+    return HeadAnswer(label=domain.heads[head].label(target), confidence=0.5, scores=dict.fromkeys(named(target), 0.5))
+
+
+def _check_render(domain: Domain, labels: Sequence[Mapping[str, str]]) -> None:
+    for label in [*labels, {}]:
+        heads = {name: _answer(domain, name, label.get(name)) for name in domain.heads}
+        rendered = domain.render(Prediction(event="e", heads=heads, cost={}))
         _expect(isinstance(rendered, Mapping), f"render gave {type(rendered).__name__}, not a mapping")
         _expect(all(isinstance(key, str) for key in rendered), "the keys of render must be strings")
         _expect_json(dict(rendered), f"render for the label {label!r}")

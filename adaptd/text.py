@@ -6,15 +6,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adaptd.errors import BadPayload
+from adaptd.heads import of
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import Domain
 from adaptd.records import Example
 
 
 class Text(Domain):
-    """One label per text; the payload's `text` is what is read."""
+    """One label per text, or the heads that are configured; the payload's `text` is what is read."""
 
     name = "text"
+
+    def __init__(self, heads: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        if heads:
+            self.heads = {name: of(told) for name, told in heads.items()}
 
     def example(self, payload: Mapping[str, Any]) -> Example:
         """Read the text."""
@@ -23,7 +28,7 @@ class Text(Domain):
             raise BadPayload("an event needs a text", field="text", hint='send {"text": "…"}')
         if not isinstance(text, str):
             raise BadPayload(f"text must be a string, not {type(text).__name__}", field="text", hint='send {"text": "…"}')
-        if not any(character.isprintable() and not character.isspace() for character in text):
+        if not text[:1].isalnum() and not any(character.isprintable() and not character.isspace() for character in text):
             raise BadPayload("the text is empty", field="text", hint="send at least one visible character")
         return Example(text=text)
 

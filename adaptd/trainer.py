@@ -4,6 +4,7 @@ In: `in/job.json` (the `Job`), `in/rows.safetensors` (vectors, targets, fresh; o
 `in/adapter.safetensors` (the champion's). Out: `out/adapter.safetensors`, `out/losses.json` (by epoch), then
 `out/report.json`: when the report is there, the candidate is whole. Progress goes to standard output, one JSON object a
 line; the reason of a failure to standard error, as the last line, `{"code", "message", "hint"}`, with exit code 1.
+Every few seconds `out/place.safetensors` says where the training has come to. The same folder again goes on from there.
 
 It gives way to everything: lowest priority, the kernel's first choice when memory is short, killed with its parent, and
 by it when its time is over: nothing of use is lost then, as results are renamed into place whole.
@@ -17,7 +18,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -33,12 +34,14 @@ from adaptd.model import files
 from adaptd.model.attention import Adapter, TrainableAttention
 from adaptd.model.encoder import pick_device
 from adaptd.process import NICE, be_a_quiet_child
-from adaptd.strategies.task import Task
+from adaptd.strategies.task import Place, Task
 
 MOST_ROWS = 50_000  # new ones, and as many old ones: what bounds memory
 KEYS = 2000  # remembered rows that a step attends to
 DROPOUT = 0.1  # of the query's features
+BEGINNING = Place()
 MEASURED = 1000  # rows that a loss in the report is the mean of
+PLACE = "place.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +71,12 @@ class Rows:
 
 def main(folder: Path) -> int:
     """Run the job of a folder; return the exit code."""
-    try:
+    def trained() -> None:
         job = read_job(folder)
-        _give_way(job)
+        give_way(job)
         run(folder, job)
-    except AdaptdError as error:
-        return _fail(error.body())
-    except Exception as error:  # a strategy may be a stranger's: the daemon wants one line, not silence
-        return _fail(TrainingFailed(f"{type(error).__name__}: {error}").body())
-    return 0
+
+    return exit_code(trained)
 
 
 def read_job(folder: Path) -> Job:
@@ -95,7 +95,9 @@ def run(folder: Path, job: Job) -> None:
     champion = files.parse_adapter((folder / "in" / "adapter.safetensors").read_bytes(), "in/adapter.safetensors",
                                    rows.vectors.shape[1])
     started, used = time.monotonic(), time.process_time()
-    network, numbers, losses = train(strategy, rows, champion, job, device, _progress)
+    place = folder / "out" / PLACE
+    network, numbers, losses = train(strategy, rows, champion, job, device, progress, _found(place),
+                                     lambda now: write(place, files.dump(now.tensors, now.facts)))
     report = {
         "strategy": strategy.name, "device": device, "numbers": numbers, "rows": len(rows.targets),
         "new": int(rows.fresh.sum()), "seconds": round(time.monotonic() - started, 3),
@@ -103,13 +105,15 @@ def run(folder: Path, job: Job) -> None:
         "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "versions": {name: version(name) for name in ("adaptd", "torch", "avalanche-lib")},
     }
-    _write(folder / "out" / "adapter.safetensors", files.dump_adapter(network))
-    _write(folder / "out" / "losses.json", json.dumps(losses).encode())
-    _write(folder / "out" / "report.json", json.dumps(report, sort_keys=True).encode())
+    write(folder / "out" / "adapter.safetensors", files.dump_adapter(network))
+    write(folder / "out" / "losses.json", json.dumps(losses).encode())
+    write(folder / "out" / "report.json", json.dumps(report, sort_keys=True).encode())
+    place.unlink(missing_ok=True)
 
 
 def train(strategy: Strategy, rows: Rows, champion: Adapter, job: Job, device: str,
-          progress: Callable[[float, str], None]) -> tuple[Adapter, dict[str, float], list[float]]:
+          progress: Callable[[float, str], None], found: Place = BEGINNING,
+          keep: Callable[[Place], None] = lambda place: None) -> tuple[Adapter, dict[str, float], list[float]]:
     """Adapt the champion to the rows; return the candidate's adapter, numbers about the training, the loss by epoch."""
     generator = torch.Generator().manual_seed(job.seed)
     rank = min(job.rank, rows.vectors.shape[1])
@@ -118,14 +122,23 @@ def train(strategy: Strategy, rows: Rows, champion: Adapter, job: Job, device: s
     new, old = torch.nonzero(rows.fresh).view(-1), torch.nonzero(~rows.fresh).view(-1)
     before = _losses(network, new, old, job.seed)
     generator.manual_seed(job.seed)
-    task = Task(network=network, new=new, old=old, device=device, seed=job.seed, progress=progress)
+    task = Task(network=network, new=new, old=old, device=device, seed=job.seed, progress=progress, found=found, keep=keep)
     numbers = dict(strategy.adapt(task))
     after = _losses(network, new, old, job.seed)
     for name, loss in after.items():
         if loss != loss:
             raise TrainingFailed(f"{strategy.name}: the loss on {name} rows is not finite after training")
         numbers |= {f"loss_{name}_before": before[name], f"loss_{name}_after": loss}
-    return network.adapter(), numbers, task.losses
+    return replace(network.adapter(), upper=champion.upper), numbers, task.losses
+
+
+def _found(file: Path) -> Place:
+    """Return where the training of this folder had come to; one that is damaged begins anew."""
+    try:
+        tensors, facts = files.parse(file.read_bytes(), file.name)
+    except (OSError, CorruptFile):
+        return BEGINNING
+    return Place(tensors=tensors, facts=facts)
 
 
 def _strategy(job: Job) -> Strategy:
@@ -205,7 +218,7 @@ def balanced(rows: Tensor, targets: Tensor, most: int, generator: torch.Generato
 # -- the process ----------------------------------------------------------------------------------------------
 
 
-def _give_way(job: Job) -> None:
+def give_way(job: Job) -> None:
     """Bind this process to its parent, its threads and its seed."""
     be_a_quiet_child(job.parent_pid, job.nice)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic CUDA wants
@@ -214,16 +227,29 @@ def _give_way(job: Job) -> None:
     torch.manual_seed(job.seed)
 
 
-def _progress(done: float, words: str) -> None:
+def progress(done: float, words: str) -> None:
+    """Tell the daemon how far this is."""
     print(json.dumps({"progress": round(done, 4), "words": words}), flush=True)
 
 
-def _fail(body: Mapping[str, Any]) -> int:
+def exit_code(run: Callable[[], None]) -> int:
+    """Run a child's work; return its exit code, and tell the daemon why it failed."""
+    try:
+        run()
+    except AdaptdError as error:
+        return fail(error.body())
+    except Exception as error:  # a strategy, or a generator, may be a stranger's: the daemon wants one line, not silence
+        return fail(TrainingFailed(f"{type(error).__name__}: {error}").body())
+    return 0
+
+
+def fail(body: Mapping[str, Any]) -> int:
+    """Tell the daemon why this failed; return the exit code."""
     print(json.dumps(body), file=sys.stderr, flush=True)
     return 1
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".part")

@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from adaptd import blobs
 from adaptd.chain import EVENT, LABEL, Head, commitment
 from adaptd.errors import BadPayload
+from adaptd.records import BLOB
 from adaptd.status import Statements
 
 Json = dict[str, Any]
@@ -121,6 +123,7 @@ def _chunk(store: Statements, result: Result, heads: Mapping[int, Mapping[str, s
         seen += 1
         _check_link(result, row, heads)
         _check_content(result, row)
+        _check_blobs(store, result, row)
     last = seen < CHUNK
     for (seq,) in store.execute(STRAYS, (after, LAST if last else result.head.seq)):
         result.add(seq, "stray", "it is in the journal and not in the chain: adaptd did not write it")
@@ -155,6 +158,18 @@ def _check_content(result: Result, row: Any) -> None:
         result.add(seq, "missing", f"entry {entry} is in the chain and not in the journal: its row was deleted")
     elif commitment(salt, event, label) != committed:
         result.add(seq, "altered", f"{_what(event, label)} is not what was written")
+
+
+def _check_blobs(store: Statements, result: Result, row: Any) -> None:
+    """Check that the bytes which an event's payload names are there, and are what was hashed."""
+    event = _there(row[EVENT_AT:LABEL_AT])
+    if event is None or BLOB not in event[PAYLOAD]:
+        return
+    for name, digest in blobs.names(_object(event[PAYLOAD])).items():
+        found = store.execute("SELECT data FROM blob WHERE digest = ?", (digest,)).fetchone()
+        if found is None or not blobs.is_sound(digest, found[0]):
+            what = "are not there" if found is None else "are not what was written"
+            result.add(row[0], "altered", f"the bytes of {name!r} of event {event[ID]} {what}")
 
 
 def _text(data: bytes) -> str:

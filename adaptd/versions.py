@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, or_, select
 
-from adaptd import moments, registry, restore, retention
+from adaptd import moments, registry, restore, retention, triggers
 from adaptd import tables as t
 from adaptd.db import Writer
-from adaptd.errors import Conflict, Refused
+from adaptd.errors import Conflict, Refused, StoreFailed
 from adaptd.history import act
 from adaptd.journal import Journal
 from adaptd.learn import Learner
@@ -117,7 +117,8 @@ class Versions:
         with self._reader.connect() as connection:
             if at is not None:
                 moment = moments.find(connection, self.domain, at)
-                return moments.enter(connection, moment, self.folder, self.numbers.take(), actor)
+                generating = {name for name, head in self._learner.state.heads.items() if head.options.generates}
+                return moments.enter(connection, moment, self.folder, self.numbers.take(), actor, generating)
             target = (
                 registry.rollback_target(connection, self.domain) if to is None else registry.version(connection, to, self.domain)
             )
@@ -138,6 +139,29 @@ class Versions:
         """Learn again what the live lineage lacks, but never in the middle of a rollback; return (learned, stayed out)."""
         with self.alone():
             return self._journal.replay(self.domain, scope, reason, actor)
+
+    def admit(self, learn: Callable[[], int], tried_on: tuple[int, int], source: str, actor: str) -> tuple[int, int]:
+        """Learn what waits of a source, between two snapshots; return how many labels, and the second, which is live.
+
+        A rollback takes it back.
+
+        Raises
+        ------
+        Refused
+            Branch and version are no more those that it was `tried_on`: there was a rollback, a promotion, a snapshot.
+        """
+        with self.alone():
+            if self.stands() != tried_on:
+                raise Refused("another version went live meanwhile", hint="try them again")
+            self._learner.call(lambda: self._snapshot(f"before weak labels of {source}", actor)).result()
+            learned = learn()
+            reason = f"{learned} weak labels of {source}"
+            return learned, self._learner.call(lambda: self._snapshot(reason, actor)).result()
+
+    def stands(self) -> tuple[int, int]:
+        """Return the branch that grows now, and the live version."""
+        live = self._live()
+        return live.branch, live.version
 
     def branch(self) -> int:
         """Return the branch that grows now."""
@@ -231,6 +255,11 @@ class Versions:
         state = self._learner.state
         contents = {f"{name}.{part}": data for name, head in state.heads.items() for part, data in head.dump().items()}
         folder = self.folder / str(number)
+        try:
+            written = registry.complete(folder, named, contents) if named else registry.publish(folder, contents)
+        except OSError as error:
+            raise StoreFailed(f"version {number} could not be written: {error}",
+                              hint="look at the disk; nothing has changed") from error
         return Version(
             number=number,
             domain=self.domain,
@@ -240,7 +269,7 @@ class Versions:
             seq=state.seq,
             encoder=self._encoder,
             config=self._config,
-            files=registry.complete(folder, named, contents) if named else registry.publish(folder, contents),
+            files=written,
             metrics=self.metrics(),
             verdict=None,
             actor=actor,
@@ -386,7 +415,8 @@ class Versions:
             connection.execute(t.version.update().where(t.version.c.number == number).values(**values))
             registry.point(connection, self.domain, number, live.branch, "promote", actor, reason, evidence)
 
-        before = {name: self._learner.state.heads[name].shadow() for name in adapters}
+        before = {name: head.shadow() for name, head in self._learner.state.heads.items()
+                  if name in adapters and not head.options.generates}  # texts are not written twice
         new = self._exchange(number, live, adopt, f"before promotion of {number}", actor, enter, candidate.files)
         assert new.parent is not None
         self.on_promoted(number, new.parent, before)
@@ -487,24 +517,51 @@ class Versions:
         self._writer.submit(write).result()
         return number
 
+    def note(self, what: str, actor: str, reason: str, *, before: int | None = None, after: int | None = None,
+             detail: Mapping[str, Any] | None = None) -> None:
+        """Write a line of the history about what is no move of the pointer; `before` is by default the live version."""
+        live = self._learner.state.version if before is None else before
+        self._writer.submit(lambda c: act(c, self._writer.last_seq, self.domain, what, actor, reason, before=live, after=after,
+                                          detail=detail)).result()
+
+    def tried(self, *, consolidations: bool = False) -> list[triggers.Tried]:
+        """Return what the newest adaptations, or consolidations, came to, oldest first."""
+        with self._reader.connect() as connection:
+            return triggers.read(connection, self.domain, consolidations=consolidations)
+
+    def labels_since(self, seq: int) -> int:
+        """Return how many labels were learned after a seq."""
+        with self._reader.connect() as connection:
+            return triggers.labels_since(connection, self.domain, seq)
+
     def trained_up_to(self) -> int:
         """Return the seq up to which rows have been an experience of a candidate; -1 before the first."""
-        return max((one.get("trained", {}).get("seq", -1) for one in self._candidates()), default=-1)
+        return max((one.get("trained", {}).get("seq", -1) for one in self._candidates()
+                    if not triggers.is_consolidation(one)), default=-1)
+
+    def consolidated_up_to(self) -> int:
+        """Return the seq up to which rows have been consolidated, whatever that came to; -1 before the first."""
+        return max((one["trained"]["seq"] for one in self._candidates() if triggers.is_consolidation(one)), default=-1)
 
     def tries(self, head: str) -> list[int]:
-        """Return on how many held-out rows each candidate was judged since the last promotion, oldest first."""
-        promoted = select(func.coalesce(func.max(t.action.c.id), 0)).where(
-            t.action.c.domain == self.domain, t.action.c.what == "promote"
-        )
-        judged = select(t.action.c.after).where(
-            t.action.c.domain == self.domain, t.action.c.what.startswith("verdict-"), t.action.c.id > promoted.scalar_subquery()
-        )
-        trained = [one.get("trained", {}) for one in self._candidates(t.version.c.number.in_(judged))]
-        return [one.get("judged", {}).get(head, 0) for one in trained]
+        """Return on how many held-out rows each candidate was judged since a promotion of the head, oldest first."""
+        query = select(t.action.c.what, t.version.c.metrics).join(t.version, t.version.c.number == t.action.c.after).where(
+            t.action.c.domain == self.domain, t.version.c.kind == "candidate",
+            or_(t.action.c.what == "promote", t.action.c.what.startswith("verdict-")))
+        found: list[int] = []
+        with self._reader.connect() as connection:
+            for what, metrics in connection.execute(query.order_by(t.action.c.id)):
+                trained = json.loads(metrics).get("trained", {})
+                judged = trained.get("judged", {})
+                if what != "promote":
+                    found.append(judged.get(head, 0))
+                elif head in (trained.get("passed") or judged or (head,)):  # by force all, as before heads passed by themselves
+                    found.clear()
+        return found
 
-    def _candidates(self, *where: ColumnElement[bool]) -> list[dict[str, Any]]:
+    def _candidates(self) -> list[dict[str, Any]]:
         """Return the metrics of the domain's candidates, oldest first."""
-        query = select(t.version.c.metrics).where(t.version.c.domain == self.domain, t.version.c.kind == "candidate", *where)
+        query = select(t.version.c.metrics).where(t.version.c.domain == self.domain, t.version.c.kind == "candidate")
         with self._reader.connect() as connection:
             return [json.loads(text) for text in connection.execute(query.order_by(t.version.c.number)).scalars()]
 

@@ -35,14 +35,32 @@ def unlocked(url: str) -> Engine:
 
 
 @contextmanager
-def database() -> Iterator[str]:
-    """Make a database and give its URL; it goes at the end, whoever is still in it."""
+def database(of: str | None = None) -> Iterator[str]:
+    """Make a database, empty or a copy of another that nobody is in, and give its URL; it goes at the end, whoever is in it."""
     if absent():
         missing(f"PostgreSQL at {SERVER}")
     name = f"adaptd_{secrets.token_hex(6)}"
     with psycopg.connect(SERVER, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name} {LIKE}".encode())
+        like = LIKE if of is None else f"TEMPLATE {of.rpartition('/')[2]}"
+        server.execute(f"CREATE DATABASE {name} {like}".encode())
         try:
             yield SERVER.rpartition("/")[0] + f"/{name}"
         finally:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def analyse(url: str) -> None:
+    """Take the statistics that the server takes by itself, sooner or later."""
+    with psycopg.connect(url, autocommit=True) as server:
+        server.execute("ANALYZE")
+
+
+def files(url: str) -> dict[str, bytes]:
+    """Return the files of a database's tables, indexes and statistics as they are on the server's disk, to a superuser."""
+    with psycopg.connect(url, autocommit=True) as server:
+        server.execute("CHECKPOINT")
+        named = server.execute("SELECT pg_relation_filepath(c.oid) FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace"
+                               " AND c.relkind IN ('r', 'i') OR c.relname = 'pg_statistic'"
+                               " OR c.relname LIKE 'pg_toast_%' AND c.relkind = 't'").fetchall()
+        read = "SELECT pg_read_binary_file(%s, 0, 100000000, true)"
+        return {name: (server.execute(read, (name,)).fetchone() or (b"",))[0] or b"" for (name,) in named if name}

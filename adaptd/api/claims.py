@@ -28,10 +28,11 @@ def check_inputs(grant: Grant, inputs: Sequence[Any], *, explain: bool) -> None:
 
 def check_events(grant: Grant, events: Sequence[Any]) -> None:
     """Refuse another's source, and labels of who may not teach."""
-    for at, one in _objects(events):
-        labelled = one.get("label") is not None
+    for labelled in {one.get("label") is not None for one in events if isinstance(one, dict)}:
         grant.check_role(("label",) if labelled else ("ingest",), f"an event with{'' if labelled else 'out'} a label")
-        grant.check_source(one.get("source"), f"[{at}].source")
+    if grant.source is not None:
+        for at, one in _objects(events):
+            grant.check_source(one.get("source"), f"[{at}].source")
 
 
 def check_feedback(grant: Grant, labels: Sequence[Any]) -> None:
@@ -41,4 +42,4 @@ def check_feedback(grant: Grant, labels: Sequence[Any]) -> None:
 
 
 def _objects(elements: Sequence[Any]) -> list[tuple[int, Mapping[str, Any]]]:
-    return [(at, one) for at, one in enumerate(elements) if isinstance(one, Mapping)]  # others are rejected one by one
+    return [(at, one) for at, one in enumerate(elements) if isinstance(one, dict)]  # others are rejected one by one

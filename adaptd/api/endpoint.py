@@ -56,7 +56,7 @@ class Endpoint:
     query: type[Query] | None = NoQuery  # None: not looked at
     batch: bool = False  # `request` is one element of a list, or of lines
     raw: bool = False  # the body as it is
-    before: Callable[[Call], None] | None = None  # looks at what comes without a token, before its body is read
+    before: Callable[[Call], None] | None = None  # looks at what comes before its body is read
     headers: tuple[str, ...] = ()  # that are looked at beside the usual ones
     whole: bool = False  # about no domain, and closed to who has only some
     may_be_empty: bool = False  # no body stands for the defaults

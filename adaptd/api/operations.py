@@ -34,6 +34,10 @@ class Operations(Protocol):
         """Yield what happens: {"event": name, "domain": …, "at": …, …}."""
         ...
 
+    def expect(self, domain: str, actor: str) -> None:
+        """Raise Busy where not even one input of this actor could wait: asked before the body is read."""
+        ...
+
     async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool,
                       min_seq: int | None, actor: str) -> Json:
         """Answer inputs (raw JSON objects); journal them as events. Actors take turns."""
@@ -47,8 +51,13 @@ class Operations(Protocol):
         """Journal labels for earlier events; learned when it returns. Raises NotFound when all are unknown."""
         ...
 
-    async def adapt(self, domain: str, *, wait: bool, actor: str) -> Json:
-        """Start an adaptation; with `wait`, return verdict, version and reasons."""
+    async def adapt(self, domain: str, *, wait: bool, actor: str, consolidate: bool = False, weak: bool = False,
+                    pseudo: bool = False) -> Json:
+        """Start an adaptation, or a consolidation; with `wait`, return verdict, version and reasons."""
+        ...
+
+    async def cancel(self, domain: str, *, reason: str, actor: str) -> Json:
+        """End the adaptation that runs or is paused. Raises Conflict when there is none."""
         ...
 
     async def snapshot(self, domain: str, *, reason: str, actor: str) -> Json:
@@ -143,6 +152,14 @@ class Operations(Protocol):
 
     async def revoke_token(self, name: str, *, reason: str, actor: str) -> Json:
         """End a token; it opens nothing any more when this returns."""
+        ...
+
+    async def rank(self, domain: str, *, user: str, candidates: Sequence[Any], k: int | None, diversity: float) -> Json:
+        """Return {"seq": s, "ranking": [{id, score, why}]}: candidates in the order in which a user may like them."""
+        ...
+
+    async def observed(self, domain: str) -> Json:
+        """Return {"observers": {name: figures}} of a domain."""
         ...
 
     async def feeds(self) -> Json:

@@ -22,6 +22,11 @@ from adaptd.errors import Forbidden, NotFound, NotReady
 from adaptd.health import STALLED
 
 
+def expect_inputs(call: Call) -> None:
+    """Look at a prediction before its body is read: under a flood most are refused, and reading them would cost the others."""
+    call.operations.expect(call.domain, call.actor)
+
+
 async def predict(call: Call) -> Json:
     """Answer inputs; each becomes an event."""
     check_count(len(call.body.inputs), call.limits, "inputs")
@@ -60,7 +65,14 @@ def _none_acceptable(rejected: list[Mapping[str, Any]]) -> Unprocessable:
 
 async def adapt(call: Call) -> Json:
     """Train a candidate and let the gate judge it."""
-    return await call.operations.adapt(call.domain, wait=call.body.wait, actor=call.actor)
+    asked = call.body
+    return await call.operations.adapt(call.domain, wait=asked.wait, consolidate=asked.consolidate, weak=asked.weak,
+                                       pseudo=asked.pseudo, actor=call.actor)
+
+
+async def cancel(call: Call) -> Json:
+    """End the adaptation that runs or is paused; the champion stays."""
+    return await call.operations.cancel(call.domain, reason=call.body.reason, actor=call.actor)
 
 
 async def snapshot(call: Call) -> Json:
@@ -173,6 +185,17 @@ async def status(call: Call) -> Json:
 async def history(call: Call) -> Json:
     """Say who changed what, when and why, newest first."""
     return await call.operations.history(call.query.domain, limit=call.query.limit)
+
+
+async def rank(call: Call) -> Json:
+    """Order candidates for a user."""
+    body = call.body
+    return await call.operations.rank(call.domain, user=body.user, candidates=body.candidates, k=body.k, diversity=body.diversity)
+
+
+async def observed(call: Call) -> Json:
+    """Say what the observers of a domain see."""
+    return await call.operations.observed(call.domain)
 
 
 async def feeds(call: Call) -> Json:
@@ -302,13 +325,16 @@ DOMAIN, STREAM = "/v1/{domain}", "/v1/stream"
 PREDICT, INGEST, LABEL, OPERATE, ADMIN = ("predict",), ("ingest", "label"), ("label",), ("operate",), ("admin",)
 READ = ("label", "operate")  # what shows texts that others have sent
 ENDPOINTS = (
-    Endpoint(method="POST", path=f"{DOMAIN}/predict", handler=predict, roles=PREDICT, request=s.Predict, answer=s.Predictions),
+    Endpoint(method="POST", path=f"{DOMAIN}/predict", handler=predict, roles=PREDICT, request=s.Predict, answer=s.Predictions,
+             before=expect_inputs),
     Endpoint(method="POST", path=f"{DOMAIN}/events", handler=events, roles=INGEST, request=s.Event, batch=True,
              answer=s.Ingested, success=202),
     Endpoint(method="POST", path=f"{DOMAIN}/feedback", handler=feedback, roles=LABEL, request=s.Feedback, batch=True,
              answer=s.Ingested, success=202),
     Endpoint(method="POST", path=f"{DOMAIN}/adapt", handler=adapt, roles=OPERATE, request=s.Adapt, may_be_empty=True,
              answer=s.Adapted),
+    Endpoint(method="POST", path=f"{DOMAIN}/adapt/cancel", handler=cancel, roles=OPERATE, request=s.Cancel, may_be_empty=True,
+             answer=s.Cancelled),
     Endpoint(method="POST", path=f"{DOMAIN}/snapshot", handler=snapshot, roles=OPERATE, request=s.Snapshot, may_be_empty=True,
              answer=s.VersionNumber),
     Endpoint(method="POST", path=f"{DOMAIN}/rollback", handler=rollback, roles=OPERATE, request=s.Rollback, may_be_empty=True,
@@ -334,6 +360,8 @@ ENDPOINTS = (
              answer=s.Explained),
     Endpoint(method="GET", path=f"{DOMAIN}/review", handler=review, roles=READ, query=s.ReviewQuery, answer=s.ToReview),
     Endpoint(method="GET", path=f"{DOMAIN}/review/report", handler=review_report, roles=READ, answer=s.ReviewReport),
+    Endpoint(method="POST", path=f"{DOMAIN}/rank", handler=rank, roles=PREDICT, request=s.Rank, answer=s.Ranking),
+    Endpoint(method="GET", path=f"{DOMAIN}/observed", handler=observed, roles=READ, answer=s.Sightings),
     Endpoint(method="GET", path="/v1/status", handler=status, roles=ANY, whole=True, answer=s.Status),
     Endpoint(method="GET", path="/v1/health", handler=health, roles=ANY, whole=True, answer=s.Health),
     Endpoint(method="GET", path="/v1/health/{part}", handler=ping, roles=ANY, whole=True, answer=s.Part),

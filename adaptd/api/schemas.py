@@ -61,12 +61,25 @@ class Predict(Body):
     min_seq: Annotated[int, Field(ge=0, lt=1 << 63, description="wait until this seq is learned")] | None = None
 
 
+class Rank(Body):
+    """Candidates to order for a user."""
+
+    model_config = ConfigDict(json_schema_extra={
+        "examples": [{"user": "u1", "candidates": [{"item": "i1", "text": "Toy Story"}], "k": 1}]})
+    user: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$", description="anybody; who is new is, too")]
+    candidates: Annotated[list[Any], Field(min_length=1, max_length=1000, description="objects like an event, without label")]
+    k: Annotated[int, Field(ge=1, le=1000, description="so many of them, the best")] | None = None
+    diversity: float = Field(0.0, ge=0.0, le=1.0, description="0: by score alone, to 1: the least alike", strict=False)
+
+
 class Event(Answer):
     """One element of a stream; the fields that are not named here are the payload, which the domain reads."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"id": "42", "text": "card lost", "label": "lost_card"}]})
     id: str | int | None = Field(None, description="the client's id: the same (source, id) counts once")
     text: str | None = None
+    image: Any = Field(None, description='of a vision domain: {"$base64": …}, or {"$path": …} below a configured folder')
+    audio: Any = Field(None, description="of a speech domain, in the same way")
     label: Any = None
     answer: Any = Field(None, description="what the model in production answered")
     time: str | float | None = Field(None, description="ISO 8601 with a zone, or seconds since the epoch")
@@ -93,6 +106,16 @@ class Adapt(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"wait": True}]})
     wait: bool = Field(False, description="answer when the gate has judged")
+    consolidate: bool = Field(False, description="tune a copy of the encoder's upper blocks instead")
+    weak: bool = Field(False, description="try the weak labels that wait instead: those are learned that help the holdout")
+    pseudo: bool = Field(False, description="propose labels for unlabelled events first, then try them like weak ones")
+
+
+class Cancel(Body):
+    """The end of an adaptation."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "the machine is needed"}]})
+    reason: Reason = ""
 
 
 class Snapshot(Body):
@@ -399,6 +422,12 @@ class Adapted(Answer):
     reasons: list[str] = []
 
 
+class Cancelled(Answer):
+    """An adaptation that was ended."""
+
+    cancelled: str
+
+
 class TokenShown(Answer):
     """What a token allows and what became of it."""
 
@@ -546,6 +575,19 @@ class Feeds(Answer):
     """The feeds by name."""
 
     feeds: dict[str, dict[str, Any]]
+
+
+class Ranking(Answer):
+    """Candidates, the best first, with what their scores are made of, and the seq that was learned."""
+
+    seq: int
+    ranking: list[dict[str, Any]]
+
+
+class Sightings(Answer):
+    """What a domain's observers say, by name."""
+
+    observers: dict[str, dict[str, Any]]
 
 
 class Outputs(Answer):

@@ -19,6 +19,7 @@ from adaptd.errors import BadRequest
 DEPTH = 32
 INT64 = range(-(1 << 63), 1 << 63)
 INT64_DIGITS = 20
+NESTED = frozenset((list, dict))
 # Possessive quantifiers: a hostile string is read once, never backtracked into.
 TOKEN = re.compile(r'(?P<string>"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))|(?P<number>-?(?:NaN|Infinity|\d[\d.eE+-]*+))'
                    r"|(?P<open>[\[{])|(?P<close>[\]}])", re.DOTALL)
@@ -93,13 +94,12 @@ def _int(digits: str) -> int:
 
 def _deep(value: Any) -> bool:
     """Say whether a value is nested deeper than is allowed, level by level: no recursion."""
-    level = [value]
+    level = [value] if type(value) in NESTED else []
     for _ in range(DEPTH):
-        level = [inner for one in level if isinstance(one, list | dict)
-                 for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [inner for one in level for inner in (one.values() if type(one) is dict else one) if type(inner) in NESTED]
         if not level:
             return False
-    return any(isinstance(one, list | dict) for one in level)
+    return True
 
 
 def _encodes(value: Any) -> bool:

@@ -1,10 +1,11 @@
 """The benchmark: `adaptd bench`. Every figure of adaptd is taken from a real daemon, over HTTP; strategies,
-abstention, review and the gate in-process.
+abstention, replies, review, weak labels and the gate in-process.
 
 Read in this order: `streams.py` (the protocols, pure) → `sets.py` (the data) → `daemon.py` (a daemon on a temporary
-store) → `peers.py` (what a team would use instead, on the same vectors) → one module for each part
-(`class_incremental.py`, `strategies.py`, `new_classes.py`, `prequential.py`, `abstain.py`, `review.py`, `gate.py`, `speed.py`,
-`ingest.py`, `soak.py`) →
+store) → `peers.py`, `rivals.py`, `apart.py` (what a team would use instead, on the same vectors, each in a process of its
+own) → one module for each part
+(`class_incremental.py`, `strategies.py`, `new_classes.py`, `prequential.py`, `noise.py`, `memory.py`, `abstain.py`, `replies.py`,
+`review.py`, `weak.py`, `gate.py`, `speed.py`, `latency.py`, `ingest.py`, `feeds.py`, `overload.py`, `soak.py`) →
 `report.py` (JSON, tables, pictures, page; `gate_page.py`: the gate's own).
 """
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from adaptd.bench.apart import Apart
 from adaptd.bench.daemon import Daemon
-from adaptd.bench.peers import STILL, Timed
 from adaptd.bench.plan import QUICK_EXPERIENCES, QUICK_ROWS, QUICK_TESTS, Run, Tools, estimate_s
 from adaptd.bench.sets import Rows
 from adaptd.bench.streams import BATCH, Accuracies, ClassIncremental, Ints, blocks, class_incremental
@@ -73,7 +73,7 @@ def _daemon(run: Run, tools: Tools, train: Rows, test: Rows,
             stream: ClassIncremental) -> tuple[Accuracies, dict[str, Any]]:
     accuracies = empty(stream)
     steps = sum(map(len, stream.experiences)) + _asked(run, stream)
-    with Daemon(adapt=run.adapt) as daemon, tools.task(f"{run.name}: adaptd", steps) as advance:
+    with Daemon(adapt=run.adapt, setting=run.load().setting) as daemon, tools.task(f"{run.name}: adaptd", steps) as advance:
         for e, rows in enumerate(stream.experiences):
             for batch in blocks(rows, BATCH):
                 daemon.learn([train.texts[i] for i in batch], [train.labels[i] for i in batch])
@@ -84,30 +84,40 @@ def _daemon(run: Run, tools: Tools, train: Rows, test: Rows,
                 asked = stream.tests(j)
                 accuracies.record(e, j, daemon.right([test.texts[i] for i in asked], [test.labels[i] for i in asked]))
                 advance(len(asked))
-        facts = {"verdicts": daemon.verdicts(), "settings": dict(daemon.settings)}
+        facts: dict[str, Any] = {}
+        if run.consolidate:
+            facts["unconsolidated"] = accuracies.figures()
+            daemon.consolidate()
+            last = len(stream.experiences) - 1
+            for j in tested(run, stream)[last]:
+                asked = stream.tests(j)
+                accuracies.record(last, j, daemon.right([test.texts[i] for i in asked], [test.labels[i] for i in asked]))
+        facts |= {"verdicts": daemon.verdicts(), "settings": dict(daemon.settings)}
     return accuracies, {**facts, "cpu_s": daemon.cpu_s, "peak_mb": daemon.peak_mb}
 
 
 def _peers(run: Run, tools: Tools, train: Rows, test: Rows,
            stream: ClassIncremental) -> tuple[dict[str, Accuracies], dict[str, float]]:
-    names = run.peers or DEFAULT_PEERS
+    setting = run.load().setting
+    names = run.peers or setting.peers or DEFAULT_PEERS
+    encoded = tools.encoded.of(setting)
     used: Ints = np.concatenate(stream.experiences)
     with tools.task(f"{run.name}: encoding for the peers", len(train) + len(test)) as advance:
-        inputs, tests = tools.encoded.inputs(train.texts, advance), tools.encoded.inputs(test.texts, advance)
+        inputs, tests = encoded.inputs(train.texts, advance), encoded.inputs(test.texts, advance)
     accuracies, cpu_s = {}, {}
     with tools.task(f"{run.name}: peers", len(names) * len(used)) as advance:
         for name in names:
-            peer, accuracies[name] = Timed(STILL[name]()), empty(stream)
-            for e, rows in enumerate(stream.experiences):
-                for batch in blocks(rows, BATCH):
-                    peer.learn(inputs.take(batch), stream.train[batch])
-                if e in tested(run, stream):
+            accuracies[name] = empty(stream)
+            with Apart(name) as peer:
+                for e, rows in enumerate(stream.experiences):
+                    for batch in blocks(rows, BATCH):
+                        peer.learn(inputs.take(batch), stream.train[batch])
                     peer.refit()
-                for j in tested(run, stream).get(e, ()):
-                    asked = stream.tests(j)
-                    accuracies[name].record(e, j, peer.predict(tests.take(asked)) == stream.test[asked])
-                advance(len(rows))
-            cpu_s[name] = peer.cpu_s
+                    for j in tested(run, stream).get(e, ()):
+                        asked = stream.tests(j)
+                        accuracies[name].record(e, j, peer.predict(tests.take(asked)) == stream.test[asked])
+                    advance(len(rows))
+                cpu_s[name] = peer.cpu_s
     return accuracies, cpu_s
 
 

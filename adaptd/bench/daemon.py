@@ -15,36 +15,47 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
+from adaptd.bench.sets import Setting
 from adaptd.bench.streams import Bools
 from adaptd.client import Client
 from adaptd.errors import AdaptdError, CannotStart
 from adaptd.newstore import create
 from adaptd.paths import CONFIG
+from adaptd.status import open_store
 
 Json = dict[str, Any]
 INPUTS = 64  # predictions asked for in one request
 START_S, STOP_S, CALL_S, ADAPT_S = 180.0, 90.0, 600.0, 3600.0
-ADAPTATION_OFF = {"ADAPTD_DOMAINS__TEXT__ADAPT__ENABLED": "false"}
+TEXTS = Setting()
 
 
-def answered(client: Client, texts: Sequence[str]) -> Json:
-    """Ask for answers, all in one request, of texts without ids."""
-    return client.call("POST", "/v1/text/predict", {"inputs": [{"text": text} for text in texts]})
+def payload(one: Any) -> Json:
+    """Return what a set's row is sent as: a text, or a payload."""
+    return {"text": one} if isinstance(one, str) else one
+
+
+def answered(client: Client, texts: Sequence[Any], domain: str = "text") -> Json:
+    """Ask for answers, all in one request, of texts or payloads without ids."""
+    return client.call("POST", f"/v1/{domain}/predict", {"inputs": [payload(text) for text in texts]})
 
 
 class Daemon:
     """`adaptd init` and `adaptd run` in a temporary folder, from `with` to its end."""
 
-    def __init__(self, *, adapt: bool, url: str | None = None) -> None:
+    def __init__(self, *, adapt: bool, url: str | None = None, config: str = "", setting: Setting = TEXTS) -> None:
         self.adapt = adapt
-        self._url = url
-        self.settings: Mapping[str, str] = {} if adapt else ADAPTATION_OFF
+        self._config = config + (f'\n[store]\nurl = "{url}"\n' if url is not None else "")
+        self._setting = setting
+        self._at = f"/v1/{setting.domain}"
+        off = f"ADAPTD_DOMAINS__{setting.domain.upper()}__ADAPT__ENABLED"
+        self.settings: Mapping[str, str] = {**setting.variables, **({} if adapt else {off: "false"})}
         self._ids = itertools.count()
         self.cpu_s = 0.0  # of the daemon and its trainers; known when it has ended
         self.peak_mb = 0.0
@@ -53,12 +64,13 @@ class Daemon:
         self._scratch = Path(tempfile.mkdtemp(prefix="adaptd-bench-"))
         self.store = self._scratch / "store"
         create(self.store)
-        if self._url is not None:
-            with (self.store / CONFIG).open("a", encoding="utf-8") as file:
-                file.write(f'\n[store]\nurl = "{self._url}"\n')
+        if self._setting.config:
+            (self.store / CONFIG).write_text(self._setting.config, encoding="utf-8")
+        with (self.store / CONFIG).open("a", encoding="utf-8") as file:
+            file.write(self._config)
         self._before = resource.getrusage(resource.RUSAGE_CHILDREN)
         try:
-            self._start()
+            self.start()
         except BaseException:
             self._end()
             raise
@@ -68,7 +80,8 @@ class Daemon:
         self.main.close()
         self._end()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start it; return when it is ready."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTD_")}
         with open(self._scratch / "log", "wb") as log:
             self._process = subprocess.Popen(
@@ -107,10 +120,19 @@ class Daemon:
 
     def killed_and_started(self) -> None:
         """Kill it with SIGKILL and start it again; return when it is ready."""
+        self.crash()
+        self.start()
+
+    def crash(self) -> None:
+        """Kill it with SIGKILL."""
         self.main.close()
         self._process.kill()
         self._process.wait()
-        self._start()
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Read the store's file, whether the daemon runs or not."""
+        with closing(open_store(self.store / "adaptd.db")) as opened:
+            return [tuple(row) for row in opened.execute(query, values)]
 
     def connect(self) -> Client:
         """Return a client for one thread, whose connection is kept until it is closed."""
@@ -118,46 +140,52 @@ class Daemon:
 
     # -- the protocol's verbs ----------------------------------------------------------------------------------
 
-    def learn(self, texts: Sequence[str], labels: Sequence[str]) -> list[str]:
-        """Send labelled events; return when they are learned, with their ids."""
-        items = [{"id": f"bench-{next(self._ids)}", "text": text, "label": label}
-                 for text, label in zip(texts, labels, strict=True)]
-        answer = self.main.call("POST", "/v1/text/events", items)
-        assert not answer["rejected"] and not answer["held"], answer
+    def learn(self, texts: Sequence[Any], labels: Sequence[str], sources: Sequence[str] = ()) -> list[str]:
+        """Send labelled events; return when they are learned, or held as one's `sources` are, with their ids."""
+        items: list[Json] = [{"id": f"bench-{next(self._ids)}", **payload(text), "label": label}
+                             for text, label in zip(texts, labels, strict=True)]
+        if sources:
+            items = [{**item, "source": source} for item, source in zip(items, sources, strict=True)]
+        answer = self.main.call("POST", f"{self._at}/events", items)
+        assert not answer["rejected"] and (sources or not answer["held"]), answer
         return list(answer["events"])
 
-    def predict(self, texts: Sequence[str]) -> list[tuple[str, str | None]]:
+    def predict(self, texts: Sequence[Any]) -> list[tuple[str, str | None]]:
         """Return (event, label) of each text."""
         found: list[tuple[str, str | None]] = []
         for start in range(0, len(texts), INPUTS):
-            found += [(p["event"], p["label"]) for p in answered(self.main, texts[start:start + INPUTS])["predictions"]]
+            found += [(p["event"], p["label"]) for p in self._asked(texts[start:start + INPUTS])]
         return found
 
-    def right(self, texts: Sequence[str], labels: Sequence[str]) -> Bools:
+    def _asked(self, texts: Sequence[Any]) -> list[Json]:
+        found: list[Json] = answered(self.main, texts, self._setting.domain)["predictions"]
+        return found
+
+    def right(self, texts: Sequence[Any], labels: Sequence[str]) -> Bools:
         """Ask, and say which answers are right."""
         return np.array([a == true for (_, a), true in zip(self.predict(texts), labels, strict=True)], dtype=bool)
 
     def feedback(self, events: Sequence[str], labels: Sequence[str]) -> None:
         """Give labels to answered events; return when they are learned."""
-        answer = self.main.call("POST", "/v1/text/feedback",
+        answer = self.main.call("POST", f"{self._at}/feedback",
                                 [{"event": event, "label": label} for event, label in zip(events, labels, strict=True)])
         assert not answer["rejected"] and not answer["held"], answer
 
     def snapshot(self, reason: str) -> int:
         """Name the live state, with the ridge solved; return its number."""
-        return int(self.main.call("POST", "/v1/text/snapshot", {"reason": reason})["version"])
+        return int(self.main.call("POST", f"{self._at}/snapshot", {"reason": reason})["version"])
 
     def rollback(self, to: int) -> int:
         """Go to a version; return the number under which what was live is saved."""
-        return int(self.main.call("POST", "/v1/text/rollback", {"to": to, "reason": "bench"})["saved"])
+        return int(self.main.call("POST", f"{self._at}/rollback", {"to": to, "reason": "bench"})["saved"])
 
     def resume(self) -> None:
         """Learn again after a rollback."""
-        self.main.call("POST", "/v1/text/resume", {"what": "learning"})
+        self.main.call("POST", f"{self._at}/resume", {"what": "learning"})
 
     def state(self) -> Json:
         """Return the domain's part of the status."""
-        domain: Json = self.main.call("GET", "/v1/status")["domains"]["text"]
+        domain: Json = self.main.call("GET", "/v1/status")["domains"][self._setting.domain]
         return domain
 
     def pause_for_adaptation(self) -> None:
@@ -174,6 +202,10 @@ class Daemon:
                 raise AdaptdError("an adaptation does not end", hint="look at the daemon's status")
             time.sleep(0.2)  # bounded by ADAPT_S
 
+    def consolidate(self) -> None:
+        """Have upper blocks of the encoder tuned and judged."""
+        self.main.call("POST", f"{self._at}/adapt", {"wait": True, "consolidate": True}, timeout_s=ADAPT_S)
+
     def settle(self) -> None:
         """Wait until the ridge, which may trail by a second, holds all that was learned and no adaptation runs."""
         time.sleep(0.2)  # the trigger follows the acknowledgement
@@ -182,6 +214,6 @@ class Daemon:
 
     def verdicts(self) -> list[Json]:
         """Return what the gate said of each candidate, oldest first."""
-        versions = self.main.call("GET", "/v1/text/versions")["versions"]
+        versions = self.main.call("GET", f"{self._at}/versions")["versions"]
         return [{"version": v["version"], "decision": (v["verdict"] or {}).get("decision"),
                  "reasons": (v["verdict"] or {}).get("reasons")} for v in versions if v["kind"] == "candidate"]

@@ -19,10 +19,11 @@ from torch.nn.functional import normalize
 from adaptd.bench.streams import BATCH
 from adaptd.config import Learn, Quarantine
 from adaptd.config import Memory as MemorySettings
+from adaptd.heads import Head as Kind
 from adaptd.learn import Learner, State
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.memory import NewRows
-from adaptd.model.network import Head, HeadOptions
+from adaptd.model.network import ONE_LABEL, Head, HeadOptions
 from adaptd.predict import Inference
 from adaptd.records import Learned, Row
 
@@ -79,11 +80,11 @@ def _head(dim: int, vectors: Tensor, targets: Sequence[str]) -> Head:
     return head
 
 
-def new_head(dim: int) -> Head:
+def new_head(dim: int, kind: Kind = ONE_LABEL) -> Head:
     """Return an empty head as `adaptd init` configures it."""
     settings = Learn()
     options = HeadOptions(dim=dim, features=settings.features, neighbours=MemorySettings().neighbours,
-                          seed=settings.seed)
+                          seed=settings.seed, kind=kind)
     return Head(options, RandomFeatures(dim, settings.features, settings.seed))
 
 

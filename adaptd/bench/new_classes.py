@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from adaptd.bench import class_incremental
+from adaptd.bench.apart import Apart
 from adaptd.bench.daemon import Daemon
-from adaptd.bench.peers import STILL, Inputs, Timed
+from adaptd.bench.peers import Inputs
 from adaptd.bench.plan import Run, Tools, estimate_s
 from adaptd.bench.sets import Rows
 from adaptd.bench.streams import BATCH, FEW, Bools, ClassIncremental, Ints, blocks, few_shots, percent
@@ -70,21 +71,21 @@ def _peers(run: Run, tools: Tools, train: Rows, test: Rows, stream: ClassIncreme
     truth, rows = stream.test[asked], []
     with tools.task(f"{run.name}: peers", len(names) * (1 + len(FEW))) as advance:
         for name in names:
-            before = _learned(name, inputs, stream, base).predict(tests) == truth
+            before = _answers(name, inputs, stream, base, tests) == truth
             advance(1)
             for n, few in few_shots(stream, run.seed).items():
-                after = _learned(name, inputs, stream, np.concatenate([base, few])).predict(tests) == truth
+                after = _answers(name, inputs, stream, np.concatenate([base, few]), tests) == truth
                 rows.append(_row(name, n, stream, asked, before, after))
                 advance(1)
     return rows
 
 
-def _learned(name: str, inputs: Inputs, stream: ClassIncremental, rows: Ints) -> Timed:
-    peer = Timed(STILL[name]())
-    for batch in blocks(rows, 512):
-        peer.learn(inputs.take(batch), stream.train[batch])
-    peer.refit()
-    return peer
+def _answers(name: str, inputs: Inputs, stream: ClassIncremental, rows: Ints, tests: Inputs) -> Ints:
+    with Apart(name) as peer:
+        for batch in blocks(rows, 512):
+            peer.learn(inputs.take(batch), stream.train[batch])
+        peer.refit()
+        return peer.predict(tests)
 
 
 def _row(method: str, n: int, stream: ClassIncremental, asked: Ints, before: Bools, after: Bools) -> dict[str, Any]:

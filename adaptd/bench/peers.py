@@ -7,8 +7,7 @@ refitted on the whole history every so often.
 from __future__ import annotations
 
 import importlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,11 +16,10 @@ import numpy.typing as npt
 
 from adaptd.bench.streams import Ints
 from adaptd.errors import MissingExtra
+from adaptd.numeric import Numeric
 
 Floats = npt.NDArray[np.float32]
 UNKNOWN = -1  # the answer of a peer that has learned nothing
-REFIT_EVERY = 500  # events between two runs of cron; a twentieth of a stream that is short
-HALF_LIFE = 2000  # events after which a remembered neighbour counts half
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Inputs:
     """What peers read: the last layer's vectors, of unit length, and the texts."""
 
     vectors: Floats
-    texts: Sequence[str]
+    texts: Sequence[Any]  # or payloads
 
     def take(self, rows: Ints) -> Inputs:
         """Return some rows."""
@@ -93,6 +91,15 @@ class Cron:
             return np.full(len(inputs.texts), UNKNOWN, dtype=np.int64)
         answers: Ints = self._model.predict(inputs.vectors)
         return answers
+
+
+class Frozen(Cron):
+    """The same, fitted once and never again."""
+
+    def refit(self) -> None:
+        """Fit, if that was not done."""
+        if self._model is None:
+            super().refit()
 
 
 class NearestMean(Instant):
@@ -223,44 +230,21 @@ class NaiveBayes(Instant):
         return np.array([UNKNOWN if answer is None else answer for answer in answers], dtype=np.int64)
 
 
-Makers = Mapping[str, Callable[[], Peer]]
-STILL: Makers = {  # where data stands still and experiences end: cron's last refit is the joint linear probe
-    "cron": lambda: Cron(every=None, strength=100.0),
-    "nearest-mean": NearestMean,
-    "nearest-neighbours": lambda: Neighbours(10, half_life=None),
-    "streaming-lda": StreamingLda,
-    "naive-bayes": NaiveBayes,
-}
+class Tree(Instant):
+    """River's learner of numbers: an adaptive Hoeffding tree (Bifet & Gavaldà, 2009), or a forest (Gomes et al., 2017)."""
 
-
-def moving(events: int) -> Makers:
-    """Return the peers for a stream of so many events, where time goes on."""
-    return {**STILL, "nearest-neighbours": lambda: Neighbours(50, half_life=HALF_LIFE),
-            "cron": lambda: Cron(every=max(20, min(REFIT_EVERY, events // 20)), strength=10.0)}
-
-
-@dataclass
-class Timed:
-    """A peer and the CPU seconds it took."""
-
-    peer: Peer
-    cpu_s: float = 0.0
+    def __init__(self, module: str, name: str) -> None:
+        try:
+            self._model: Any = getattr(importlib.import_module(f"river.{module}"), name)(seed=0)
+        except ImportError:
+            raise MissingExtra("river is not installed", hint="pip install river, or leave the trees out") from None
 
     def learn(self, inputs: Inputs, classes: Ints) -> None:
-        """Learn, by the clock."""
-        began = time.process_time()
-        self.peer.learn(inputs, classes)
-        self.cpu_s += time.process_time() - began
+        """Learn the numbers, one by one."""
+        for payload, label in zip(inputs.texts, classes.tolist(), strict=True):
+            self._model.learn_one(Numeric().example(payload).features, label)
 
     def predict(self, inputs: Inputs) -> Ints:
-        """Answer, by the clock."""
-        began = time.process_time()
-        answers = self.peer.predict(inputs)
-        self.cpu_s += time.process_time() - began
-        return answers
-
-    def refit(self) -> None:
-        """Refit, by the clock."""
-        began = time.process_time()
-        self.peer.refit()
-        self.cpu_s += time.process_time() - began
+        """Answer with the likeliest class."""
+        answers = (self._model.predict_one(Numeric().example(payload).features) for payload in inputs.texts)
+        return np.array([UNKNOWN if answer is None else answer for answer in answers], dtype=np.int64)

@@ -12,21 +12,26 @@ from adaptd.bench import sets
 from adaptd.bench.streams import Drift
 from adaptd.bench.vectors import Encoded
 
-Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "review", "speed",
-               "ingest", "gate", "soak"]
+Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "heads", "noise", "memory", "abstain", "replies",
+               "review", "weak", "speed", "latency", "ingest", "feeds", "overload", "gate", "soak"]
 PARTS: tuple[Part, ...] = get_args(Part)
 SETS: dict[Part, tuple[str, ...]] = {
     "class-incremental": ("clinc150", "banking77"), "strategies": ("clinc150", "banking77"),
     "new-classes": ("clinc150", "banking77"),
-    "prequential": ("commit_stream", "clinc150"), "memory": ("clinc150", "commit_stream"),
-    "abstain": ("clinc150", "banking77"), "review": ("clinc150", "banking77"), "speed": ("clinc150",),
-    "ingest": ("clinc150",), "gate": ("power", "lost-class", "month"), "soak": ("clinc150",)}
+    "prequential": ("commit_stream", "clinc150"), "heads": ("airline_tweets", "reuters_stream"),
+    "noise": ("clinc150", "banking77"), "memory": ("clinc150", "commit_stream"),
+    "abstain": ("clinc150", "banking77"), "replies": ("banking77", "bank_faq"), "review": ("clinc150", "banking77"),
+    "weak": ("clinc150", "banking77", "snips"), "speed": ("clinc150",),
+    "latency": ("clinc150", "digits8x8", "elec2"), "ingest": ("clinc150",), "feeds": ("clinc150",),
+    "overload": ("clinc150",), "gate": ("power", "lost-class", "month"), "soak": ("clinc150",)}
 ADAPT: dict[Part, tuple[bool, ...]] = {
-    "class-incremental": (False, True), "strategies": (True,), "new-classes": (False,), "prequential": (True,),
-    "memory": (False,), "abstain": (False,), "review": (False,), "speed": (False,), "ingest": (False,), "gate": (False,),
+    "class-incremental": (False, True), "strategies": (True,), "new-classes": (False,), "prequential": (True,), "heads": (False,),
+    "noise": (False,), "memory": (False,), "abstain": (False,), "replies": (False,), "review": (False,), "weak": (False,),
+    "speed": (False,), "latency": (False,), "ingest": (False,), "feeds": (False,), "overload": (False,), "gate": (False,),
     "soak": (True,)}
-UNSEEDED: tuple[Part, ...] = ("speed", "ingest", "gate", "soak")
-ASKED_FOR: tuple[Part, ...] = ("soak",)  # by its name alone, not by "all"
+UNSEEDED: tuple[Part, ...] = ("speed", "latency", "ingest", "feeds", "overload", "gate", "soak")
+RATIOS: tuple[Part, ...] = ("speed", "latency", "ingest", "overload", "soak")  # tables of what was measured beside its measure
+ASKED_FOR: tuple[Part, ...] = ("feeds", "soak")  # by its name alone, not by "all"
 QUICK_EXPERIENCES, QUICK_ROWS, QUICK_TESTS, QUICK_EVENTS = 3, 30, 5, 600
 
 # Seconds on two quiet cores (AMD EPYC, Zen 4), to say beforehand how long a run takes; no figure rests on them.
@@ -50,7 +55,12 @@ class Run:
     memories: int = 15_000  # of the speed part
     postgres: str | None = None  # of the ingest part: a server on which databases may be made
     minutes: int = 60  # of the soak
+    each: int = 0  # rows of a class in each split at most, drawn by the seed; 0 = all
     data: Path | None = None
+    model: str | None = None  # the encoder of images or sounds, or another one of texts: a folder, or a hub name
+    prefix: str = ""  # what it wants before a text
+    consolidate: bool = False  # once, before the last test
+    events: int | None = None  # of a stream by time: the last so many
     file: Path | None = None  # a user's own, instead of a set
 
     @property
@@ -58,12 +68,17 @@ class Run:
         """The result's file name."""
         adapt = "adapt" if self.adapt else "no-adapt"
         drift = f"-{self.drift}" if self.drift != "swap" else ""
-        kind = drift + ("-last-only" if self.last_only else "") + ("-quick" if self.quick else "")
-        return f"{self.part}-{self.set}-seed{self.seed}-{adapt}{kind}"
+        kind = drift + ("-consolidated" if self.consolidate else "")
+        kind += ("-last-only" if self.last_only else "") + ("-quick" if self.quick else "")
+        each = f"-each{self.each}" if self.each else ""
+        return f"{self.part}-{self.set}-seed{self.seed}-{adapt}{each}{kind}"
 
     def load(self) -> sets.DataSet:
         """Read the data."""
-        return sets.read_file(self.file) if self.file else sets.load(self.set, sets.data_folder(self.data))
+        if self.file:
+            return sets.read_file(self.file)
+        data = sets.load(self.set, sets.data_folder(self.data), self.model, self.prefix)
+        return data.sampled(self.each, self.seed) if self.each else data
 
 
 @dataclass(frozen=True)

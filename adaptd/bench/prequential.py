@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from adaptd.bench.daemon import Daemon
-from adaptd.bench.peers import Timed
-from adaptd.bench.peers import moving as moving_peers
+from adaptd.bench.apart import Apart
+from adaptd.bench.daemon import TEXTS, Daemon
 from adaptd.bench.plan import QUICK_EVENTS, Run, Tools, estimate_s
-from adaptd.bench.sets import Rows
-from adaptd.bench.streams import Bools, Ints, blocks, class_incremental, label_drift, moving, no_change, over_time
+from adaptd.bench.sets import Rows, Setting
+from adaptd.bench.streams import Bools, Ints, behind, blocks, class_incremental, label_drift, moving, no_change, over_time
 
 TIMED_BLOCK, SWAP_BLOCK, SWAP_EVENTS = 20, 10, 15_000
 DEFAULT_PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda")
@@ -23,11 +23,12 @@ DEFAULT_PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda")
 class Stream:
     """Texts with labels in the order in which they come, and what is counted."""
 
-    texts: Sequence[str]
+    texts: Sequence[Any]
     labels: Sequence[str]
     block: int  # events answered before their labels come
     figures: Callable[[Bools], dict[str, float]]
     mark: int | None = None  # event at which labels change
+    setting: Setting = TEXTS
 
 
 def prepare(run: Run) -> Stream:
@@ -35,9 +36,14 @@ def prepare(run: Run) -> Stream:
     data = run.load()
     if data.timed:
         rows = data.in_time()
+        before = max(0, len(rows) - (run.events or len(rows)))
+        rows = Rows(rows.texts[before:], rows.labels[before:])
         if run.quick:
             rows = rows.head(QUICK_EVENTS)
-        return Stream(texts=rows.texts, labels=rows.labels, block=TIMED_BLOCK, figures=over_time)
+        changes = [at - before for at in data.changes if before < at < before + len(rows)]
+        figures = partial(behind, changes=changes) if changes else over_time
+        return Stream(texts=rows.texts, labels=rows.labels, block=data.setting.block or TIMED_BLOCK, figures=figures,
+                      setting=data.setting)
     return _drifting(data.split("train"), run, data.per)
 
 
@@ -70,7 +76,7 @@ def measure(run: Run, tools: Tools) -> dict[str, Any]:
 
 def _daemon(run: Run, tools: Tools, stream: Stream) -> tuple[Bools, dict[str, Any]]:
     right = np.zeros(len(stream.texts), dtype=bool)
-    with Daemon(adapt=run.adapt) as daemon, tools.task(f"{run.name}: adaptd", len(right)) as advance:
+    with Daemon(adapt=run.adapt, setting=stream.setting) as daemon, tools.task(f"{run.name}: adaptd", len(right)) as advance:
         for block in blocks(np.arange(len(right)), stream.block):
             answers, truth = daemon.predict([stream.texts[i] for i in block]), [stream.labels[i] for i in block]
             right[block] = [label == true for (_, label), true in zip(answers, truth, strict=True)]
@@ -82,18 +88,19 @@ def _daemon(run: Run, tools: Tools, stream: Stream) -> tuple[Bools, dict[str, An
 
 
 def _peers(run: Run, tools: Tools, stream: Stream) -> tuple[dict[str, Bools], dict[str, float]]:
-    names = run.peers or (*DEFAULT_PEERS, "naive-bayes")
+    names = run.peers or stream.setting.peers or (*DEFAULT_PEERS, "naive-bayes")
     truth: Ints = np.unique(np.asarray(stream.labels), return_inverse=True)[1].astype(np.int64)
     with tools.task(f"{run.name}: encoding for the peers", len(truth)) as advance:
-        inputs = tools.encoded.inputs(stream.texts, advance)
-    makers, right, cpu_s = moving_peers(len(truth)), {}, {}
+        inputs = tools.encoded.of(stream.setting).inputs(stream.texts, advance)
+    right, cpu_s = {}, {}
     with tools.task(f"{run.name}: peers", len(names) * len(truth)) as advance:
         for name in names:
-            peer, right[name] = Timed(makers[name]()), np.zeros(len(truth), dtype=bool)
-            for block in blocks(np.arange(len(truth)), stream.block):
-                rows = inputs.take(block)
-                right[name][block] = peer.predict(rows) == truth[block]
-                peer.learn(rows, truth[block])
-                advance(len(block))
-            cpu_s[name] = peer.cpu_s
+            right[name] = np.zeros(len(truth), dtype=bool)
+            with Apart(name, len(truth)) as peer:
+                for block in blocks(np.arange(len(truth)), stream.block):
+                    rows = inputs.take(block)
+                    right[name][block] = peer.predict(rows) == truth[block]
+                    peer.learn(rows, truth[block])
+                    advance(len(block))
+                cpu_s[name] = peer.cpu_s
     return right, cpu_s

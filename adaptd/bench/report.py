@@ -1,6 +1,7 @@
 """Results as JSON, tables, pictures, and the page of the documentation that is made from them.
 
-`python -m adaptd.bench.report bench-results docs/benchmarks.md` makes the page and its pictures.
+`python -m adaptd.bench.report bench-results docs/benchmarks.md` keeps what `bench-results` holds beside the page, instead of
+what was kept of the same runs, draws its pictures, and makes the page of all that is kept.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptd.bench.page import PARTS as TITLED
 from adaptd.bench.page import page, shown
-from adaptd.bench.plan import PARTS, Run
+from adaptd.bench.plan import PARTS, RATIOS, Run
 
 Json = dict[str, Any]
+DRAWN = ("curves", "matrices", "cells", "samples", "latency", "failed")  # large: they live on in pictures
 PACKAGES = ("adaptd", "torch", "transformers", "faiss-cpu", "numpy", "scikit-learn", "river", "avalanche-lib")
 
 
 def write(out: Path, run: Run, command: str, began: float, measured: Mapping[str, Any]) -> Json:
     """Write one result to its file and return it."""
     result = {"part": run.part, "set": run.set, "seed": run.seed, "adapt": run.adapt, "quick": run.quick,
-              "last_only": run.last_only, "name": run.name,
+              "last_only": run.last_only, "each": run.each, "encoder": Path(run.model or "").name, "name": run.name,
               "command": command, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
               "took_s": round(time.time() - began, 1),
               "machine": machine(), "versions": versions(), **measured}
@@ -78,7 +81,7 @@ def load(folder: Path) -> list[Json]:
 def table(result: Json) -> tuple[list[str], list[list[Any]]]:
     """Return a result's table: columns and rows."""
     rows = result["rows"]
-    if result["part"] in ("speed", "ingest", "soak"):
+    if result["part"] in RATIOS:
         rows = [{**row, "absolute": ", ".join(f"{k} {shown(v)}" for k, v in row["absolute"].items())} for row in rows]
     columns = list(rows[0])
     return columns, [[row.get(column) for column in columns] for row in rows]
@@ -160,16 +163,30 @@ def _saved(figure: Any, file: Path) -> Path:
     return file
 
 
+def keep(results: Iterable[Json], folder: Path) -> None:
+    """Write what a page says of results beside its pictures: they can be made again only by another run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        facts = {key: value for key, value in result.items() if key not in DRAWN}
+        (folder / f"{result['name']}.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def made(folder: Path) -> str:
+    """Return the page of what is kept in a folder."""
+    drawn = sorted(folder.glob("*.png"), key=lambda file: file.stem)
+    return page(load(folder), table, [f"{folder.name}/{file.name}" for file in drawn])
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Make the page from a folder of results."""
+    """Keep a folder of results, and make the page."""
     if len(arguments) != 2:
         sys.stderr.write("usage: python -m adaptd.bench.report RESULTS PAGE.md\n")
         return 2
     source, target = Path(arguments[0]), Path(arguments[1])
-    results = [result for result in load(source) if not result["quick"]]
-    drawn = pictures(results, target.with_suffix(""))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(results, table, [f"{file.parent.name}/{file.name}" for file in drawn]), encoding="utf-8")
+    results = [result for result in load(source) if not result["quick"] and result["part"] in TITLED]
+    pictures(results, target.with_suffix(""))
+    keep(results, target.with_suffix(""))
+    target.write_text(made(target.with_suffix("")), encoding="utf-8")
     sys.stdout.write(f"{target}\n")
     return 0
 

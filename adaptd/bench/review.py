@@ -46,7 +46,7 @@ def expected_s(run: Run) -> float:
 
 def measure(run: Run, tools: Tools) -> dict[str, Any]:
     """Ask for labels in both ways, then give all of them."""
-    given = _given(run, tools)
+    given = read(run, tools)
     budget = int(SHARE * len(given.labels))
     random = np.random.RandomState(run.seed + 1)
     ways: dict[str, tuple[Choose, int, int]] = {
@@ -64,7 +64,8 @@ def measure(run: Run, tools: Tools) -> dict[str, Any]:
     return {"rows": rows, "curves": curves, "axis": "labels"}
 
 
-def _given(run: Run, tools: Tools) -> Given:
+def read(run: Run, tools: Tools) -> Given:
+    """Read a set, its training split in the order of the seed."""
     data = run.load()
     train, test = data.split("train"), data.split("test")
     with tools.task(f"{run.name}: encoding", len(train) + len(test)) as advance:
@@ -82,8 +83,8 @@ def chooser(vectors: Tensor) -> Choose:
         asked = vectors[torch.from_numpy(pool)]
         wrong = np.ones(len(pool), np.float32)
         if head.labels:
-            said = asking.guess(asked, head.snapshot(), 1)
-            wrong = asking.doubts(said.scores[:, 0], said.fit, head.fold.recent.tensor().numpy()).wrong
+            said = asking.guess(asked, head.snapshot())
+            wrong = asking.doubts(said.confidence, said.fit, head.fold.recent.tensor().numpy()).wrong
         return pool[[one.place for one in asking.choose(asked, wrong, count)]]
 
     return choose
@@ -111,5 +112,5 @@ def learned(given: Given, choose: Choose, budget: int, rounds: int, advance: Cal
 def accuracy(head: Head, given: Given) -> float:
     """Return how many tests are answered rightly, in percent."""
     snapshot = head.snapshot()
-    best = asking.guess(given.tests, snapshot, 1).best[:, 0].tolist()
-    return percent(np.array([snapshot.labels[one] == label for one, label in zip(best, given.answers, strict=True)]))
+    decisions = asking.guess(given.tests, snapshot).decisions
+    return percent(np.array([one.target == label for one, label in zip(decisions, given.answers, strict=True)]))

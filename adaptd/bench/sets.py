@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adaptd import imports
 from adaptd.errors import AdaptdError, NotFound
+from adaptd.records import Example
 
 BESIDE = Path("..") / "shared" / "data"  # seen from the project's root
-PER_EXPERIENCE = {"clinc150": 15, "banking77": 11}  # others: a tenth of the classes
+PER_EXPERIENCE = {"clinc150": 15, "banking77": 11, "zh_thucnews": 2}  # others: a tenth of the classes
 OUT_OF_SCOPE = "oos"  # CLINC150's queries that have no class
 BANKING = ("banking", "credit_cards")  # its domains that other sets here are about
 TIMES = ("time", "ts", "timestamp")
@@ -25,11 +29,24 @@ class BadData(AdaptdError):
     code = "bad_data"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What serves a set, and how what it reads is read without a daemon; by default texts, as `adaptd init` has it."""
+
+    domain: str = "text"
+    config: str = ""  # TOML in place of the file that `adaptd init` writes
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the daemon's environment
+    encoder: Callable[[], Any] | None = None  # None: the one of texts, or of numbers
+    example: Callable[[Any], Example] = lambda text: Example(text=text)
+    peers: tuple[str, ...] = ()  # () = those of the part
+    block: int | None = None  # events of a stream that are answered before their labels come; None: those of the part
+
+
 @dataclass
 class Rows:
-    """Labelled texts in order."""
+    """What is labelled, in order: texts, or payloads."""
 
-    texts: list[str] = field(default_factory=list)
+    texts: list[Any] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -47,6 +64,9 @@ class DataSet:
     name: str
     splits: Mapping[str, Rows]
     timed: bool
+    setting: Setting = Setting()
+    classes: int | None = None  # of an experience
+    changes: tuple[int, ...] = ()  # events of a stream at which it changes
 
     def split(self, name: str) -> Rows:
         """Return a split.
@@ -60,6 +80,10 @@ class DataSet:
             raise NotFound(f"{self.name} has no split {name!r}", hint=f"it has: {', '.join(self.splits)}")
         return self.splits[name]
 
+    def sampled(self, each: int, seed: int) -> DataSet:
+        """Return at most so many rows of each class in each split, in their order."""
+        return replace(self, splits={name: _sampled(rows, each, seed) for name, rows in self.splits.items()})
+
     def in_time(self) -> Rows:
         """Return all rows in the order of time."""
         if not self.timed:
@@ -69,7 +93,16 @@ class DataSet:
     @property
     def per(self) -> int:
         """Return how many classes make an experience."""
-        return PER_EXPERIENCE.get(self.name, max(1, len(set(self.split("train").labels)) // 10))
+        return self.classes or PER_EXPERIENCE.get(self.name, max(1, len(set(self.split("train").labels)) // 10))
+
+
+def _sampled(rows: Rows, each: int, seed: int) -> Rows:
+    left = Counter[str]()
+    chosen = []
+    for place in np.random.RandomState(seed).permutation(len(rows)).tolist():
+        left[rows.labels[place]] += 1
+        chosen += [place] if left[rows.labels[place]] <= each else []
+    return Rows([rows.texts[i] for i in sorted(chosen)], [rows.labels[i] for i in sorted(chosen)])
 
 
 def data_folder(given: Path | None) -> Path:
@@ -89,8 +122,8 @@ def data_folder(given: Path | None) -> Path:
     return found
 
 
-def load(name: str, folder: Path) -> DataSet:
-    """Read FOLDER/NAME/data.jsonl.gz.
+def load(name: str, folder: Path, model: str | None = None, prefix: str = "") -> DataSet:
+    """Read FOLDER/NAME/data.jsonl.gz, or data.npz of images, sounds and numbers; `model`: the encoder, `prefix`: of texts.
 
     Raises
     ------
@@ -98,8 +131,12 @@ def load(name: str, folder: Path) -> DataSet:
         There is no such set.
     """
     file = folder / name / "data.jsonl.gz"
+    if (numbers := file.with_name("data.npz")).is_file():
+        from adaptd.bench import arrays
+
+        return arrays.load(name, numbers, model)
     if not file.is_file():
-        known = sorted(path.parent.name for path in folder.glob("*/data.jsonl.gz"))
+        known = sorted({path.parent.name for path in folder.glob("*/data.*")})
         raise NotFound(f"no set {name!r} in {folder}", field="set", hint=f"there are: {', '.join(known) or 'none'}")
     splits: dict[str, Rows] = {}
     timed = False
@@ -112,7 +149,17 @@ def load(name: str, folder: Path) -> DataSet:
             into = splits.setdefault(row.get("split", "all"), Rows())
             into.texts.append(row["text"])
             into.labels.append(row["label"])
-    return DataSet(name=name, splits=splits, timed=timed)
+    if "train" not in splits and "dev" in splits:
+        splits["train"] = splits.pop("dev")  # what there is to learn from
+    return DataSet(name=name, splits=splits, timed=timed, setting=_read_by(model, prefix) if model else Setting())
+
+
+def _read_by(model: str, prefix: str) -> Setting:
+    """Serve texts with another encoder than the one that `adaptd init` gives."""
+    from adaptd.model.encoder import Transformers
+
+    return Setting(variables={"ADAPTD_ENCODERS__DEFAULT__OPTIONS": json.dumps({"model": model, "prefix": prefix})},
+                   encoder=lambda: Transformers(model=model, prefix=prefix))
 
 
 def outsiders(name: str, folder: Path) -> list[str]:

@@ -34,6 +34,7 @@ BOUNDED = {"ADAPTD_DOMAINS__TEXT__MEMORY__CAPACITY": str(CAPACITY)}
 SAMPLES, BLOCKS, ROUNDS = 240, 20, 6  # of a whole run
 WARM_UP = 0.25  # of the run, in which caches fill: it is drawn and not fitted
 SETTLE_S, FILL_S = 5.0, 20.0
+IDLE, QUIET_S = 0.05, 300.0  # the share of a core that an idle daemon takes at most; how long it may take to become idle
 POOL = 4  # threads that a pool may still start: it does when as many wait at once
 WEIGHTS = {"predict": 50, "predict many": 10, "teach": 18, "correct": 8, "status": 6, "explain": 4, "search": 2, "history": 2}
 
@@ -195,8 +196,17 @@ def _sample(daemon: Daemon, began: float) -> Json:
 def _idle(daemon: Daemon) -> Json:
     """Return a sample of a daemon that nobody asks and that trains nothing."""
     daemon.settle()
-    time.sleep(SETTLE_S)  # bounded: connections that were closed, threads that end; nothing tells when
+    limit, used = time.monotonic() + QUIET_S, -1.0
+    while (now := _cpu_s(daemon.pid)) - used > SETTLE_S * IDLE and time.monotonic() < limit:
+        used = now
+        time.sleep(SETTLE_S)  # sums that trail a rollback, threads that end: nothing else tells when
     return _sample(daemon, time.monotonic())
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the processor time of a process so far, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def slope(samples: Sequence[Json], what: str = "rss_mb") -> tuple[float, float, float]:

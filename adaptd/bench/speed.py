@@ -115,7 +115,7 @@ def _one_at_a_time(daemon: Daemon, encoder: Transformers, test: Rows, calls: int
         bare.append([])
         for start in range(0, calls // 2 + BLOCK, BLOCK):
             texts = [test.texts[i % len(test)] for i in range(start, start + BLOCK)]
-            ours = [_ms(partial(daemon.main.predict, [text])) for text in texts]
+            ours = [milliseconds(partial(daemon.main.predict, [text])) for text in texts]
             base = run_in(partial(_bare, encoder, texts))
             if start:  # the first block warms both up
                 served, bare[-1] = served + ours, bare[-1] + base
@@ -127,7 +127,7 @@ def _one_at_a_time(daemon: Daemon, encoder: Transformers, test: Rows, calls: int
 
 def _bare(encoder: Transformers, texts: Sequence[str]) -> list[float]:
     """Encode texts one at a time; return the milliseconds of each."""
-    return [_ms(partial(encoder.encode, [Example(text=text)])) for text in texts]
+    return [milliseconds(partial(encoder.encode, [Example(text=text)])) for text in texts]
 
 
 def _many_clients(daemon: Daemon, encoder: Transformers, test: Rows, count: int) -> list[dict[str, Any]]:
@@ -173,11 +173,11 @@ def _crowd(daemon: Daemon, texts: Sequence[str], clients: int, inputs: int) -> N
 
 def _while_adapting(daemon: Daemon, test: Rows, calls: int) -> list[dict[str, Any]]:
     """Compare p99 when idle and while a candidate is trained and judged."""
-    idle = [_ms(partial(daemon.main.predict, [test.texts[i % len(test)]])) for i in range(calls)]
+    idle = [milliseconds(partial(daemon.main.predict, [test.texts[i % len(test)]])) for i in range(calls)]
     daemon.main.call("POST", "/v1/text/adapt", {"wait": False})
     busy: list[float] = []
     while not busy or daemon.state()["adapting"] is not None:
-        busy += [_ms(partial(daemon.main.predict, [test.texts[i % len(test)]])) for i in range(BLOCK)]
+        busy += [milliseconds(partial(daemon.main.predict, [test.texts[i % len(test)]])) for i in range(BLOCK)]
     tails = np.percentile(busy, 99), np.percentile(idle, 99)
     verdict = daemon.state()["last_verdict"] or {}
     return [_row("p99 while adapting", tails[0] / tails[1], adapting_ms=tails[0], idle_ms=tails[1], calls=len(busy),
@@ -235,7 +235,7 @@ def _starts(daemon: Daemon, times: int) -> list[dict[str, Any]]:
     for _ in range(times):
         for name, arguments in commands.items():
             command = [sys.executable, *arguments]
-            took[name].append(_ms(partial(subprocess.run, command, check=True, capture_output=True)))
+            took[name].append(milliseconds(partial(subprocess.run, command, check=True, capture_output=True)))
     median = {name: float(np.median(ms)) for name, ms in took.items()}
     return [_row(name, median[name] / median["import click"], ms=median[name], click_ms=median["import click"])
             for name in ("--help", "status")]
@@ -262,7 +262,7 @@ def _encode_ms(encoder: Transformers, texts: Sequence[str]) -> float:
     """Return the cost of encoding one example in batches of 64, the median of three rounds."""
     texts = texts[:512]
     call = partial(_encode, encoder, texts, 64)
-    return min(float(np.median([_ms(partial(run_in, call)) for _ in range(3)])) for run_in in PLACES) / len(texts)
+    return min(float(np.median([milliseconds(partial(run_in, call)) for _ in range(3)])) for run_in in PLACES) / len(texts)
 
 
 def _here(call: Callable[[], Any]) -> Any:
@@ -279,11 +279,12 @@ def _aside(call: Callable[[], Any]) -> Any:
 PLACES: Sequence[Callable[[Callable[[], Any]], Any]] = (_here, _aside)
 
 
-def _ms(call: Callable[[], Any]) -> float:
+def milliseconds(call: Callable[[], Any]) -> float:
+    """Return how long a call takes."""
     began = time.perf_counter()
     call()
     return 1000 * (time.perf_counter() - began)
 
 
 def _per_second(count: int, call: Callable[[], Any]) -> float:
-    return 1000 * count / _ms(call)
+    return 1000 * count / milliseconds(call)

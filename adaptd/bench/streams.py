@@ -19,6 +19,7 @@ Bools = npt.NDArray[np.bool_]
 BATCH = 15  # labelled events that a class-incremental stream gives at once
 FEW = (1, 5, 20)  # examples of a class that is new
 SWAPPED = 10  # classes whose labels change half-way through a label drift
+NEAR = 50  # events behind a change that are counted by themselves
 GRADUAL = 3000  # events over which a gradual one comes
 Drift = Literal["swap", "rename", "merge", "split", "gradual", "recurring", "none"]
 DRIFTS: tuple[Drift, ...] = get_args(Drift)
@@ -150,6 +151,17 @@ def label_drift(stream: ClassIncremental, seed: int, events: int, kind: Drift = 
                       begins=len(rows) // 4 if kind == "recurring" else middle)
 
 
+def noisy(classes: Ints, count: int, seed: int, sources: int, share: float) -> Ints:
+    """Return the classes with a share of those of the last source replaced by another of `count`; sources take turns.
+
+    >>> noisy(np.zeros(10, dtype=np.int64), 3, 0, 5, 1.0).tolist()
+    [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    """
+    random = np.random.RandomState(seed)
+    wrong = (np.arange(len(classes)) % sources == sources - 1) & (random.uniform(size=len(classes)) < share)
+    return np.where(wrong, (classes + random.randint(1, count, len(classes))) % count, classes)
+
+
 def blocks(rows: Ints, size: int) -> Iterator[Ints]:
     """Yield rows in blocks.
 
@@ -169,6 +181,18 @@ def over_time(right: Bools) -> dict[str, float]:
     """Return accuracy in percent: cumulative and by quarter."""
     quarters = np.array_split(right, 4)
     return {"cumulative": percent(right), **{f"quarter {i}": percent(part) for i, part in enumerate(quarters, 1)}}
+
+
+def behind(right: Bools, changes: Sequence[int]) -> dict[str, float]:
+    """Return accuracy in percent: cumulative, over the first 50 events behind each change, and over the others behind the first.
+
+    >>> behind(np.array([False] * 60 + [True] * 50 + [False] * 90), [60])
+    {'cumulative': 25.0, 'behind a change': 100.0, 'later': 0.0}
+    """
+    place = np.arange(len(right))
+    near = np.logical_or.reduce([(place >= at) & (place < at + NEAR) for at in changes])
+    return {"cumulative": percent(right), "behind a change": percent(right[near]),
+            "later": percent(right[~near & (place >= changes[0])])}
 
 
 def moving(right: Bools, window: int) -> list[tuple[int, float]]:

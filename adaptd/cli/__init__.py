@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "show": ("adaptd.cli.describe:version", "Show a version in full."),
     "diff": ("adaptd.cli.describe:diff", "Show what a version has more and less than another."),
     "fork": ("adaptd.cli.fork:fork", "Learn the journal again from a moment on, as configured and otherwise, and compare."),
+    "tune": ("adaptd.cli.tune:tune", "Search settings of adaptation and retrieval on the store's own labels."),
     "rebuild": ("adaptd.cli.rebuild:rebuild", "Make a version again from the journal, and say whether it matches."),
     "snapshot": ("adaptd.cli.versions:snapshot", "Name the live state as a version."),
     "rollback": ("adaptd.cli.versions:rollback", "Go back to an earlier version, or to what was live at a moment."),

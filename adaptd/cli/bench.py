@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from adaptd.bench.plan import Run
     from adaptd.bench.streams import Drift
 
-PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "memory", "abstain", "review", "speed", "ingest",
-         "gate", "soak")
+PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "heads", "noise", "memory", "abstain", "review",
+         "weak", "speed", "latency", "ingest", "feeds", "overload", "gate", "soak")
 DRIFTS = ("swap", "rename", "merge", "split", "gradual", "recurring", "none")
-PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes")
+PEERS = ("cron", "frozen", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes", "er-ace", "adaptive-classifier",
+         "hoeffding-tree", "forest")
 
 
 @click.command()
@@ -37,6 +38,11 @@ PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-b
               help="speed: examples learned before.")
 @click.option("--postgres", metavar="URL", help="ingest: a PostgreSQL server on which databases may be made, to measure it too.")
 @click.option("--minutes", metavar="N", type=click.IntRange(1), default=60, show_default=True, help="soak: how long.")
+@click.option("--each", metavar="N", type=click.IntRange(0), default=0, help="class-incremental: N rows of each class at most.")
+@click.option("--model", metavar="MODEL", help="The encoder of images or sounds, or another of texts: a folder, or a hub name.")
+@click.option("--prefix", metavar="TEXT", default="", help="What it wants before a text ('query: ' for e5).")
+@click.option("--consolidate", is_flag=True, help="class-incremental: tune upper blocks of the encoder before the last test.")
+@click.option("--events", metavar="N", type=click.IntRange(1), help="prequential: the last N events of a stream by time only.")
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="The folder of the data sets.  [default: ../shared/data beside the project]")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", default=Path("bench-results"),
@@ -44,13 +50,14 @@ PEERS = ("cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-b
 @click.option("--quick", is_flag=True, help="A small share of everything: to see that it works, not to quote.")
 @options.json_option
 def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | None, last_only: bool,
-          against: tuple[str, ...], drift: Drift, memories: int, postgres: str | None, minutes: int, data_dir: Path | None,
-          out: Path, quick: bool, as_json: bool) -> None:
+          against: tuple[str, ...], drift: Drift, memories: int, postgres: str | None, minutes: int, each: int, model: str | None,
+          prefix: str, consolidate: bool, events: int | None, data_dir: Path | None, out: Path, quick: bool,
+          as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
-    PART is class-incremental, strategies, new-classes, prequential, memory, abstain, review, speed, ingest, gate, all
-    (these), or soak. FILE is your own .csv, .parquet or .jsonl with text, label and perhaps time, or another that `adaptd
-    ingest` reads: it is answered and learned event by event, in the order of time.
+    PART is class-incremental, strategies, new-classes, prequential, heads, noise, memory, abstain, replies, review, weak, speed,
+    latency, ingest, overload, gate, all (these), feeds or soak. FILE is your own .csv, .parquet or .jsonl with text, label and
+    perhaps time, or another that `adaptd ingest` reads: it is answered and learned event by event, in the order of time.
 
     \b
     Example:
@@ -63,8 +70,10 @@ def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | Non
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no daemon is left behind
     chosen = list(_runs(what, name, seeds, adapt))
+    model = str(Path(model).resolve()) if model and Path(model).is_dir() else model
     filled = [replace(one, quick=quick, last_only=last_only, peers=against, drift=drift, memories=memories, postgres=postgres,
-                      minutes=minutes, data=data_dir) for one in chosen]
+                      minutes=minutes, each=each, data=data_dir, model=model, prefix=prefix, consolidate=consolidate,
+                      events=events) for one in chosen]
     results = run(filled, out, shlex.join(["adaptd", *sys.argv[1:]]), show.say)
     _report(results, out, as_json)
 
@@ -81,7 +90,8 @@ def _runs(what: str, name: str | None, seeds: Sequence[int], adapt: bool | None)
         return
     for part in (part for part in PARTS if part == what or (what == "all" and part not in ASKED_FOR)):
         for one in (name,) if name else SETS[part]:
-            timed = part in ("prequential", "memory") and one == "commit_stream"
+            by_time = part in ("prequential", "memory") and one in ("commit_stream", "elec2", "outdoor", "fsdd")
+            timed = part == "heads" or by_time
             for seed in seeds[:1] if part in UNSEEDED or timed else seeds:
                 for switched in ADAPT[part] if adapt is None else (adapt,):
                     yield Run(part=part, set=one, seed=seed, adapt=switched)

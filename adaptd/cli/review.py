@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import click
 
 from adaptd.cli import options, show
 from adaptd.errors import AdaptdError, Busy, NotRunning
+from adaptd.heads import as_target, named
 
 MINUTES = 10.0
 BATCH = 10  # answers after which is asked anew: what was learned from them changes what is worth asking
@@ -23,6 +25,8 @@ PATIENCE_S = 60.0
 TEXT_CHARACTERS = 2000  # of an event that are shown
 HELP = ("Enter: the guess is right; a number or a name: that label (=NAME for one that is a number, s or q); s: skip; q: quit; "
         "Ctrl-C at any time, nothing is lost")
+SHAPES: Sequence[tuple[Any, str]] = (  # of labels that are no names
+    (dict, 'an object: {"head": "label"}'), (list, 'a list: ["one", "another"]'), ((int, float), "a number"))
 
 
 @click.command()
@@ -140,13 +144,14 @@ class _Session:
     def _ask(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
         """Show an item and return {"label": …}, {} for a skip, None for the end."""
         several = isinstance(item["label"], dict)
+        plain = item["label"] is None or isinstance(item["label"], str)
         choices = [] if several else list(item["scores"].items())
         text = item["text"] if item["text"] is not None else json.dumps(item["payload"], ensure_ascii=False)
         show.say(f"\n{text[:TEXT_CHARACTERS]}{'…' if len(text) > TEXT_CHARACTERS else ''}")
         show.say(f"  ({item['reason']})")
         for number, (label, score) in enumerate(choices, 1):
             show.say(f"  {number}  {label}  {show.percent(score)}")
-        if several:
+        if not plain:
             show.say(f"  guess: {json.dumps(item['label'], ensure_ascii=False)}")
         while True:
             given = self._prompt()
@@ -156,7 +161,7 @@ class _Session:
                 return {}
             if given == "?":
                 show.say(HELP)
-            elif (label := self._read(given, item["label"], [name for name, _ in choices], several)) is not None:
+            elif (label := self._read(given, item["label"], [name for name, _ in choices], plain)) is not None:
                 return {"label": label}
 
     @staticmethod
@@ -169,15 +174,15 @@ class _Session:
                 return None
             raise
 
-    def _read(self, given: str, guess: Any, choices: Sequence[str], several: bool) -> Any:
+    def _read(self, given: str, guess: Any, choices: Sequence[str], plain: bool) -> Any:
         """Return the label that a line stands for; None where it stands for none, which is said."""
         if not given:
-            if guess is None or (several and None in guess.values()):
+            if guess is None or (isinstance(guess, dict) and None in guess.values()):
                 show.say("there is no guess yet: type a label")
                 return None
             return guess
-        if several:
-            return self._object(given)
+        if not plain:
+            return self._json(given, guess)
         if given.isascii() and given.isdecimal() and not given.startswith("="):
             if 1 <= int(given[:9]) <= len(choices):
                 return choices[int(given) - 1]
@@ -187,15 +192,14 @@ class _Session:
         return label if label in self.known or self._is_new(label) else None
 
     @staticmethod
-    def _object(given: str) -> Any:
-        try:
-            label = json.loads(given)
-        except ValueError:
-            label = None
-        if not isinstance(label, dict):
-            show.say('a label of this domain is an object: {"head": "label"}')
-            return None
-        return label
+    def _json(given: str, guess: Any) -> Any:
+        """Read a label that is no name: of several heads, of several labels, or a number."""
+        kind, words = next(found for found in SHAPES if isinstance(guess, found[0]))
+        with suppress(ValueError):
+            if isinstance(label := json.loads(given), kind):
+                return label
+        show.say(f"a label of this domain is {words}")
+        return None
 
     def _is_new(self, label: str) -> bool:
         """Ask whether a label that nobody has taught is meant."""
@@ -219,7 +223,8 @@ class _Session:
         self.answered += 1
         self.corrected += label != item["label"]
         self.held += done["held"]
-        self.known |= set(label.values()) if isinstance(label, dict) else {label}
+        labels = label.values() if isinstance(label, dict) else (label,)
+        self.known |= {name for one in labels for name in named(as_target(one))}
 
     def _tell(self) -> None:
         words = f"{self.answered} label{'' if self.answered == 1 else 's'} by {self.teacher}"

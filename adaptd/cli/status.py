@@ -128,8 +128,29 @@ def _now(domain: Mapping[str, Any]) -> str:
     if trial := domain.get("probation"):
         words += [f"on probation: {trial['compared']} of {trial['labels']} labels, e-value {trial['e_value']:.3g}"]
     words += ["adaptation on hold"] if domain.get("adaptation_held") else []
-    words += [f"last verdict {verdict['decision']}"] if "decision" in verdict else []
+    decision = verdict.get("verdict") or verdict.get("decision")  # of this life, or of the newest candidate
+    words += [f"last verdict {decision}"] if decision else []
+    words += [f"begun for {verdict['started']}"] if "started" in verdict else []
+    words += _next("adapts", domain.get("next_adaptation") or {})
+    words += _next("consolidates", domain.get("next_consolidation") or {})
+    words += _weak(domain.get("weak") or {})
     return "".join(f" · {word}" for word in words)
+
+
+def _next(what: str, adaptation: Mapping[str, Any]) -> list[str]:
+    """Say when the next adaptation, or consolidation, starts by count, and why not sooner."""
+    if not adaptation.get("at_labels"):
+        return []
+    fewer = f", {adaptation['backed_off']} times as many as usual: the last ones gained nothing"
+    return [f"{what} at {adaptation['at_labels']} new labels ({adaptation['labels']} came"
+            f"{fewer if adaptation['backed_off'] > 1 else ''})"]
+
+
+def _weak(weak: Mapping[str, Any]) -> list[str]:
+    """Say whose weak labels wait, and what the last trial of some came to."""
+    last = weak.get("last")
+    words = [f"{count} weak labels of {source} wait" for source, count in (weak.get("waiting") or {}).items()]
+    return words + ([f"the last trial, of {last['source']}: {last['what'].removeprefix('weak-')}"] if last else [])
 
 
 def _withheld(abstention: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from typing import Any
+
 import click
 
 from adaptd.cli import options, show
@@ -46,7 +50,8 @@ def predict(domain: str | None, texts: tuple[str, ...], explain: bool, as_json: 
 def feedback(domain: str | None, source: str | None, event: str, label: str, as_json: bool) -> None:
     """Give a label to an earlier event.
 
-    EVENT is the id from the answer or the receipt. A second label corrects the first.
+    EVENT is the id from the answer or the receipt. A second label corrects the first. A LABEL of several heads, or of
+    several labels, is JSON: '{"topic": "card"}', '["card", "urgent"]'.
 
     \b
     Example:
@@ -54,7 +59,7 @@ def feedback(domain: str | None, source: str | None, event: str, label: str, as_
     """
     named = {"event": event} if source is None else {"source": source, "id": event}
     path = options.route(options.chosen(domain), "feedback")
-    document = options.client().call("POST", path, {**named, "label": label})
+    document = options.client().call("POST", path, {**named, "label": _label(label)})
     if as_json:
         show.data(document)
     elif document["held"]:
@@ -63,11 +68,19 @@ def feedback(domain: str | None, source: str | None, event: str, label: str, as_
         show.line("learned" if document["accepted"] else "known already")
 
 
+def _label(given: str) -> Any:
+    """Read a label; one that is written as an object or a list is that."""
+    if given.startswith(("{", "[")):
+        with suppress(ValueError):
+            return json.loads(given)
+    return given
+
+
 @click.command()
 @options.config_option
 @options.domain_option
 @click.option("--learning", is_flag=True, help="Labels wait (the default).")
-@click.option("--adaptation", is_flag=True, help="No candidate is trained.")
+@click.option("--adaptation", is_flag=True, help="No candidate is trained; one that is being trained is paused.")
 @click.option("--source", metavar="S", default="", help="Only the labels of this source wait.")
 @options.reason_option
 @options.json_option

@@ -175,23 +175,45 @@ def switch(domain: str | None, back: bool, reason: str, as_json: bool) -> None:
 @options.config_option
 @options.domain_option
 @click.option("--wait", is_flag=True, help="Until the gate has judged; exit code 4 when it rejects.")
+@click.option("--consolidate", is_flag=True, help="Tune a copy of the encoder's upper blocks: one more expert.")
+@click.option("--weak", is_flag=True, help="Try the weak labels that wait: those are learned that help the holdout.")
+@click.option("--pseudo", is_flag=True, help="Propose labels for unlabelled events first, then try them.")
+@click.option("--cancel", is_flag=True, help="End the one that runs or is paused; the champion stays.")
+@options.reason_option
 @options.json_option
-def adapt(domain: str | None, wait: bool, as_json: bool) -> int:
+def adapt(domain: str | None, wait: bool, consolidate: bool, weak: bool, pseudo: bool, cancel: bool, reason: str,
+          as_json: bool) -> int:
     """Train a candidate and let the gate judge it.
+
+    One that runs is paused by adaptd hold --adaptation, and goes on with adaptd resume --adaptation.
 
     \b
     Example:
       adaptd adapt --wait
+      adaptd adapt --consolidate --wait
+      adaptd adapt --pseudo --wait
+      adaptd adapt --cancel --reason "the machine is needed"
     """
+    asked = {name: True for name, given in (("consolidate", consolidate), ("weak", weak), ("pseudo", pseudo)) if given}
+    if cancel and (wait or asked):
+        raise click.UsageError("--cancel ends an adaptation, --wait and --consolidate start one")
+    if consolidate and len(asked) > 1:
+        raise click.UsageError("--consolidate is one thing, and a trial of weak labels another")
+    if reason and not cancel:
+        raise click.UsageError("--reason says why one is cancelled: add --cancel")
     path = options.route(options.chosen(domain), "adapt")
+    if cancel:
+        document = options.client().call("POST", f"{path}/cancel", {"reason": reason})
+        _done(document, as_json, str(document["cancelled"]))
+        return 0
     if not wait:
-        document = options.client().call("POST", path, {"wait": False})
+        document = options.client().call("POST", path, {"wait": False, **asked})
         _done(document, as_json, "adaptation started; adaptd status follows it")
         return 0
     from rich.console import Console
 
     with Console(stderr=True).status("adapting: training in a child process, then the gate"):
-        document = options.client().call("POST", path, {"wait": True}, timeout_s=None)
+        document = options.client().call("POST", path, {"wait": True, **asked}, timeout_s=None)
     return _verdict(document, as_json)
 
 

@@ -17,6 +17,7 @@ from adaptd.config import Settings
 from adaptd.errors import BadConfig, Conflict
 from adaptd.export import hf
 from adaptd.export.modeling_adaptd import AdaptdForSequenceClassification
+from adaptd.heads import Classify
 from adaptd.interfaces import Encoder
 from adaptd.model.encoder import Transformers
 from adaptd.paths import Paths
@@ -45,7 +46,7 @@ def export(settings: Settings, paths: Paths, domain: str, number: int, form: str
     NotFound
         There is no such version.
     Conflict
-        It has learned nothing, its encoder is another one, or the folder is not empty.
+        It has learned nothing, its encoder is another one, its upper blocks were tuned, or the folder is not empty.
     MissingExtra
         The form needs a package that is not installed.
     """
@@ -75,6 +76,12 @@ def load(settings: Settings, paths: Paths, domain: str, number: int, head: str |
         raise Conflict(f"version {version.number} has learned nothing", field="version", hint="name a later version")
     name = _head(head, list(state.heads))
     chosen = state.heads[name]
+    if not isinstance(chosen.options.kind, Classify) or chosen.options.generates:
+        raise Conflict(f"the head {name!r} does not answer with one label", field="head",
+                       hint="only heads that classify can be exported")
+    if chosen.adapter.upper is not None:
+        raise Conflict(f"version {version.number} answers with upper blocks that were tuned, which no form of export has",
+                       field="version", hint="name a version from before they were consolidated: adaptd versions")
     if not past.solved or not chosen.is_solved():
         chosen.solve()
     chosen.index()

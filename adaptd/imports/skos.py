@@ -1,7 +1,7 @@
 """A vocabulary in RDF, as SKOS has it: each name, synonym and definition of a concept is an example of its label.
 
 So a label can be answered before its first real example, by what it means. Turtle, N-Triples and RDF/XML; nothing is
-fetched. Relations between concepts are passed over.
+fetched. Relations between concepts are no examples: `adaptd.vocabulary` reads them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from adaptd.errors import BadFile, MissingExtra
 from adaptd.imports import Row
 
 SYNTAX: Mapping[str, str] = {".ttl": "turtle", ".nt": "nt", ".rdf": "xml"}
-TEXTS = ("prefLabel", "altLabel", "hiddenLabel", "definition", "scopeNote", "example")
+NAMES = ("prefLabel", "altLabel", "hiddenLabel")
+TEXTS = (*NAMES, "definition", "scopeNote", "example")
+Relations = tuple[str, list[str], str | None, list[str]]  # label, names, the broader label, related labels
 
 
 def rows(file: Path, kind: str, fields: Mapping[str, str]) -> Iterator[Row]:
@@ -28,6 +30,30 @@ def rows(file: Path, kind: str, fields: Mapping[str, str]) -> Iterator[Row]:
         for name in TEXTS:
             for text in sorted({str(one) for one in graph.objects(concept, skos[name])}):
                 yield Row(f"{concept} {name}", {"text": text, "label": label})
+
+
+def relations(file: Path) -> Iterator[Relations]:
+    """Read what the concepts are called and how they hang together; of several broader ones the first by its label.
+
+    Raises
+    ------
+    BadFile
+        It is no vocabulary, or a concept has no label.
+    """
+    graph, skos, concepts = _read(file)
+    labels = {concept: _label(graph, concept, skos) for concept in concepts}
+    if wrong := next(((str(one), error) for one, (label, error) in labels.items() if label is None), None):
+        raise BadFile(f"{file}: {wrong[0]}: {wrong[1]}")
+
+    def named(*found: Any) -> list[str]:
+        return sorted({str(labels[one][0]) for each in found for one in each if one in labels})
+
+    for concept in concepts:
+        label = str(labels[concept][0])
+        names = sorted({str(one) for name in NAMES for one in graph.objects(concept, skos[name])} - {label})
+        broader = named(graph.objects(concept, skos.broader), graph.subjects(skos.narrower, concept))
+        related = named(graph.objects(concept, skos.related), graph.subjects(skos.related, concept))
+        yield label, names, broader[0] if broader else None, related
 
 
 def _read(file: Path) -> tuple[Any, Any, list[Any]]:

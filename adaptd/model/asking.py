@@ -15,7 +15,7 @@ answer is wrong, and what is typical is asked first (TypiClust; Hacohen et al., 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,9 +25,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from adaptd.model.abstain import OTHER, Doubles
-from adaptd.model.attention import Floats, Ints
+from adaptd.model.attention import Floats
 from adaptd.model.decoder import opine, tempered
 from adaptd.model.network import HeadSnapshot
+from adaptd.model.reading import Decision
 from adaptd.model.threads import one_thread
 
 POOL = 5000  # examples among which is chosen: the newest
@@ -129,9 +130,13 @@ def doubts(confidence: Floats, fit: Floats, recent: Doubles) -> Doubts:
 class Guesses:
     """What a head answers a pool with, before any limit withholds it."""
 
-    best: Ints  # [n, k] classes, the most likely first
-    scores: Floats  # [n, k]
+    decisions: Sequence[Decision]  # [n]
     fit: Floats  # [n]
+
+    @property
+    def confidence(self) -> Floats:
+        """How sure each is [n]."""
+        return np.array([decision.confidence for decision in self.decisions], np.float32)
 
 
 Run = Callable[[Callable[[], Guesses]], Guesses]
@@ -141,15 +146,13 @@ def _at_once(work: Callable[[], Guesses]) -> Guesses:
     return work()
 
 
-def guess(vectors: Tensor, head: HeadSnapshot, top: int, run: Run = _at_once) -> Guesses:
+def guess(vectors: Tensor, head: HeadSnapshot, run: Run = _at_once) -> Guesses:
     """Ask a head that knows a label about vectors [n, dim], a few at a time; `run` says where: an index may be shared."""
-    parts = [run(partial(_guess, chunk, head, top)) for chunk in torch.split(vectors, CHUNK)]
-    best, scores, fit = (np.concatenate([getattr(part, name) for part in parts]) for name in ("best", "scores", "fit"))
-    return Guesses(best=best, scores=scores, fit=fit)
+    parts = [run(partial(_guess, chunk, head)) for chunk in torch.split(vectors, CHUNK)]
+    return Guesses(decisions=[decision for part in parts for decision in part.decisions],
+                   fit=np.concatenate([part.fit for part in parts]))
 
 
-def _guess(vectors: Tensor, head: HeadSnapshot, top: int) -> Guesses:
+def _guess(vectors: Tensor, head: HeadSnapshot) -> Guesses:
     said = opine(vectors, head)
-    chances = tempered(said.pooled, head)
-    best = np.argsort(-chances, axis=1, kind="stable")[:, : min(top, int(head.known.sum()))]
-    return Guesses(best=best, scores=np.take_along_axis(chances, best, 1), fit=said.fit)
+    return Guesses(decisions=head.reading.decisions(tempered(said.pooled, head), int(head.known.sum())), fit=said.fit)

@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from adaptd.model.upper import Upper
+from adaptd.model.weights import Weights
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -27,22 +30,29 @@ SCALE = 40.0  # before adaptation
 # Prior trust in ridge, attention, attention to the newest. Trained attention is as good as the ridge; what is newest is
 # better only where the world moves, which the stream has to show.
 UNTRAINED, TRAINED = (0.75, 0.20, 0.05), (0.45, 0.45, 0.10)
+CONSOLIDATED = 0.35  # of it, prior trust in tuned upper blocks where there are some
 BALANCE, BALANCE_MOST = 100.0, 20.0
 NEWER = 4.0  # newer neighbours that halve a neighbour's weight, for the attention that prefers the newest
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """W_Q = W_K [dim, rank] (None: the identity), the scale, and W_V's logarithm per label name."""
+    """W_Q = W_K [dim, rank] (None: the identity), the scale, W_V's logarithm per label name; tuned upper blocks, if any.
+
+    Of a head whose texts are written it has only what the generator was trained to, if it was.
+    """
 
     projection: Tensor | None = None
     scale: float = SCALE
     log_value: dict[str, float] = field(default_factory=dict)
+    upper: Upper | None = None
+    weights: Weights | None = None
 
     @property
-    def prior(self) -> tuple[float, float, float]:
+    def prior(self) -> tuple[float, ...]:
         """The trust that a class begins with, per expert: attention that was never trained is the weaker one."""
-        return UNTRAINED if self.projection is None else TRAINED
+        prior = UNTRAINED if self.projection is None else TRAINED
+        return prior if self.upper is None else (*((1 - CONSOLIDATED) * one for one in prior), CONSOLIDATED)
 
     @cached_property
     def digest(self) -> str:
@@ -54,7 +64,9 @@ class Adapter:
         if (self.projection is None) != (other.projection is None):
             return False
         equal = self.projection is None or other.projection is None or torch.equal(self.projection, other.projection)
-        return equal and self.scale == other.scale and self.log_value == other.log_value
+        equal = equal and self.scale == other.scale and self.log_value == other.log_value
+        equal = equal and (other.weights is None if self.weights is None else self.weights.same(other.weights))
+        return equal and (other.upper is None if self.upper is None else self.upper.same(other.upper))
 
     def rank(self, dim: int) -> int:
         """Return the dimension of keys."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from adaptd.model.evicted import ROW, Evicted, Fetch
 from adaptd.model.memory import NewRows, rank
+from adaptd.records import event_of, place
 from adaptd.retained import Bound, Floats, Ints, Retained, priority
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Bounded:
     def of_events(self, events: Sequence[int]) -> list[int]:
         """Return the alive rows of events that are here and nowhere else in this process."""
         rows = self.gone.rows
-        found: list[int] = rows["id"][rows["alive"] & np.isin(rows["event"], np.array(events, np.int64))].tolist()
+        found: list[int] = rows["id"][rows["alive"] & np.isin(event_of(rows["event"]), np.array(events, np.int64))].tolist()
         return found
 
     def retire(self, rows: Collection[int]) -> None:
@@ -287,8 +288,9 @@ class Bounded:
 def evicted_rows(found: Sequence[Any], target: Callable[[str], int], contents: Columns) -> Columns:
     """Make the columns of evicted rows that were read from the store."""
     rows = np.zeros(len(found), ROW)
-    for name in ("id", "event", "born", "holdout"):
+    for name in ("id", "born", "holdout"):
         rows[name] = [getattr(r, name) for r in found]
+    rows["event"] = [place(r.event, r.part) for r in found]
     rows["target"] = [target(r.target) for r in found]
     rows["alive"], rows["content"] = True, contents
     return rows

@@ -1,6 +1,7 @@
 """Decoder: ``y = Decoder(theta)``: several experts, pooled by learned trust, calibrated by one temperature.
 
-Experts: ridge over everything, attention over memory, and attention that prefers the newest of its neighbours.
+Experts: ridge over everything, attention over memory, attention that prefers the newest of its neighbours, and, where upper
+blocks of the encoder were tuned, those (`adaptd.model.upper`).
 Their probabilities are pooled log-linearly (Genest and Zidek, 1986), ``log p = 2 sum_e a_e log(p_e + 0.01)``; the
 exponents a_e are learned per expert and class by fixed share (Herbster and Warmuth, 1998). Classes with at most
 20 rows are decided by the nearest mean, as far as that rule has earned it. One temperature, learned online
@@ -16,18 +17,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from adaptd.model.attention import Bools, Floats, Ints, attend, log_softmax, newest_first, softmax, weigh
-from adaptd.records import Voice
+from adaptd.model.reading import Decision
+from adaptd.records import Voice, event_of, part_of
 
 if TYPE_CHECKING:
     from adaptd.model.network import HeadSnapshot
 
-EXPERTS = ("ridge", "attention", "attention-newest")
+EXPERTS = ("ridge", "attention", "attention-newest", "consolidated")  # the last one where upper blocks were tuned
 NEAREST_MEAN = "nearest-mean"  # decides beside them where there are young classes
 RIDGE_SCALE = 10.0  # turns ridge scores (targets 0 and 1) into log-odds
 FLOOR = 0.01  # added to every probability before its logarithm: bounds what one expert can veto
@@ -35,7 +37,6 @@ POOL = 2.0
 YOUNG, VETO = 20, 0.3  # a class with at most so many rows is young; the pool's share in what is said about it
 MEAN_SCALE = 30.0
 BURST = 1.5  # power of a class's rate in gates and evidence
-TOP = 5  # scores that an answer names
 NEAREST = 5  # neighbours whose similarity says how well an example fits
 
 
@@ -46,8 +47,9 @@ class Neighbour:
     slot: int
     row: int
     event: int
-    label: str
-    taught: str  # what its event was called first
+    part: int
+    label: Any
+    taught: Any  # what its event was called first
     weight: float
     similarity: float
     source: str
@@ -57,19 +59,20 @@ class Neighbour:
 class Decoded:
     """One example's answer by one head."""
 
-    label: str | None
+    label: Any  # None: it abstains
     confidence: float
     scores: dict[str, float]
     reason: str | None = None
     neighbours: Sequence[Neighbour] = ()
     voices: Sequence[Voice] = ()
+    withheld: Sequence[Any] = ()  # spans that are not sure enough
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opinions:
     """What every expert says of n examples, and what they say together."""
 
-    experts: Floats  # [E, n, C] probabilities
+    experts: Floats  # [E, n, C] probabilities; E = 4 where upper blocks were tuned, else 3
     gates: Floats  # [E, n] 0 to 1: how far each may speak
     shares: Floats  # [E, n] how far each was heard
     plain: Floats  # [n, C] pooled log-probabilities
@@ -81,14 +84,15 @@ class Opinions:
     fit: Floats  # [n] how well each fits what is known
 
 
-def opine(vectors: Tensor, head: HeadSnapshot) -> Opinions:
-    """Ask every expert about vectors [n, dim]."""
+def opine(vectors: Tensor, head: HeadSnapshot, tuned: Tensor | None = None) -> Opinions:
+    """Ask every expert about vectors [n, dim]; without `tuned` ones [n, width] tuned upper blocks are silent."""
     similarity, slots = head.retrieve(vectors)
     ridge = head.features(vectors) @ head.ridge
-    return pool_opinions(head, ridge.numpy(), head.centres.scores(vectors, head.adapter).numpy(), similarity, slots)
+    return pool_opinions(head, ridge.numpy(), head.centres.scores(vectors, head.adapter).numpy(), similarity, slots, tuned)
 
 
-def pool_opinions(head: HeadSnapshot, ridge: Floats, cosines: Floats, similarity: Floats, slots: Ints) -> Opinions:
+def pool_opinions(head: HeadSnapshot, ridge: Floats, cosines: Floats, similarity: Floats, slots: Ints,
+                  tuned: Tensor | None = None) -> Opinions:
     """Pool what the experts found: ridge scores [n, C'], cosines to class means [n, C], neighbours [n, k] (-1 = none)."""
     classes, missing, slot = len(head.labels), slots < 0, np.maximum(slots, 0)
     neighbour = head.targets[slot]
@@ -97,14 +101,18 @@ def pool_opinions(head: HeadSnapshot, ridge: Floats, cosines: Floats, similarity
     newest = weigh(score, missing, newest_first(np.where(missing, -1, head.order[slot])))
     experts = np.stack([ridge_opinion(ridge, head.known), attend(weight, neighbour, classes), attend(newest, neighbour, classes)])
     open_ = gates(experts, head.rates, ridge.shape[1] > 0)
+    if head.adapter.upper is not None:
+        said, speaks = consolidated_opinion(experts, open_, head, tuned)
+        experts, open_ = np.concatenate([experts, said[None]]), np.concatenate([open_, speaks[None]])
     heard = shares(experts, open_, head.trust)
     plain = pool(experts, heard, head.known)
     ruled = pooled = plain
     if head.young is not None:
         ruled = young_rule(plain, cosines, head.young)
         pooled = np.logaddexp(ruled + np.float32(math.log(head.rule)), plain + np.float32(math.log(1 - head.rule)))
+    fits = nearest(similarity, missing) if head.limits.unseen else fit(ridge, similarity, missing)
     return Opinions(experts=experts, gates=open_, shares=heard, plain=plain, ruled=ruled, pooled=pooled, similarity=similarity,
-                    slots=slots, weight=weight, fit=fit(ridge, similarity, missing))
+                    slots=slots, weight=weight, fit=fits)
 
 
 def fit(ridge: Floats, similarity: Floats, missing: Bools) -> Floats:
@@ -118,6 +126,14 @@ def fit(ridge: Floats, similarity: Floats, missing: Bools) -> Floats:
     return claim
 
 
+def nearest(similarity: Floats, missing: Bools) -> Floats:
+    """Return the same of a head that replies [n]: how similar the nearest is; a reply mostly has one example."""
+    if not similarity.shape[1]:
+        return np.zeros(len(similarity), np.float32)
+    found: Floats = np.where(missing[:, 0], np.float32(0), similarity[:, 0])
+    return found
+
+
 def gates(experts: Floats, rates: Floats, solved: bool) -> Floats:
     """Return how far each expert may speak [E, n]: the ridge once it is solved; the newest by the class's rate.
 
@@ -127,6 +143,24 @@ def gates(experts: Floats, rates: Floats, solved: bool) -> Floats:
     named = (experts[0] * np.float32(solved) + experts[1]).argmax(1)
     newest: Floats = np.minimum(rates[named], np.float32(1.0)) ** np.float32(BURST)
     return np.stack([np.full_like(newest, solved), np.ones_like(newest), newest])
+
+
+def consolidated_opinion(experts: Floats, open_: Floats, head: HeadSnapshot, tuned: Tensor | None) -> tuple[Floats, Floats]:
+    """Return what tuned upper blocks say [n, C], and how far they may speak [n].
+
+    They are silent where there is no tuned vector, and where the others name a class that they were not tuned on: they would
+    call it by one of those that they know.
+    """
+    upper, place = head.adapter.upper, head.consolidated
+    n, classes = experts.shape[1:]
+    mine = np.flatnonzero(place >= 0)
+    if tuned is None or upper is None or not len(mine):
+        return np.full((n, classes), 1 / classes, np.float32), np.zeros(n, np.float32)
+    scores = np.full((n, classes), np.float32(-1e4))
+    scores[:, place[mine]] = upper.scores(tuned).numpy()[:, mine]
+    learned = np.zeros(classes, np.float32)
+    learned[place[mine]] = 1.0
+    return softmax(scores), learned[(experts[:2] * open_[:2, :, None]).sum(0).argmax(1)]
 
 
 def ridge_opinion(scores: Floats, known: Bools) -> Floats:
@@ -189,16 +223,13 @@ def young_rule(pooled: Floats, cosines: Floats, classes: Young) -> Floats:
     return np.log(np.maximum(mean, least))
 
 
-def decode(vectors: Tensor, head: HeadSnapshot, *, evidence: int = 0) -> list[Decoded]:
-    """Answer vectors [n, dim] (float16) by one head's snapshot."""
+def decode(vectors: Tensor, head: HeadSnapshot, tuned: Tensor | None = None, *, evidence: int = 0) -> list[Decoded]:
+    """Answer vectors [n, dim] (float16) by one head's snapshot; `tuned` are those of its tuned upper blocks."""
     if not head.known.any():
         return [Decoded(label=None, confidence=0.0, scores={}, reason="no label has been learned yet")] * len(vectors)
-    said = opine(vectors, head)
-    probabilities = tempered(said.pooled, head)
-    count = min(TOP, int(head.known.sum()))
-    classes = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
-    top = np.take_along_axis(probabilities, classes, 1)
-    return [_decoded(head, said, row, top[row].tolist(), classes[row].tolist(), evidence) for row in range(len(vectors))]
+    said = opine(vectors, head, tuned)
+    decisions = head.reading.decisions(tempered(said.pooled, head), int(head.known.sum()))
+    return [_decoded(head, said, row, decision, evidence) for row, decision in enumerate(decisions)]
 
 
 def tempered(pooled: Floats, head: HeadSnapshot) -> Floats:
@@ -206,33 +237,38 @@ def tempered(pooled: Floats, head: HeadSnapshot) -> Floats:
     return softmax(np.float32(math.exp(head.temperature)) * pooled)
 
 
-def _decoded(head: HeadSnapshot, said: Opinions, row: int, top: list[float], classes: list[int], evidence: int) -> Decoded:
-    scores = {head.labels[c]: p for c, p in zip(classes, top, strict=True)}
-    reason = head.limits.reason(top[0], float(said.fit[row]))
-    return Decoded(label=head.labels[classes[0]] if reason is None else None, confidence=top[0], scores=scores, reason=reason,
-                   neighbours=_neighbours(head, said, row, evidence), voices=_voices(head, said, row) if evidence else ())
+def _decoded(head: HeadSnapshot, said: Opinions, row: int, decision: Decision, evidence: int) -> Decoded:
+    reason = head.limits.reason(decision.confidence, float(said.fit[row]))
+    return Decoded(label=head.kind.label(decision.target) if reason is None else None, confidence=decision.confidence,
+                   scores=decision.scores, reason=reason, neighbours=neighbours(head, said, row, evidence),
+                   voices=_voices(head, said, row) if evidence else ())
 
 
-def _neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> list[Neighbour]:
+def neighbours(head: HeadSnapshot, said: Opinions, row: int, count: int) -> list[Neighbour]:
     """Name the neighbours that weighed most; ties go to the older slot."""
     if not count:
         return []
     found = []
-    for place in np.argsort(-said.weight[row], kind="stable")[:count].tolist():
-        slot = int(said.slots[row, place])
+    for rank in np.argsort(-said.weight[row], kind="stable")[:count].tolist():
+        slot = int(said.slots[row, rank])
         if slot >= 0:
-            found.append(Neighbour(slot=slot, row=int(head.rows[slot]), event=int(head.events[slot]),
-                                   label=head.labels[int(head.targets[slot])],
-                                   taught=head.labels[int(head.origins[slot])], weight=float(said.weight[row, place]),
-                                   similarity=float(said.similarity[row, place]), source=head.sources[slot]))
+            place = int(head.events[slot])
+            found.append(Neighbour(slot=slot, row=int(head.rows[slot]), event=event_of(place), part=part_of(place),
+                                   label=_label(head, int(head.targets[slot])), taught=_label(head, int(head.origins[slot])),
+                                   weight=float(said.weight[row, rank]), similarity=float(said.similarity[row, rank]),
+                                   source=head.sources[slot]))
     return found
+
+
+def _label(head: HeadSnapshot, place: int) -> Any:
+    return head.kind.label(head.labels[place])
 
 
 def _voices(head: HeadSnapshot, said: Opinions, row: int) -> list[Voice]:
     """Say what each expert that was heard says; the nearest mean beside them where it decides about young classes."""
     rule = head.rule if head.young is not None else 0.0
     spoken = [(name, (1 - rule) * float(share), p) for name, share, p in
-              zip(EXPERTS, said.shares[:, row], said.experts[:, row], strict=True)]
+              zip(EXPERTS, said.shares[:, row], said.experts[:, row], strict=False)]
     spoken.append((NEAREST_MEAN, rule, np.exp(said.ruled[row])))
-    return [Voice(expert=name, trust=trust, label=head.labels[int(p.argmax())], probability=float(p.max()))
+    return [Voice(expert=name, trust=trust, label=_label(head, int(p.argmax())), probability=float(p.max()))
             for name, trust, p in spoken if trust > 0]

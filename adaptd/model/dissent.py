@@ -17,7 +17,8 @@ from adaptd.model.decoder import Opinions
 from adaptd.model.fold import TRUST_FROM
 from adaptd.model.network import HeadSnapshot
 from adaptd.quarantine import Dissent
-from adaptd.records import Row
+from adaptd.records import Row, event_of
+from adaptd.weak import is_weak
 
 CLEAR, SPLIT = 0.5, 0.1
 
@@ -26,9 +27,11 @@ def dissent(said: Opinions, place: int, row: Row, target: int, head: HeadSnapsho
             taught: Mapping[str, Mapping[str, int]]) -> Dissent:
     """Hold a label against its neighbours; `taught` counts retrievable rows per label and source."""
     slots = said.slots[place]
-    weight = np.where((slots >= 0) & (head.events[slots] != row.event), said.weight[place], np.float32(0))  # what it corrects
+    others = (slots >= 0) & (event_of(head.events[slots]) != row.event)  # not what it corrects
+    others &= ~np.array([is_weak(head.sources[slot]) for slot in slots.tolist()], dtype=np.bool_)
+    weight = np.where(others, said.weight[place], np.float32(0))
     theirs = np.array([head.sources[slot] != row.source for slot in slots.tolist()], dtype=np.bool_)
-    by = taught.get(row.target, {})
+    by = {source: n for source, n in taught.get(row.target, {}).items() if not is_weak(source)}
     rows = sum(by.values())
     opinions = attend(np.stack([weight * theirs, weight]), head.targets[np.stack([slots, slots])], len(head.labels))
     return Dissent(from_others=_contradicts(opinions[0], target) if rows - by.get(row.source, 0) >= TRUST_FROM else None,

@@ -17,7 +17,7 @@ from adaptd.model.memory import Memory
 ROW = np.dtype([("id", "i8"), ("event", "i8"), ("born", "i8"), ("order", "i8"), ("target", "i4"), ("holdout", "?"),
                 ("alive", "?"), ("summed", "?"), ("content", "V16")])
 BLOCK = 256
-Fetch = Callable[[Sequence[int]], dict[int, Tensor]]  # event seqs -> stored vectors
+Fetch = Callable[[Sequence[int]], dict[int, Tensor]]  # places -> stored vectors
 Places = npt.NDArray[np.int64]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adaptd.model.abstain import Recent
 from adaptd.model.attention import UNTRAINED, Adapter, Floats
-from adaptd.model.decoder import BURST, EXPERTS, FLOOR, Opinions, tempered
+from adaptd.model.decoder import BURST, FLOOR, Opinions, tempered
 from adaptd.tested import Step
 
 if TYPE_CHECKING:
@@ -27,12 +27,27 @@ TRUST_FROM = 20  # outcomes count once the true class has so many rows; before t
 RULE_PRIOR, RULE_SHARE = 0.9, 0.01
 
 
+def resized(trust: Tensor, prior: Tensor) -> Tensor:
+    """Return trust [E, C] of as many experts as a prior [E']: one that comes has its prior's share, one that goes leaves its own.
+
+    >>> resized(torch.tensor([[0.5], [0.5]]), torch.tensor([0.25, 0.25, 0.5])).T.tolist()
+    [[0.25, 0.25, 0.5]]
+    """
+    if len(trust) < len(prior):
+        comes = prior[len(trust):, None]
+        return torch.cat([trust * (1 - comes.sum()), comes.expand(-1, trust.shape[1])])
+    if len(trust) > len(prior):
+        stay = trust[: len(prior)]
+        return stay / stay.sum(0).clamp(min=1e-9)
+    return trust
+
+
 class Fold:
     """What is learned from outcomes in journal order: trust, young rule's share, temperature, limits. Deterministic."""
 
     def __init__(self) -> None:
         self.prior = torch.tensor(UNTRAINED)
-        self.trust = torch.zeros(len(EXPERTS), 0)  # as of each class's last outcome
+        self.trust = torch.zeros(len(self.prior), 0)  # as of each class's last outcome
         self.at = torch.zeros(0)  # learned rows at that outcome
         self.rule = RULE_PRIOR  # share of the rule for young classes against the plain pool
         self.temperature = 0.0  # logarithm of the inverse temperature
@@ -52,7 +67,7 @@ class Fold:
         new = torch.tensor(adapter.prior)
         if torch.equal(new, self.prior):
             return  # not a bit changes: a rollback gives back what answered
-        self.trust = self.trust * (new / self.prior)[:, None]
+        self.trust = resized(self.trust, new) * (new / resized(self.prior[:, None], new)[:, 0])[:, None]
         self.trust = self.trust / self.trust.sum(0).clamp(min=1e-9)
         self.prior = new
 
@@ -68,6 +83,7 @@ class Fold:
         """Return what one outcome makes of this: the answer came before the label; None: its class was new."""
         pooled = said.pooled[row]
         best = int(pooled.argmax())
+        answered, confidence = head.reading.answered(tempered(pooled, head))
         temperature, curvature = self._next_temperature(pooled, best == target)
         rule, trust = self.rule, dict[int, list[float]]()
         if target is not None:
@@ -76,7 +92,7 @@ class Fold:
             if int(head.counts[target]) >= TRUST_FROM:
                 evidence = min(1.0, 1.0 / max(float(head.rates[target]), 1e-3)) ** BURST
                 trust = self._next_trust(said.experts[:, row, target], said.gates[:, row], {target, best}, evidence, head.learned)
-        return Step(right=best == target, known=target is not None, confidence=float(tempered(pooled, head)[best]),
+        return Step(right=answered == target, known=target is not None, confidence=confidence,
                     fit=float(said.fit[row]), temperature=temperature, curvature=curvature, rule=rule, learned=head.learned,
                     trust=trust)
 
@@ -86,7 +102,7 @@ class Fold:
         self.temperature, self.curvature, self.rule = step.temperature, step.curvature, step.rule
         self.grow(max(step.trust, default=-1) + 1)
         for c, weights in step.trust.items():
-            self.trust[:, c], self.at[c] = torch.tensor(weights), step.learned
+            self.trust[:, c], self.at[c] = resized(torch.tensor(weights)[:, None], self.prior)[:, 0], step.learned
 
     def update(self, said: Opinions, row: int, target: int | None, head: HeadSnapshot) -> Step:
         """Take the step of one outcome, and return it."""

@@ -103,7 +103,7 @@ class NewRows:
     """Rows to append, column by column."""
 
     ids: Sequence[int]
-    events: Sequence[int]
+    events: Sequence[int]  # places (`adaptd.records.place`): of a text whose words are tagged a word
     born: Sequence[int]
     targets: Sequence[int]  # class indices
     sources: Sequence[str]
@@ -132,7 +132,7 @@ class Memory:
         self.size = 0
         self.vectors = torch.zeros(0, dim, dtype=torch.float16)
         self.ids = np.zeros(0, np.int64)
-        self.events = np.zeros(0, np.int64)
+        self.events = np.zeros(0, np.int64)  # places
         self.born = np.zeros(0, np.int64)
         self.targets = np.zeros(0, np.int32)
         self.origins = np.zeros(0, np.int32)  # what the row's event was called first, before its label changed

@@ -22,23 +22,32 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from adaptd.errors import CorruptFile
+from adaptd.heads import Classify, Generate, Reply, Spans
+from adaptd.heads import Head as Kind
+from adaptd.heads import class_of as class_name
 from adaptd.model import files
 from adaptd.model.abstain import Limits
 from adaptd.model.attention import Adapter, Bools, Floats, Ints, balance
 from adaptd.model.bounded import Bounded, Load
-from adaptd.model.closed_form import KIND, PENDING, RandomFeatures, Ridge, weights
+from adaptd.model.closed_form import JUDGED, JUDGED_FROM, KIND, PENDING, STRENGTHS, RandomFeatures, Ridge, strength, weights
 from adaptd.model.decoder import Young, young_among
-from adaptd.model.evicted import ROW
+from adaptd.model.evicted import ROW, packed
 from adaptd.model.fold import Fold
 from adaptd.model.means import Centres, ClassMeans
 from adaptd.model.memory import REBUILD_DEAD, Keys, Memory, NewRows, bitmap, rank
+from adaptd.model.reading import Reading, reading
+from adaptd.model.weights import Weights
+from adaptd.records import event_of
+from adaptd.words import OUTSIDE
 
-RATE_HALF_LIFE = 1000.0  # learned rows
+RATE_HALF_LIFE, LATELY = 1000.0, 4  # learned rows; but no more than a fourth of them: what is recent depends on how long there is
 COMPACT_FROM = 1000  # slots
+FEW = 8
 CATCH_UP = 4096  # rows that a checkpoint brings the sums up by
 WAY_BACK = 1000  # learned rows for which the rows are kept that a rollback left: the way forth is as quick
 Bits = npt.NDArray[np.uint8]
 NONE = np.zeros(0, ROW)
+ONE_LABEL = Classify()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +75,43 @@ class HeadSnapshot:
     order: Ints  # per slot: learned rows before it
     learned: int  # learned rows so far, for ages
     rows: npt.NDArray[np.int64]
-    events: npt.NDArray[np.int64]
+    events: npt.NDArray[np.int64]  # places (`adaptd.records.place`)
     sources: Sequence[str]
     limits: Limits
+    kind: Kind = ONE_LABEL
 
     def index_of(self, label: str) -> int | None:
         """Return the class of a label that has alive rows."""
-        index = self.classes.get(label)
+        index = self.classes.get(class_name(self.kind, label))
         return index if index is not None and int(self.counts[index]) > 0 else None
+
+    def is_outside(self, index: int) -> bool:
+        """Say whether a class is that of the words outside of all spans."""
+        return isinstance(self.kind, Spans) and self.labels[index] == OUTSIDE
+
+    def events_of(self, label: str | None) -> set[int]:
+        """Return the newest few events that a label was learned from."""
+        if label is None or (index := self.index_of(label)) is None:
+            return set()
+        slots = np.flatnonzero(np.unpackbits(self.alive, count=min(8 * len(self.alive), len(self.targets)), bitorder="little"))
+        return set(event_of(self.events[slots[self.targets[slots] == index][-FEW:]]).tolist())
 
     @cached_property
     def known(self) -> Bools:
         """Which classes have alive rows [C]."""
         return self.counts > 0
+
+    @cached_property
+    def consolidated(self) -> Ints:
+        """The class of each label that upper blocks were tuned on [L]; -1 where no row of it is alive."""
+        labels = () if self.adapter.upper is None else self.adapter.upper.labels
+        found = [self.index_of(label) for label in labels]
+        return np.array([-1 if place is None else place for place in found], np.int64)
+
+    @cached_property
+    def reading(self) -> Reading:
+        """What reads the head's chances."""
+        return reading(self.kind, self.labels)
 
     @cached_property
     def young(self) -> Young | None:
@@ -104,6 +137,11 @@ class Snapshot:
     seq: int
     heads: Mapping[str, HeadSnapshot]
 
+    @property
+    def weights(self) -> Weights | None:
+        """What the generator was trained to, where texts are written and it was."""
+        return next((head.adapter.weights for head in self.heads.values() if head.adapter.weights is not None), None)
+
 
 @dataclass
 class Shadow:
@@ -123,6 +161,26 @@ class HeadOptions:
     seed: int
     abstain_error: float = 0.0
     out_of_scope: float = 0.0
+    kind: Kind = ONE_LABEL
+
+    @property
+    def unseen(self) -> float:
+        """The share that a head which replies may answer wrongly; each teacher has words of its own: none contradicts another."""
+        return self.kind.unseen if isinstance(self.kind, Reply) else 0.0
+
+    @property
+    def generates(self) -> bool:
+        """Whether answers are written: there is nothing to test before it is learned."""
+        return isinstance(self.kind, Generate)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether there is something to adapt."""
+        return not isinstance(self.kind, Generate) or self.kind.trainable
+
+    def limits(self, fold: Fold) -> Limits:
+        """Return below which an answer is withheld, as a fold has learned it."""
+        return Limits() if self.generates else fold.recent.limits(self.abstain_error, self.out_of_scope, self.unseen)
 
 
 @dataclass
@@ -146,10 +204,12 @@ class Head:
         self._keep_until = 0  # … at which dead rows may go
         self.taught: dict[str, Counter[str]] = {}  # label -> retrievable rows per source
         self._class_of: dict[str, int] = {}
+        self._judged: tuple[tuple[int, ...], bytes, float] = (), b"", STRENGTHS[0]  # among which rows, by which, what came of it
         self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
 
     def class_of(self, label: str) -> int:
         """Return a label's class, making one when it is new to this lineage."""
+        label = class_name(self.options.kind, label)
         known = self._class_of.get(label)
         if known is None or known >= len(self.labels):
             self.set_labels([*self.labels, label])
@@ -197,12 +257,12 @@ class Head:
             memory.origins[slot] = origins.get(int(memory.events[slot]), memory.origins[slot])
 
     def trace(self, retaught: Iterable[tuple[int, int, str]]) -> None:
-        """Let rows be of the origin that a lineage gives them: (row, event, label) of events that had several, in order."""
+        """Let rows be of the origin that a lineage gives them: (row, place, label) of places that had several, in order."""
         memory, first = self.memory, dict[int, str]()
         origins = memory.targets.copy()
-        for row, event, label in retaught:
-            if first.setdefault(event, label) != label and row in memory.slot_of:
-                origins[memory.slot_of[row]] = self._class_of[first[event]]
+        for row, place, label in retaught:
+            if first.setdefault(place, label) != label and row in memory.slot_of:
+                origins[memory.slot_of[row]] = self._class_of[class_name(self.options.kind, first[place])]
         memory.origins = origins
 
     def revive(self, slots: Sequence[int] | Ints) -> None:
@@ -253,10 +313,38 @@ class Head:
         """Solve the ridge over the alive rows."""
         self.sync()
         if self._knows:
+            self.ridge.penalise(self.strength())
             self._b = self.ridge.solve(self._small)[:, : len(self.labels)].clone()
             self._solved = self.ridge.counts[: len(self.labels)].clone()
         else:
             self._b, self._solved = torch.zeros(self.options.features, 0), torch.zeros(0, dtype=torch.int64)
+
+    def strength(self) -> float:
+        """Return the strength of the ridge's penalty, chosen by rows that are drawn, by their content, from the oldest alive.
+
+        These are 64, 128, 256 … of them: the rows change seldom, and depend on what is alive alone, not on how it came so.
+        """
+        memory, gone = self.memory, self.bounded.gone
+        slots, places = np.flatnonzero(memory.alive[: memory.size]), np.flatnonzero(gone.rows["alive"])
+        ids = np.concatenate([memory.ids[slots], gone.rows["id"][places]])
+        if len(ids) < JUDGED_FROM:
+            return STRENGTHS[0]
+        count = 1 << (len(ids).bit_length() - 1)
+        oldest = np.argpartition(ids, count - 1)[:count]
+        among = count, int(ids[oldest].sum()), int(np.bitwise_xor.reduce(ids[oldest]))
+        if among != self._judged[0]:
+            here, away = slots[oldest[oldest < len(slots)]], places[oldest[oldest >= len(slots)] - len(slots)]
+            drawn = np.concatenate([packed([memory.contents[slot] for slot in here]), gone.rows["content"][away]])
+            first = np.lexsort((np.concatenate([memory.ids[here], gone.rows["id"][away]]), drawn.view("<u8")[::2]))[:JUDGED]
+            here, away = here[first[first < len(here)]], away[first[first >= len(here)] - len(here)]
+            rows = np.concatenate([memory.ids[here], gone.rows["id"][away]]).tobytes()
+            self._judged = among, rows, self._judged[2] if rows == self._judged[1] else self._strength(here, away)
+        return self._judged[2]
+
+    def _strength(self, here: Ints, away: Ints) -> float:
+        parts = [(self.features(self.memory.vectors[here]), self._targets(here))]
+        parts += [(self.features(vectors), y) for _, vectors, y in self.bounded.gone.blocks(away)]
+        return strength(torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts]))
 
     def _small(self) -> tuple[Tensor, Tensor]:
         """Return features and classes of the alive rows of small classes."""
@@ -361,7 +449,7 @@ class Head:
         other = Head(self.options, self.features, labels=list(self.labels), adapter=self.adapter, fold=deepcopy(self.fold))
         other.memory, other.means, other.ridge = self.memory.aside(), self.means.copy(), self.ridge.copy()
         other.keys, other._class_of, other.learned = self.keys, dict(self._class_of), self.learned
-        other.taught = deepcopy(self.taught)
+        other.taught, other._judged = deepcopy(self.taught), self._judged
         other.bounded = self.bounded.aside(other)
         return other
 
@@ -403,7 +491,8 @@ class Head:
             rows=memory.ids,
             events=memory.events,
             sources=memory.sources,
-            limits=self.fold.recent.limits(self.options.abstain_error, self.options.out_of_scope),
+            limits=self.options.limits(self.fold),
+            kind=self.options.kind,
         )
 
     def _found(self, classes: int) -> Tensor:
@@ -440,7 +529,7 @@ class Head:
             trust=fold.trusted(serving.learned).numpy(),
             rule=fold.rule,
             temperature=fold.temperature,
-            limits=fold.recent.limits(self.options.abstain_error, self.options.out_of_scope),
+            limits=self.options.limits(fold),
         )
 
     def _rates(self, classes: int) -> Floats:
@@ -449,7 +538,8 @@ class Head:
         slots, places = np.flatnonzero(memory.alive[: memory.size]), np.flatnonzero(gone["alive"])
         targets = np.concatenate([memory.targets[slots], gone["target"][places]])
         order = np.concatenate([memory.order[slots], gone["order"][places]])
-        recent = np.bincount(targets, 0.5 ** ((self.learned - order) / RATE_HALF_LIFE), classes)[:classes]
+        half_life = min(RATE_HALF_LIFE, max(1.0, self.learned / LATELY))
+        recent = np.bincount(targets, 0.5 ** ((self.learned - order) / half_life), classes)[:classes]
         total = np.bincount(targets, minlength=classes)[:classes]
         share = (total + 0.5) / max(len(targets), 1)
         rates: Floats = ((recent + 0.5) / max(recent.sum(), 1e-9) / share).astype(np.float32)
@@ -489,6 +579,7 @@ class Head:
         Invariant: a lineage's labels stand in the order of their first birth, so a rollback gives back the very
         arrays that answered then.
         """
+        labels = list(dict.fromkeys(class_name(self.options.kind, label) for label in labels))
         before = list(self._class_of)
         every = list(dict.fromkeys([*labels, *before]))
         place = np.array([every.index(label) for label in before], dtype=np.int32)
@@ -499,7 +590,7 @@ class Head:
             self.bounded.renumber(place)
             self.means.renumber(torch.from_numpy(place.astype(np.int64)), len(every))
             self.ridge.renumber(torch.from_numpy(place.astype(np.int64)), len(every))
-        self.labels = list(labels)
+        self.labels = labels
         self._class_of = {label: index for index, label in enumerate(every)}
         self.fold.grow(len(self.labels))
 

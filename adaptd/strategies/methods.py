@@ -76,6 +76,15 @@ class _DarkReplay(DER):  # type: ignore[misc]
         if self.experience.current_experience == REMEMBERED:
             super()._after_training_exp(**kwargs)
 
+    def pass_over(self) -> None:
+        _draw(self.replay_loader)
+
+
+def _draw(loader: Any) -> None:
+    """Draw what a step that is passed over drew; a learner without remembered rows has no loader."""
+    if loader is not None:
+        next(loader)
+
 
 def dark_replay(common: dict[str, Any], room: int, batch: int, strength: float, labels: float) -> Any:
     """Return Avalanche's DER or, with a weight for labels, DER++ that draws `batch` rows a step.
@@ -92,9 +101,16 @@ class _ByClass(ClassBalancedBuffer):  # type: ignore[misc]
         self.post_adapt(strategy, strategy.experience)
 
 
+class _Asymmetric(ER_ACE):  # type: ignore[misc]
+    """Avalanche's ER-ACE."""
+
+    def pass_over(self) -> None:
+        _draw(self.replay_loader)
+
+
 def asymmetric_replay(common: dict[str, Any], room: int, batch: int) -> Any:
     """Return Avalanche's ER-ACE that draws `batch` rows a step from remembered and new ones; `room` as for DER."""
-    learner = ER_ACE(**common, mem_size=room, batch_size_mem=batch)
+    learner = _Asymmetric(**common, mem_size=room, batch_size_mem=batch)
     learner.storage_policy = _ByClass(room)
     return learner
 
@@ -201,6 +217,10 @@ def intelligence(strength: float, damping: float) -> SupervisedPlugin:
 
 class _Projection(_OfMemory, AGEMPlugin):  # type: ignore[misc]
     """Avalanche's A-GEM."""
+
+    def pass_over(self) -> None:
+        if self.buffers:
+            self.sample_from_memory()
 
 
 def projection(memory: int, sample: int) -> SupervisedPlugin:

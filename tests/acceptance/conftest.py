@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from adaptd.bench.brokers import Absent
+from tests.acceptance import translation
 from tests.acceptance.daemon import Daemon
 from tests.conftest import missing
 
@@ -23,6 +25,15 @@ every_labels = 0
 [http]
 port = 0
 """
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Skip what needs a broker that is not installed."""
+    try:
+        return (yield)
+    except Absent as error:
+        missing(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +60,12 @@ def make() -> Iterator[Callable[..., Daemon]]:
     """Return a maker of stores; their daemons end with the test."""
     with ExitStack() as stack:
         yield lambda config=CONFIG: stack.enter_context(Daemon(config))
+
+
+@pytest.fixture(scope="session")
+def translation_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model that translates a small world of sentences."""
+    return translation.trained(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

@@ -10,15 +10,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
+from adaptd import db
+from adaptd.bench.waiting import WAIT_S
+from adaptd.bench.waiting import until as until
 from adaptd.client import Client
 from adaptd.errors import NotRunning
 from adaptd.newstore import create
@@ -36,7 +38,9 @@ options = { steps = 16 }
 [http]
 port = 0
 """
-START_S, STOP_S, WAIT_S = 90.0, 60.0, 60.0  # a busy machine: limits, not expectations
+# What says that it is about a file, or a folder that nothing mirrors: tests/integration/test_postgres.py has the counterparts.
+SQLITE = pytest.mark.skipif(os.environ.get("TEST_STORE") == "postgresql", reason="it is about SQLite's file")
+START_S, STOP_S = 90.0, 60.0  # a busy machine: limits, not expectations
 
 SUBJECTS: Mapping[str, Sequence[str]] = {
     "card": ["my credit card", "the debit card", "a stolen visa card", "the card's PIN", "the new bank card"],
@@ -64,41 +68,38 @@ def lesson(labels: Sequence[str], each: int, *, prefix: str = "", **fields: Any)
     return [{**one, "id": f"{prefix}{place}"} for place, one in enumerate(found)] if prefix else found
 
 
-def until(condition: Callable[[], Any], what: str, limit_s: float = WAIT_S, every_s: float = 0.05) -> Any:
-    """Return the condition's first true value; fail when there is none in time."""
-    pause, end = threading.Event(), time.monotonic() + limit_s
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {limit_s:g} s: {what}"
-        pause.wait(every_s)
-    return value
-
-
 class Daemon:
     """One store and its daemon: started, asked, killed, started again. As a context it is always cleaned up.
 
     It is forked from a process that has imported adaptd, or started `afresh`, which takes seconds more; by another
     `python` always. With TEST_STORE=postgresql in the environment each store is in a database of its own; with `url` in
-    that one.
+    that one. A `copy_of` another store, whose daemon is stopped, has a copy of its database too.
     """
 
     def __init__(self, config: str = "", folder: Path | None = None, url: str | None = None, *, afresh: bool = False,
-                 python: str | Path | None = None) -> None:
+                 python: str | Path | None = None, copy_of: Daemon | None = None) -> None:
         self.afresh, self.python = afresh or python is not None, python or sys.executable
         self._stack = ExitStack()
         if url is None and os.environ.get("TEST_STORE") == "postgresql" and folder is None:
-            url = self._stack.enter_context(database())
+            url = self._stack.enter_context(database(None if copy_of is None else copy_of.paths.url))
         self.folder = folder or Path(tempfile.mkdtemp(prefix="adaptd-"))  # short: a unix socket's path is bounded
-        if not (self.folder / CONFIG).exists():
-            create(self.folder)
-            if config:
-                (self.folder / CONFIG).write_text(config)
-            if url is not None:
-                with (self.folder / CONFIG).open("a") as file:
-                    file.write(f'\n[store]\nurl = "{url}"\n')
         self.paths = Paths(config=self.folder / CONFIG, state=self.folder, given_url=url)
+        if copy_of is not None:
+            shutil.copytree(copy_of.folder, self.folder, dirs_exist_ok=True)
+            if url is not None:
+                self.paths.config.write_text(self.paths.config.read_text().replace(str(copy_of.paths.url), url))
+        elif not self.paths.config.exists():
+            create(self.folder)
+            self.configure(config or self.paths.config.read_text())
         self.client = Client(self.paths.socket)
         self.process: subprocess.Popen[bytes] | Process | None = None
         self._said = self.folder.with_name(self.folder.name + ".stderr")
+
+    def configure(self, config: str) -> None:
+        """Give it another configuration, and the store that it has."""
+        url = self.paths.given_url
+        store = "" if url is None else f'\n[store]\nurl = "{url}"\n'
+        self.paths.config.write_text(config if store in config else config + store)
 
     def __enter__(self) -> Daemon:
         return self
@@ -231,8 +232,15 @@ class Daemon:
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Read the store's tables, whether the daemon runs or not."""
-        with closing(open_store(self.paths.store)) as db:
-            return [tuple(row) for row in db.execute(query, values).fetchall()]
+        with closing(open_store(self.paths.store)) as opened:
+            return [tuple(row) for row in opened.execute(query, values).fetchall()]
+
+    def edit(self, statement: str, *values: Any) -> None:
+        """Change a stopped store behind adaptd's back."""
+        engine = db.writing_engine(self.paths.store)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(statement if self.paths.url is None else statement.replace("?", "%s"), values or None)
+        engine.dispose()
 
     def over_tcp(self, method: str, path: str, token: str | None = None, body: Any = None) -> tuple[int, Json]:
         """Return status and document over TCP."""

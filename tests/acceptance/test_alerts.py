@@ -20,13 +20,13 @@ from aiosmtpd.smtp import AuthResult
 
 from adaptd import alerts, config
 from adaptd.alerts import Alerts, Post
+from adaptd.bench.brokers import free_port
 from adaptd.config import AlertSettings
 from adaptd.errors import BadConfig, BadSignature, NotDelivered
 from adaptd.feeds.webhook import Webhook as Feed
 from adaptd.plugins import build, collect, load
 from adaptd.records import Alert
 from adaptd.sinks import Command, Email, Webhook
-from tests.acceptance.brokers import free_port
 from tests.acceptance.daemon import until
 from tests.acceptance.receivers import Receiver
 

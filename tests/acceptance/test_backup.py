@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def restored(file: Path, daemon: Daemon) -> Daemon:
     done = subprocess.run([sys.executable, "-m", "adaptd", "restore", str(file), str(daemon.folder), "--json"],
                           capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 0, done.stderr
+    daemon.paths = replace(daemon.paths, given_url=None)  # a restored store is a folder
     return daemon
 
 

@@ -13,17 +13,10 @@ from typing import Any
 
 import pytest
 
+from adaptd.bench.brokers import Mosquitto, NatsServer, RabbitServer, RedisServer, Server, free_port
+from adaptd.bench.tansu import Tansu
 from adaptd.plugins import collect, load
-from tests.acceptance.brokers import (
-    EventServer,
-    Mosquitto,
-    NatsServer,
-    RabbitServer,
-    RedisServer,
-    Server,
-    Tansu,
-    free_port,
-)
+from tests.acceptance.brokers import EventServer
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.service]
 KINDS: Mapping[str, Any] = collect(load("adaptd", []), "register_feeds")

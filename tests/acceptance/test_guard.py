@@ -335,12 +335,12 @@ def test_a_renewed_certificate_is_read_on_reload(daemon: Daemon) -> None:
     until(lambda: "http.certfile" in daemon.problems().get("bad_config", ""), "it is told")
     assert ssl.get_server_certificate(("127.0.0.1", urlsplit(url(daemon)).port or 0)) == before
     key.write_bytes(renewed)
-    daemon.paths.config.write_text(config + "wrong = 1\n")
+    daemon.configure(config + "wrong = 1\n")
     daemon.signal(signal.SIGHUP)
     until(lambda: ssl.get_server_certificate(("127.0.0.1", urlsplit(url(daemon)).port or 0)) != before, "the new certificate")
     assert (daemon.folder / "cert.pem").read_text().strip() in ssl.get_server_certificate(
         ("127.0.0.1", urlsplit(url(daemon)).port or 0)) + "\n"
-    daemon.paths.config.write_text(config)
+    daemon.configure(config)
 
 
 @pytest.mark.parametrize(("sent", "status"), [

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -26,11 +23,11 @@ def config(policy: str, capacity: int = CAPACITY) -> str:
 @pytest.fixture
 def twins() -> Iterator[tuple[Daemon, Daemon]]:
     """Return two running daemons whose stores have the same key, which draws what is kept."""
-    with Daemon(config("herding")) as one, Daemon() as other:
+    with Daemon(config("herding")) as one:
         one.start()
         assert one.stop() == 0
-        shutil.copytree(one.folder, other.folder, dirs_exist_ok=True)
-        yield one.start(), other.start()
+        with Daemon(copy_of=one) as other:
+            yield one.start(), other.start()
 
 
 def remembered(daemon: Daemon) -> set[str]:
@@ -53,7 +50,7 @@ def same(found: tuple[set[str], list[tuple[str, Json]], Json], wanted: tuple[set
     assert (found[0], found[2]) == (wanted[0], wanted[2])
     assert [label for label, _ in found[1]] == [label for label, _ in wanted[1]]
     for (_, scores), (_, others) in zip(found[1], wanted[1], strict=True):
-        assert scores == pytest.approx(others, abs=1e-5)
+        assert scores == pytest.approx(others, abs=1e-4)  # in float32, by another number of corrections to the ridge
 
 
 def teach(daemon: Daemon, labels: Sequence[str], each: int, by: int, prefix: str) -> None:
@@ -145,12 +142,11 @@ def test_evictions_that_a_crash_has_lost_are_made_again(make: Make) -> None:
     teach(daemon, ["travel"], 20, 6, "c")
     now, recorded = state(daemon), evictions(daemon)
     assert daemon.stop() == 0
-    with closing(sqlite3.connect(daemon.paths.database)) as db, db:
-        key, note = db.execute("SELECT key, value FROM store WHERE key LIKE 'memory:%' AND value LIKE '%30%' "
-                               "AND json_extract(value, '$.through') > 0").fetchone()
-        lost = sorted(seq for _, seq in recorded)[len(recorded) // 4]
-        db.execute("DELETE FROM eviction WHERE seq > ?", (lost,))
-        db.execute("UPDATE store SET value = ? WHERE key = ?", (json.dumps({**json.loads(note), "through": lost}), key))
+    notes = [(key, json.loads(value)) for key, value in daemon.rows("SELECT key, value FROM store WHERE key LIKE ?", "memory:%")]
+    key, note = next((key, note) for key, note in notes if note["through"] > 0 and "30" in json.dumps(note))
+    lost = sorted(seq for _, seq in recorded)[len(recorded) // 4]
+    daemon.edit("DELETE FROM eviction WHERE seq > ?", lost)
+    daemon.edit("UPDATE store SET value = ? WHERE key = ?", json.dumps({**note, "through": lost}), key)
     same(state(daemon.start()), now)
     assert evictions(daemon) == recorded
     daemon.post("text/rollback", {"to": version, "reason": "and then"})
@@ -164,7 +160,7 @@ def test_limits_hold_from_when_they_are_given_and_are_shown(make: Make) -> None:
     assert free[2] == {"memory": 60, "evicted": 0, "labels": 3, "capacity": 0} and not evictions(daemon)
     version = daemon.post("text/snapshot", {"reason": "free"})["version"]
     assert daemon.stop() == 0
-    (daemon.folder / "adaptd.toml").write_text(config("balanced", capacity=12))
+    daemon.configure(config("balanced", capacity=12))
     same((state(daemon.start())[0], free[1], {}), (free[0], free[1], {}))
     teach(daemon, ["food"], 3, 1, "b")
     bound = daemon.domain()

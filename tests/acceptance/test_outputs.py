@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from adaptd import signing
+from adaptd.bench.brokers import Mosquitto, NatsServer, RabbitServer, RedisServer, Server
+from adaptd.bench.tansu import Tansu
 from adaptd.feeds.webhook import Webhook
-from tests.acceptance.brokers import SERVERS, Mosquitto, NatsServer, RabbitServer, RedisServer, Server, Tansu
+from tests.acceptance.brokers import SERVERS
 from tests.acceptance.conftest import CONFIG
 from tests.acceptance.daemon import Daemon, Json, lesson, texts, until
 from tests.acceptance.receivers import Receiver
@@ -244,7 +246,7 @@ def test_questions_go_to_people_and_their_labels_come_back(make: Make) -> None:
     """Doubles with the shapes of Label Studio's and Argilla's interfaces; the page says what was tried against the real ones."""
     questions = {"items": [{"id": "q1", "name": "label", "settings": {"type": "label_selection", "options": [
         {"value": "card", "text": "card"}, {"value": "weather", "text": "weather"}]}}]}
-    with Receiver() as studio, Receiver(documents={"/api/v1/datasets/d1/questions": questions}) as argilla:
+    with Receiver(status=500) as studio, Receiver(documents={"/api/v1/datasets/d1/questions": questions}) as argilla:
         config = CONFIG + table("studio", "labelstudio", ["review"], url=studio.url, project=7, token="t0") + table(
             "argilla", "argilla", ["review"], url=argilla.url, dataset="d1", api_key="k0") + f'''
 [feeds.studio]
@@ -263,6 +265,9 @@ fields = {{ event = "data.record.external_id", label = "data.values.label.value"
         daemon = make(config).start()
         daemon.teach(lesson(["card", "weather"], 5))
         events = [one["event"] for one in daemon.predict("snow on the road", "my card is gone")["predictions"]]
+        until(lambda: studio.taken, "a first try, which fails")
+        studio.status = 200
+        studio.taken.clear()
         tasks = until(lambda: [one for path, _, body in studio.taken if path == "/api/projects/7/import"
                                for one in json.loads(body)], "tasks", 60.0)
         assert {one["data"]["adaptd_event"] for one in tasks} == {*events}

@@ -53,7 +53,7 @@ def ready(make: Make) -> Iterator[Callable[..., tuple[Daemon, int]]]:
 
 def enter(daemon: Daemon, adapter: Adapter) -> int:
     """Enter a candidate into a stopped store, as an adaptation would, with a verdict from a holdout that knew no better."""
-    engine = db.writing_engine(daemon.paths.database)
+    engine = db.writing_engine(daemon.paths.store)
     with engine.begin() as connection:
         domain = registry.domain_id(connection, "text")
         assert domain is not None

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -49,13 +45,6 @@ def adapter(daemon: Daemon, number: int) -> str:
     return files["label.adapter"]
 
 
-def edit(daemon: Daemon, statement: str) -> None:
-    """Change a stopped store behind adaptd's back."""
-    with closing(sqlite3.connect(daemon.paths.database)) as db:
-        db.execute(statement)
-        db.commit()
-
-
 def test_versions_are_made_again_running_and_stopped_and_what_differs_is_told(make: Callable[..., Daemon]) -> None:
     daemon = make(CONFIG).start()
     taught = daemon.teach(lesson(TOPICS, 25, prefix="a"))["events"]
@@ -86,23 +75,21 @@ def test_versions_are_made_again_running_and_stopped_and_what_differs_is_told(ma
     assert again["verdict"] == "match"
     assert again["set_otherwise_now"] == {"options": {"then": {"steps": 16}, "now": {"steps": 20}}}
 
-    edit(daemon, "UPDATE learned SET holdout = 1 WHERE id = (SELECT min(id) FROM learned WHERE holdout = 0)")
+    daemon.edit("UPDATE learned SET holdout = 1 WHERE id = (SELECT min(id) FROM learned WHERE holdout = 0)")
     wrong = rebuild(daemon, first, expect=1)
     assert wrong["verdict"] == "differs" and wrong["files"]["label.adapter"]["deviation"] > 0, wrong
-    edit(daemon, "DELETE FROM vector WHERE event = (SELECT min(event) FROM vector)")
+    daemon.edit("DELETE FROM vector WHERE event = (SELECT min(event) FROM vector)")
     assert "have no vectors of its encoder" in rebuild(daemon, first, expect=1)["said"]
 
 
-def test_copies_of_a_store_come_to_the_same_candidate_and_a_restart_changes_nothing(
-        make: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_copies_of_a_store_come_to_the_same_candidate_and_a_restart_changes_nothing(make: Callable[..., Daemon]) -> None:
     one = make(CONFIG).start()
     one.teach(lesson(TOPICS, 25))
     first = adapt(one)
     one.teach(lesson(TOPICS, 35)[125:])
     one.settled()
     assert one.stop() == 0
-    shutil.copytree(one.folder, tmp_path / "copy")
-    with Daemon(folder=tmp_path / "copy") as other:
+    with Daemon(copy_of=one) as other:
         numbers = adapt(one.start()), adapt(other.start())
         assert adapter(one, numbers[0]) == adapter(other, numbers[1]) != adapter(one, first)
         trained = [json.loads(other.rows("SELECT metrics FROM version WHERE number = ?", n)[0][0])["trained"]

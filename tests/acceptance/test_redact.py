@@ -37,7 +37,7 @@ def daemon() -> Iterator[Daemon]:
     with Daemon() as one:
         feed = one.folder.with_name(one.folder.name + ".jsonl")
         feed.touch()
-        (one.folder / "adaptd.toml").write_text(CONFIG.replace("FEED", feed.name))
+        one.configure(CONFIG.replace("FEED", feed.name))
         (one.folder / "secret").write_text(SECRET)
         try:
             yield one.start()

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from adaptd.paths import CONFIG
 from tests.acceptance.daemon import Daemon, lesson, until
 
 pytestmark = pytest.mark.acceptance
@@ -70,12 +69,12 @@ def test_a_condition_that_cannot_be_told_shows_in_the_answer(daemon: Daemon) -> 
 
 
 def test_rules_follow_a_reload_and_a_wrong_one_changes_nothing(daemon: Daemon) -> None:
-    (daemon.folder / CONFIG).write_text("[adapt]\nenabled = false\n[domains.text.rules.broken]\nwhen = 'payload.'\nmust = 'x'\n")
+    daemon.configure("[adapt]\nenabled = false\n[domains.text.rules.broken]\nwhen = 'payload.'\nmust = 'x'\n")
     daemon.signal(signal.SIGHUP)
     until(lambda: "rules.broken.when: INVALID_ARGUMENT: ERROR: <input>:1:9: " in str(daemon.problems()), "it is named")
     assert ask(daemon, channel="chat")["label"] != "card"
     daemon.cli("config", "check", expect=78)
-    (daemon.folder / CONFIG).write_text("[adapt]\nenabled = false\n" + re.findall(r"```toml\n(.*?)```", PAGE, re.S)[0])
+    daemon.configure("[adapt]\nenabled = false\n" + re.findall(r"```toml\n(.*?)```", PAGE, re.S)[0])
     daemon.signal(signal.SIGHUP)
     until(lambda: ask(daemon, channel="chat")["label"] == "card", "it is in force")
     assert ask(daemon, channel="mail", text="my lawyer says")["label"] == "legal"

@@ -57,7 +57,9 @@ class World:
         if self.truth.live not in (None, live):
             self.note(f"version {live} answers after the start, {self.truth.live} was acknowledged")
         self.truth.live = live  # a move that was cut off has happened or not
-        if left := [path.name for path in self.daemon.paths.jobs.glob("*")]:
+        assert self.daemon.process is not None
+        mine = f"-{self.daemon.process.pid}-"
+        if left := [path.name for path in self.daemon.paths.jobs.glob("*") if mine not in path.name]:
             self.note(f"jobs are left after the start: {left}")
 
     def note(self, wrong: str) -> None:

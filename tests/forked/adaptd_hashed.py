@@ -23,6 +23,7 @@ DIM = 64
 @dataclass
 class Hashed:
     name: ClassVar[str] = "hashed"
+    reads: ClassVar[str] = "text"
     dim: int = DIM
     digest: str = f"hashed-{DIM}"
     cost_s: float = 0.0  # of an example

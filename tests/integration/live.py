@@ -28,7 +28,7 @@ from tests.integration import words
 Json = dict[str, Any]
 SETTINGS = """
 [encoders.default]
-kind = "words"
+kind = "hashed-words"
 [learn]
 features = 64
 solve_after_s = 1000.0  # at barriers alone: the clock decides nothing
@@ -63,12 +63,13 @@ class Live:
             self.parts.open_store()
             self.parts.open_domains()
         self.served = self.parts.domains["text"]
+        self.verdict = "undecided"
+        self.served.adaptation._child_run = self._child  # type: ignore[method-assign]
         self.service = Service(self.parts.domains, {}, {}, self.parts.writer, self.parts.reader, self.parts.inference,
                                self.problems, Meters(), self.paths, Keyring(), self.parts.health, self.parts.room, Alerts([]))
         self.served.learner.when(self.parts.writer.last_seq).result(60)
+        self.served.adaptation.go_on()
         self.service.state = "running"
-        self.verdict = "undecided"
-        self.served.adaptation._child_run = self._child  # type: ignore[method-assign]
 
     def do(self, operation: Coroutine[Any, Any, Json]) -> Json:
         """Run one of the service's operations to its end, and what it left for after its answer."""
@@ -134,7 +135,7 @@ class Live:
             (folder / "out" / "adapter.safetensors").write_bytes(files.dump_adapter(adapter))
             (folder / "out" / "report.json").write_text(json.dumps({"versions": {}, "cpu_seconds": 0.0, "memory_mb": 0.0}))
             return
-        targets = files.parse((folder / "in" / "rows.safetensors").read_bytes(), "rows")[0]["targets"]
+        targets = files.parse((folder / "in" / "judged.safetensors").read_bytes(), "rows")[0]["targets"]
         rows = torch.zeros(0 if self.verdict == "undecided" else 1000, dtype=torch.int64)
         right = targets[rows]
         candidate = right if self.verdict == "promote" else right - 1

@@ -41,14 +41,14 @@ def _events(connection: Connection, domain: int) -> None:
     linked = chain.Chain()
     encoder = registry.inserted(connection, insert(t.encoder).values(digest="encoder"))
     for seq in range(1, EVENTS + 1):
-        item = Item(payload={"text": f"text {seq}"}, source="http", key=f"k{seq}")
-        event = {"seq": seq, "id": f"e{seq}", "domain": domain, "source": item.source, "key": item.key, "digest": item.digest(),
-                 "content": os.urandom(32), "payload": canonical(item.payload), "answer": None, "subject": None, "time": None,
+        item = Item(payload={"text": f"text {seq}"}, source="http", key=f"k{seq}", content=os.urandom(32))
+        event = {"seq": seq, "id": f"e{seq}", "domain": domain, "source": item.source, "key": item.key, "digest": item.digest,
+                 "content": item.content, "payload": canonical(item.payload), "answer": None, "subject": None, "time": None,
                  "received": 1.0}
-        label = {"seq": seq, "event": seq, "label": '"a"', "source": "http", "received": 1.0, "held": 0}
+        label = {"seq": seq, "event": seq, "label": '"a"', "source": "http", "received": 1.0}
         connection.execute(insert(t.event).values(**event))
-        connection.execute(insert(t.label).values(**label))
-        linked.add([event], [label])
+        connection.execute(insert(t.label).values(**label, held=0))
+        linked.add([(seq, f"e{seq}", domain, item.columns, 1.0)], [[*label.values()]])
     linked.seal(connection)
     for seq in range(1, LEARNED + 1):
         connection.execute(insert(t.learned).values(id=seq, domain=domain, event=seq, part=0, head="label", target="a",

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 
-from adaptd import backup, chain, db, offline, registry
+from adaptd import backup, chain, db, erase, offline, registry
 from adaptd import tables as t
 from adaptd.chain import EVENT, LABEL
 from adaptd.paths import Paths
-from adaptd.records import DeadLetter
+from adaptd.records import DeadLetter, columns
+from adaptd.selector import Selector
 from adaptd.status import stopped_status
 from adaptd.verify import noted
 from tests.integration.journalled import EVENTS, execute, forget, found, item, journal, verified
@@ -35,6 +38,18 @@ def test_what_a_journal_wrote_verifies_entry_by_entry(store: Paths) -> None:
     with journal(store) as opened:  # it goes on from where it stood
         opened.append(1, [item(100)]).result(10)
     assert verified(store).body()["entries"] == EVENTS + 4 and not found(store)
+
+
+@pytest.mark.parametrize("values", [
+    ("http", "k", '{"text":"é \\"x\\" \U0001f600"}', None, None, None, 1796041201.472544),
+    ("a\"b\\", None, "{}", '{"label":"ä"}', "s\u2028", -0.0, 1.0), ("src", "7", "null", None, "", 1e22, 1e-7)])
+def test_what_is_written_at_once_is_what_the_formula_says(values: tuple[str | float | None, ...]) -> None:
+    source, key, payload, answer, subject, time, received = values
+    row = (7, "7-ab", 1, source, key, b"d" * 16, b"\xff" * 16, payload, answer, subject, time, received)
+    linked = chain.Chain()
+    linked.add([(7, "7-ab", 1, columns(source, key, b"d" * 16, b"\xff" * 16, payload, answer, subject, time), received)], [])
+    [(seq, salt, committed)] = linked._waiting
+    assert (seq, committed) == (7, chain.commitment(salt, row, None))
 
 
 def test_an_operation_that_fails_in_a_group_leaves_no_entry_and_no_gap(store: Paths) -> None:
@@ -131,6 +146,31 @@ def test_a_forget_destroys_salts_and_the_chain_still_holds(store: Paths) -> None
     assert found(store) == []
     execute(store, "DELETE FROM action WHERE what = 'forget'")
     assert found(store) == [(16, "uncertified")]
+
+
+def test_a_forget_in_one_transaction_with_what_it_forgets_destroys_its_salts(store: Paths) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def erased(connection: Connection) -> Any:
+        return erase.erase(connection, 1, Selector.of({"subject": "s400"}), "r", "me")
+
+    def failing(connection: Connection) -> Any:
+        erased(connection)
+        raise ValueError
+
+    with journal(store) as opened:
+        opened._writer.submit(lambda c: entered.set() or go_on.wait(10))
+        assert entered.wait(10)  # what comes now is one group
+        opened.append(1, [item(400), item(401)])
+        failed, done = opened.forget(failing), opened.forget(erased)
+        opened.append(1, [item(402)])
+        go_on.set()
+        assert isinstance(failed.exception(10), ValueError) and len(done.result(10).events) == 1
+    result = verified(store)
+    assert (result.body()["entries"], result.forgotten, found(store)) == (EVENTS + 6, 1, [])
+    with closing(sqlite3.connect(store.database)) as opened_file:
+        assert opened_file.execute("SELECT count(*) FROM chain c JOIN event e ON e.seq = c.seq WHERE e.source = '' AND c.salt IS "
+                                   "NOT NULL").fetchone() == (0,)
 
 
 def test_nothing_but_the_commitment_is_left_of_a_salt(store: Paths) -> None:

@@ -231,6 +231,9 @@ class Machine(RuleBasedStateMachine):
         if len(known) < 2 or len({one.label for one in known.values()}) < 2:
             assert (done["verdict"], done["version"]) == ("undecided", self.ledger.live)
             return
+        if done["reasons"] == ["no label was learned since the last adaptation"]:
+            assert (done["verdict"], done["version"]) == ("undecided", self.ledger.live)
+            return
         number = done["version"]
         assert done["verdict"] == verdict
         self.ledger.save(number, adapter=number, candidate=True, verdict=verdict, trained=self.ledger.born,

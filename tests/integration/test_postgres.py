@@ -21,7 +21,7 @@ from adaptd.paths import CONFIG, Paths
 from adaptd.status import open_store, stopped_history, stopped_status
 from tests.acceptance.daemon import until
 from tests.integration.journalled import EVENTS, forget, journal, verified
-from tests.postgres import database, unlocked
+from tests.postgres import SERVER, database, files, unlocked
 
 pytestmark = pytest.mark.service
 
@@ -211,11 +211,15 @@ def test_what_is_forgotten_is_in_no_byte_of_the_tables_files(journalled: Paths, 
     paths = replace(journalled, given_url=url)
     with psycopg.connect(url, autocommit=True) as server:
         salt, committed = server.execute("SELECT salt, commitment FROM chain WHERE seq = 1").fetchone() or (b"", b"")
-        assert _on_disk(server, salt) and _on_disk(server, b"text 0")
+        assert _on_disk(url, salt) and _on_disk(url, b"text 0")
         done = offline.forget(paths, "text", _subject("s0"), "asked", "me")
         assert "WAL" in done["checks"]["disk"] and not any(done["checks"]["tables"].values())
-        assert not _on_disk(server, salt) and not _on_disk(server, b"text 0") and _on_disk(server, committed)
+        assert not _on_disk(url, salt) and not _on_disk(url, b"text 0") and _on_disk(url, committed)
     assert not verified(paths).breaks
+
+
+def _on_disk(url: str, needle: bytes) -> bool:
+    return any(needle in data for data in files(url).values())
 
 
 def test_a_reader_keeps_a_forget_from_being_certified_as_done(copied: Paths, url: str) -> None:
@@ -233,19 +237,25 @@ def test_a_reader_keeps_a_forget_from_being_certified_as_done(copied: Paths, url
     assert done["removed"]["event"] == 0
 
 
+def test_what_is_written_in_another_database_of_the_server_keeps_a_forget_from_being_certified_as_done(url: str) -> None:
+    engine = db.writing_engine(url)
+    db.upgrade(engine)
+    with psycopg.connect(SERVER) as elsewhere:
+        elsewhere.execute("SELECT txid_current()")  # every new snapshot on the server begins here
+        with engine.begin() as connection:
+            connection.execute(insert(t.store).values(key="k", value="v"))
+        with engine.connect() as connection:
+            assert "elsewhere" in (db.scrub(connection) or "")
+        elsewhere.rollback()
+    with engine.connect() as connection:
+        assert db.scrub(connection) is None
+    engine.dispose()
+
+
 def _subject(name: str) -> Any:
     from adaptd.selector import Selector
 
     return Selector.of({"subject": name})
-
-
-def _on_disk(server: psycopg.Connection[Any], needle: bytes) -> bool:
-    """Say whether bytes are in any file of our tables."""
-    server.execute("CHECKPOINT")
-    files = server.execute("SELECT pg_relation_filepath(c.oid) FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace"
-                           " AND c.relkind IN ('r', 'i') OR c.relname LIKE 'pg_toast_%' AND c.relkind = 't'").fetchall()
-    return any(needle in (server.execute("SELECT pg_read_binary_file(%s, 0, 100000000, true)", file).fetchone() or (b"",))[0]
-               for file in files if file[0])
 
 
 # -- what a folder mirrors ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from sqlalchemy import update
 import adaptd
 from adaptd import plugins
 from adaptd import tables as t
-from adaptd.interfaces import Classify, Head
+from adaptd.heads import Classify, Head
 from adaptd.paths import CONFIG
 from tests.integration.live import SETTINGS, Json, Live
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from adaptd.hookspecs import hookimpl
-from adaptd.interfaces import Encoder
+from adaptd.interfaces import Encoder, Kind
 from adaptd.records import Example
 
 
@@ -20,7 +20,8 @@ from adaptd.records import Example
 class Words:
     """Deterministic, and equal on every machine."""
 
-    name: ClassVar[str] = "words"
+    name: ClassVar[str] = "hashed-words"
+    reads: ClassVar[Kind] = "text"
     dim: int = 16
     digest: str = "words"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from adaptd.model.abstain import DOUBT, NONE, WINDOW, Recent, fit_limit, risk_limit, upper
+from adaptd.model.abstain import DOUBT, NONE, WINDOW, Recent, fit_limit, near_limit, risk_limit, upper
 from adaptd.model.attention import Adapter
 from adaptd.model.decoder import decode, opine
 from adaptd.model.fold import Fold
@@ -114,3 +114,35 @@ def test_an_event_whose_class_was_new_counts_as_wrong_and_not_as_in_scope() -> N
         assert not fold.update(said, place, None, snapshot).right
     assert fold.recent.limits(0.1, 0.5).fit == -math.inf and fold.recent.limits(0.1, 0.0).confidence == NONE
     assert fold.temperature < 0  # so sure, and wrong
+
+
+@pytest.mark.parametrize("count", [30, 300])
+def test_at_most_the_stated_rate_of_what_is_new_is_answered(count: int) -> None:
+    answered = []
+    for seed in range(200):
+        random = np.random.RandomState(seed)
+        answered.append((random.randn(1000) >= near_limit(random.randn(count), 0.1)).mean())
+    assert 0.05 < np.mean(answered) <= 0.105
+
+
+def test_of_too_few_that_were_new_nothing_is_answered_and_the_reason_says_so() -> None:
+    recent = Recent((0.9, False, False, 0.1 * place) for place in range(8))
+    limits = recent.limits(0.0, 0.0, 0.1)
+    assert limits.new == NONE and "takes 10 events" in (limits.reason(0.9, 5.0) or "")
+    recent.add(0.9, False, False, 0.3)
+    assert recent.limits(0.0, 0.0, 0.1).reason(0.9, 5.0) is None
+    assert "the nearest is similar by 0.100" in (recent.limits(0.0, 0.0, 0.1).reason(0.9, 0.1) or "")
+
+
+def test_what_was_new_is_kept_where_the_stream_has_long_been_known_over_a_file_and_another_adapter() -> None:
+    recent = Recent((0.9, False, False, 0.1 * place) for place in range(20))
+    limit = recent.limits(0.0, 0.0, 0.1).new
+    for _ in range(2 * WINDOW):
+        recent.add(0.9, True, True, 0.95)
+    assert recent.limits(0.0, 0.0, 0.1).new == limit == Recent(recent.tensor().tolist()).limits(0.0, 0.0, 0.1).new
+    recent.measure_by("another")
+    assert recent.limits(0.0, 0.0, 0.1).new == limit  # as good as it gets, until new ones have come through it
+    for place in range(20):
+        recent.add(0.9, False, False, 0.01 * place)
+    again = Recent(recent.tensor().tolist(), "another").limits(0.0, 0.0, 0.1).new
+    assert recent.limits(0.0, 0.0, 0.1).new == again < 0.2

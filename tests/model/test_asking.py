@@ -98,6 +98,6 @@ def test_a_heads_guesses_are_its_answers_whatever_the_chunks() -> None:
     head.solve()
     head.index()
     asked, truth = clusters([40, 40, 40], seed=7)
-    found = asking.guess(asked, snapshot := head.snapshot(), top=2)
-    assert found.best.shape == found.scores.shape == (120, 2) and (found.scores[:, 0] >= found.scores[:, 1]).all()
-    assert [snapshot.labels[best] for best in found.best[:, 0]] == [f"class {cluster}" for cluster in truth]
+    found = asking.guess(asked, head.snapshot())
+    assert len(found.decisions) == 120 and (found.confidence == [max(one.scores.values()) for one in found.decisions]).all()
+    assert [one.target for one in found.decisions] == [f"class {cluster}" for cluster in truth]

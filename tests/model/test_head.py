@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from adaptd.errors import CorruptFile
+from adaptd.heads import WRITTEN, Generate
 from adaptd.model import closed_form, files, network
 from adaptd.model.attention import Adapter, principal
-from adaptd.model.closed_form import RandomFeatures, Ridge, leave_out, weights
+from adaptd.model.closed_form import RandomFeatures, Ridge, leave_out, strength, weights
 from adaptd.model.decoder import decode, opine
 from adaptd.model.fold import Fold
 from adaptd.model.memory import NewRows
@@ -138,6 +139,64 @@ def test_leave_one_out_equals_learning_without_the_row_and_its_copies() -> None:
         b = torch.linalg.solve(kernel.T @ kernel + lam * torch.eye(FEATURES, dtype=torch.float64),
                                kernel.T @ torch.nn.functional.one_hot(y[rest], 4).double())
         torch.testing.assert_close(scores[place].double(), h[row].double() @ b, atol=1e-4, rtol=1e-3)
+
+
+def test_noisy_labels_get_a_strong_penalty_and_clean_ones_the_least() -> None:
+    x, labels = cloud(4, 60)
+    y = torch.tensor([int(label.split()[1]) for label in labels])
+    h = RandomFeatures(DIM, FEATURES, 1)(x)
+    generator = torch.Generator().manual_seed(5)
+    noisy = torch.where(torch.rand(len(y), generator=generator) < 0.5, torch.randint(0, 4, y.shape, generator=generator), y)
+    assert strength(h, y) == 1.0 and strength(h, noisy) > 1.0
+
+    def right_without_itself(lam: float) -> int:
+        found = 0
+        for row in range(len(y)):
+            rest = torch.arange(len(y)) != row
+            k = h[rest].double()
+            b = torch.linalg.solve(k @ k.T + lam * torch.eye(len(k), dtype=torch.float64),
+                                   torch.nn.functional.one_hot(noisy[rest], 4).double())
+            found += int((h[row].double() @ k.T @ b).argmax() == noisy[row])
+        return found
+
+    base = closed_form.penalty(float((h * h).sum()), FEATURES)
+    assert right_without_itself(strength(h, noisy) * base) > right_without_itself(base)
+
+
+def test_the_penalty_depends_on_what_is_alive_alone() -> None:
+    x, labels = cloud(3, 60)
+    generator = torch.Generator().manual_seed(5)
+    noisy = [label if chance > 0.5 else "cloud 0" for label, chance in
+             zip(labels, torch.rand(len(labels), generator=generator).tolist(), strict=True)]
+    head, twin = fresh(), fresh()
+    enter(head, x, noisy)
+    enter(twin, x[:100], noisy[:100])
+    before = twin.strength()
+    enter(twin, x[100:], noisy[100:], first=100)
+    head.solve()
+    twin.solve()
+    assert head.strength() == twin.strength() == head.ridge.strength
+    twin.retire_rows(range(100, len(x)))
+    twin.solve()
+    assert twin.ridge.strength == before
+
+
+def test_the_penalty_is_not_chosen_anew_for_what_is_evicted_or_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(network, "strength", lambda h, y: chosen.append(len(y)) or 4.0)
+    head = fresh()
+    x, labels = cloud(3, 60)
+    enter(head, x[:70], labels[:70])
+    ready(head)
+    head.memory.evicted[:20] = True
+    head._drop_dead()
+    enter(head, x[70:127], labels[70:127], first=70)
+    assert head.strength() == 4.0 and chosen == [64], "they are in the sums"
+    enter(head, x[127:140], labels[127:140], first=127)
+    head.bounded.read_from(lambda events: {event: x[event] for event in events})
+    assert head.strength() == 4.0 and chosen == [64, 128]
+    head.retire_rows([30])
+    assert head.strength() == 4.0 and chosen == [64, 128, 128]
 
 
 def test_the_next_answer_knows_a_label_that_was_never_seen_before() -> None:
@@ -392,3 +451,26 @@ def test_a_shadow_answers_as_the_head_would_had_its_adapter_stayed() -> None:
         assert torch.equal(torch.tensor(said.pooled), torch.tensor(wanted.pooled))
         for head in (changed, stayed):
             head._drop_dead()
+
+
+def test_texts_that_are_written_are_of_one_class_however_many_come_go_and_come_back() -> None:
+    vectors, labels = cloud(4, 10)
+    texts = [f"{label}, text {place}" for place, label in enumerate(labels)]
+    head = Head(HeadOptions(dim=DIM, features=FEATURES, neighbours=16, seed=1, abstain_error=0.05, kind=Generate()),
+                RandomFeatures(DIM, FEATURES, 1))
+    enter(head, vectors, texts)
+    ready(head)
+    assert head.labels == [WRITTEN] and head.snapshot().index_of("a text that nobody taught") == 0
+    assert [one.neighbours[0].row for one in decode(vectors, head.snapshot(), evidence=1)] == list(range(40)), "memory decides"
+    assert decode(vectors, head.snapshot())[0].reason is None, "no outcomes are known, and it is answered"
+    head.set_labels(texts)
+    head.trace((row, row // 2, text) for row, text in enumerate(texts))
+    head.forget([0, 1], list(enumerate(texts))[2:])
+    head.solve()
+    one = Head(head.options, RandomFeatures(DIM, FEATURES, 1))
+    enter(one, vectors[2:], texts[2:], first=2)
+    ready(one)
+    assert head.labels == one.labels == [WRITTEN]
+    assert torch.equal(head.snapshot().ridge, one.snapshot().ridge)
+    assert [n.row for n in decode(vectors[:1], head.snapshot(), evidence=9)[0].neighbours] == [
+        n.row for n in decode(vectors[:1], one.snapshot(), evidence=9)[0].neighbours]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 from torch import Tensor
@@ -143,3 +144,22 @@ def test_no_call_comes_between_a_finding_and_its_source_being_out(learner: tuple
     assert made.call(seen).result(WAIT_S) == (120, 1)
     assert (journal.found[0].source, journal.found[0].since) == ("intern", 121)
     assert all(made.was_set_aside(entry) for entry in bad)
+
+
+def test_all_words_of_a_text_are_one_label_of_its_source(learner: tuple[Learner, dict[int, Tensor]]) -> None:
+    made, known = learner
+    found: list[Finding] = []
+    made.on_finding = found.append
+    vectors, labels = cloud(4, 30)
+    made.deliver(entries(vectors, labels, "desk", 1, known))
+    wrong, true = cloud(4, 20, seed=7)
+    bad = [f"class {(int(label[-1]) + 1) % 4}" for label in true]
+    text = [replace(row(121 + part, label, "intern"), event=121, part=part, born=121) for part, label in enumerate(bad)]
+    known |= {one.place: vector for one, vector in zip(text, wrong, strict=True)}
+    made.deliver([Learned(seq=121, domain=1, born=text)])
+    made.when(121).result(WAIT_S)
+    record = made.state.suspicion.records["intern"]
+    assert (found, record.labels, record.contrary) == ([], 1, 1)
+    made.deliver(entries(wrong, bad, "intern", 300, known))
+    made.when(379).result(WAIT_S)
+    assert found[0].source == "intern"

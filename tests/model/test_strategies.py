@@ -18,7 +18,7 @@ from adaptd.interfaces import Strategy
 from adaptd.model import files
 from adaptd.model.attention import Adapter, TrainableAttention, principal
 from adaptd.strategies import Agem, Der, Derpp, ErAce, Ewc, Lwf, Mas, Naive, Replay, Si, register_strategies
-from adaptd.strategies.task import Task
+from adaptd.strategies.task import Place, Task
 from tests.model.check_strategy import CLASSES, check_strategy, gaussians, loss_of, lost_and_learned, make_task
 
 EVERY = [chosen() for chosen in register_strategies()]
@@ -246,3 +246,28 @@ def test_it_trains_on_cuda() -> None:
     before = network.projection.detach().clone()
     Replay().adapt(replace(task, device="cuda"))
     assert not torch.equal(before, network.projection.detach())
+
+
+class Killed(Exception):
+    """The process ended here."""
+
+
+@pytest.mark.parametrize("strategy", EVERY, ids=lambda s: s.name)
+def test_a_training_that_was_killed_goes_on_to_the_same_bytes(strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaptd.strategies.avalanche.KEEP_S", 0.0)
+    memory, places = gaussians(40), list[Place]()
+
+    def keep(place: Place) -> None:
+        places.append(Place(tensors={name: one.clone() for name, one in place.tensors.items()},
+                            facts={**place.facts, "losses": list(place.facts["losses"])}))
+        if len(places) == 23:  # some epochs are over, and one is not
+            raise Killed
+
+    whole = make_task(80, *memory)
+    strategy.adapt(whole)
+    with pytest.raises(Killed):
+        strategy.adapt(replace(make_task(80, *memory), keep=keep))
+    goes_on = replace(make_task(80, *memory), found=places[-1])
+    numbers = strategy.adapt(goes_on)
+    assert numbers["resumed_at"] == 23 and goes_on.losses == whole.losses
+    assert files.dump_adapter(goes_on.network.adapter()) == files.dump_adapter(whole.network.adapter())

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from adaptd import config
+from adaptd import config, heads
 from adaptd.adapt import Adaptation
+from adaptd.errors import Conflict
+from adaptd.gate import NotWorse
 from adaptd.model.attention import Adapter
 from adaptd.records import Verdict
 from tests.acceptance.daemon import until
 
 LABELS = torch.tensor([0, 1])
-ROWS = {"vectors": torch.zeros(2, 1), "holdout": torch.zeros(2), "targets": LABELS}
+ROWS = {"vectors": torch.zeros(2, 1), "holdout": torch.zeros(2), "targets": LABELS, "fresh": torch.ones(2)}
+FACTS = {"kind": heads.facts(heads.Classify())}
 METRICS = {"training": {"numbers": {"loss": 0.5}, "seconds": 1.0, "versions": {}}, "holdout": {}, "holdout_rows": 0}
 
 
@@ -29,18 +32,30 @@ def raises(*_: object) -> None:
 class Learned:
     """A learner and its versions, as far as an adaptation asks for them."""
 
-    state = SimpleNamespace(version=1)
+    state = SimpleNamespace(version=1, heads={"label": SimpleNamespace(options=SimpleNamespace(generates=False, adapts=True))})
 
     def __init__(self) -> None:
         self.promoted: list[int] = []
 
     def call(self, _: object) -> Future[Any]:
         done: Future[Any] = Future()
-        done.set_result((1, 2, {"label": (ROWS, {}, Adapter(), SimpleNamespace(read_into=lambda _: None))}))
+        done.set_result((1, 2, {"label": (ROWS, FACTS, Adapter(), SimpleNamespace(read_into=lambda _: None))}))
         return done
 
     def trained_up_to(self) -> int:
         return 0
+
+    def tried(self) -> list[Any]:
+        return []
+
+    def tries(self, _: str) -> list[int]:
+        return []
+
+    def labels_since(self, seq: int) -> int:
+        return seq
+
+    def note(self, what: str, _actor: str, _reason: str, *, detail: Mapping[str, Any] | None = None) -> None:
+        self.noted = what, detail
 
     def enter_candidate(self, *_: object) -> int:
         return 7
@@ -99,3 +114,38 @@ def test_a_failure_is_told_though_an_observer_fails_too(adaptation: Trained, mon
     with pytest.raises(RuntimeError, match="of its own"):
         adaptation.start("by hand", "me").result(5.0)
     assert adaptation.last is not None and adaptation.last["verdict"] == "failed"
+
+
+def test_a_trial_that_fails_is_noted_with_its_source_and_the_others_without(adaptation: Trained, learned: Learned) -> None:
+    def trial(*_: object) -> Any:
+        adaptation.trying = {"source": "weak:rules"}
+        raise RuntimeError("broken")
+
+    for start, noted in ((lambda: adaptation.start_other("weak", trial, "", "me"), ("weak-failed", {"source": "weak:rules"})),
+                         (lambda: adaptation.start_other("adapt", raises, "", "me"), ("adapt-failed", None))):
+        with pytest.raises(RuntimeError):
+            start().result(5.0)
+        assert learned.noted == noted
+
+
+def test_where_what_writes_texts_is_not_trained_there_is_nothing_to_adapt(
+        adaptation: Trained, learned: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = SimpleNamespace(generates=True, adapts=False)
+    monkeypatch.setattr(learned, "state", SimpleNamespace(version=1, heads={"label": SimpleNamespace(options=options)}))
+    with pytest.raises(Conflict, match="nothing to adapt"):
+        adaptation.start("by hand", "me")
+
+
+@pytest.mark.parametrize(("lost", "decision"), [(0.05, "promote"), (0.9, "undecided")])
+def test_texts_are_won_by_the_better_one_and_none_go_live_that_are_worse_by_more(
+        adaptation: Trained, lost: float, decision: str) -> None:
+    adaptation.gate = NotWorse()
+    champion = torch.full((200,), 0.9, dtype=torch.float64)
+    candidate = torch.where(torch.arange(200) < 40, champion - lost, champion + 0.02)
+    scores = {"rows": torch.arange(200), "candidate": candidate, "champion": champion,
+              "nearer": torch.sign(candidate - champion).long()}
+    facts = {"labels": ["text"], "kind": heads.facts(heads.Generate(trainable=True))}
+    verdict, metrics = adaptation._judge("label", {"targets": torch.zeros(200, dtype=torch.int64)}, facts, scores)
+    assert verdict.decision == decision and verdict.evidence["discordant"] == {"better": 160, "worse": 40}
+    assert metrics["holdout"] == {"champion": pytest.approx(0.9), "candidate": pytest.approx(float(candidate.mean()))}
+    assert ("its mean score is lower" in verdict.reasons[0]) == (decision == "undecided")

@@ -57,6 +57,7 @@ class Double:
     asked: list[tuple[str, Any]] = field(default_factory=list)
     happenings: Sequence[Json] = ()
     closed: bool = False
+    full: bool = False
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     release: asyncio.Event | None = None  # predict waits for it
     door: Door = field(default_factory=lambda: Door(Text(), LIMITS, b"key", lambda: 1.8e9))
@@ -89,6 +90,10 @@ class Double:
         finally:
             self.closed = True
 
+    def expect(self, domain: str, actor: str) -> None:
+        if self.full:
+            raise Busy("too many predictions are waiting", retry_after_s=2.0)
+
     async def predict(self, domain: str, inputs: Sequence[Any], *, source: str, explain: bool,
                       min_seq: int | None, actor: str) -> Json:
         self._note("predict", domain, inputs, source=source, explain=explain, min_seq=min_seq, actor=actor)
@@ -112,8 +117,8 @@ class Double:
             ids[index] = f"e{index}"
         return {"accepted": len(good), "duplicates": 0, "held": 0, "rejected": rejected, "events": ids, "seq": 9}
 
-    async def adapt(self, domain: str, *, wait: bool, actor: str) -> Json:
-        self._note("adapt", domain, wait=wait, actor=actor)
+    async def adapt(self, domain: str, *, wait: bool, actor: str, **what: bool) -> Json:
+        self._note("adapt", domain, wait=wait, actor=actor, **what)
         return {"verdict": "undecided", "version": None, "reasons": ["too few"]}
 
     async def snapshot(self, domain: str, *, reason: str, actor: str) -> Json:
@@ -306,8 +311,10 @@ ALONE = {"and_replay": False, "except_sources": []}
 ROUTES: list[tuple[str, str, Any, str, tuple[Any, ...]]] = [
     ("POST", "/v1/text/predict", {"inputs": [{"text": "a"}], "explain": True, "min_seq": 3}, "predict",
      ("text", [{"text": "a"}], {"source": "http", "explain": True, "min_seq": 3, "actor": "socket"})),
-    ("POST", "/v1/text/adapt", {"wait": True}, "adapt", ("text", {"wait": True, "actor": "socket"})),
-    ("POST", "/v1/text/adapt", None, "adapt", ("text", {"wait": False, "actor": "socket"})),
+    ("POST", "/v1/text/adapt", {"wait": True, "pseudo": True}, "adapt",
+     ("text", {"wait": True, "actor": "socket", "consolidate": False, "weak": False, "pseudo": True})),
+    ("POST", "/v1/text/adapt", None, "adapt",
+     ("text", {"wait": False, "actor": "socket", "consolidate": False, "weak": False, "pseudo": False})),
     ("POST", "/v1/text/snapshot", {"reason": "r"}, "snapshot", ("text", {"reason": "r", "actor": "socket"})),
     ("POST", "/v1/text/snapshot", None, "snapshot", ("text", {"reason": "", "actor": "socket"})),
     ("POST", "/v1/text/rollback", {"to": 7, "reason": "r"}, "rollback",
@@ -457,6 +464,13 @@ def test_a_failure_has_its_status_and_never_a_traceback(fails: Exception, status
         assert answer.headers.get("retry-after") == retry
         assert "secret" not in answer.text
     assert ("ZeroDivisionError: secret" in caplog.text) == (code == "internal")
+
+
+def test_under_a_flood_a_prediction_is_refused_before_its_body_is_read() -> None:
+    operations = Double(full=True)
+    answer = ask(operations, "POST", "/v1/text/predict", content=b"{")
+    error(answer, 429, "busy")
+    assert answer.headers["retry-after"] == "2" and not operations.asked
 
 
 def test_an_answer_with_nan_is_a_fault_of_ours() -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from adaptd.bench import gate, gate_page, sets, streams
+from adaptd.bench.apart import Apart, PeerFailed
+from adaptd.bench.overload import Clients, Line
 from adaptd.bench.page import page
-from adaptd.bench.peers import Cron, Inputs, Makers, NearestMean, Neighbours, StreamingLda, moving
+from adaptd.bench.peers import Inputs, Neighbours
 from adaptd.bench.plan import Run
-from adaptd.bench.report import pictures, table
+from adaptd.bench.report import made, pictures, table
+from tests.unit.socketdouble import SocketDouble
 
 LABELS = [f"label {i % 6}" for i in range(120)]
 
@@ -104,20 +111,24 @@ def test_quarters() -> None:
     assert streams.over_time(np.array([True, True, False, True]))["quarter 3"] == 0.0
 
 
-@pytest.mark.parametrize("peer", ["cron", "nearest-mean", "nearest-neighbours", "streaming-lda"])
+@pytest.mark.parametrize("peer", ["cron", "nearest-mean", "nearest-neighbours", "streaming-lda", "er-ace"])
 def test_peers_learn_what_is_easy(peer: str) -> None:
     random = np.random.RandomState(0)
     classes = np.repeat(np.arange(3), 40)
     vectors = (np.eye(8)[classes] + 0.1 * random.randn(120, 8)).astype(np.float32)
     inputs = Inputs(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), [""] * 120)
-    makers: Makers = {"cron": lambda: Cron(every=20, strength=10.0), "nearest-mean": NearestMean,
-                      "nearest-neighbours": lambda: Neighbours(5, half_life=100.0), "streaming-lda": StreamingLda}
-    one = makers[peer]()
-    assert (one.predict(inputs) == -1).all()
-    for rows in streams.blocks(random.permutation(120), 15):
-        one.learn(inputs.take(rows), classes[rows])
-    assert (one.predict(inputs) == classes).mean() > 0.95
-    assert set(moving(1000)) >= {peer}
+    with Apart(peer, 400) as one:
+        assert (one.predict(inputs) == -1).all()
+        for rows in streams.blocks(np.tile(random.permutation(120), 12), 15):
+            one.learn(inputs.take(rows), classes[rows])
+        assert (one.predict(inputs) == classes).mean() > 0.95
+        assert one.cpu_s > 0
+
+
+def test_a_peer_that_ends_is_told() -> None:
+    with pytest.raises(PeerFailed, match=r"cron ended with -9"), Apart("cron") as one:
+        one._process.kill()
+        one.refit()
 
 
 def test_neighbours_with_recency_prefer_the_newer_label() -> None:
@@ -164,7 +175,12 @@ def test_the_page_has_means_over_seeds() -> None:
                for seed, final in ((0, 95.0), (1, 96.0))]
     text = page(json.loads(json.dumps(results)), table, ["benchmarks/class-incremental-s-seed0-no-adapt.png"])
     assert "| adaptd | 95.50 | - |" in text and "mean of seeds 0, 1" in text and "no-adapt.png" in text
-    assert "Not run yet: `adaptd bench speed`" in text
+    assert "## Speed" not in text
+
+
+def test_the_page_of_the_documentation_is_what_the_kept_results_give() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    assert (docs / "benchmarks.md").read_text(encoding="utf-8") == made(docs / "benchmarks")
 
 
 @pytest.mark.parametrize("accuracy, difference", [(0.7, -0.03), (0.9, 0.0), (0.97, 0.03)])
@@ -206,3 +222,21 @@ def test_a_run_of_the_gate_says_how_long_it_takes() -> None:
     runs = [Run(part="gate", set=name, seed=0, adapt=False, quick=quick) for name in ("power", "lost-class", "month")
             for quick in (True, False)]
     assert all(gate.expected_s(quick) < gate.expected_s(full) for quick, full in zip(runs[::2], runs[1::2], strict=True))
+
+
+def test_clients_of_an_overload_ask_on_their_timetable_and_time_what_was_accepted(tmp_path: Path) -> None:
+    enough, asked = threading.Event(), itertools.count()
+
+    def answer(method: str, path: str, body: Any) -> tuple[int, Any, dict[str, str]]:
+        number = next(asked)
+        if number == 7:
+            enough.set()
+        return (200, {"inputs": body}, {}) if number % 2 else (429, {}, {})
+
+    def ask(line: Line, number: int) -> int:
+        return line.exchange("POST", "/v1", {"n": number})
+
+    with closing(SocketDouble(tmp_path / "s", answer)), Clients(tmp_path / "s", ask, 2, 0.01).asking() as clients:
+        assert enough.wait(30)
+    assert set(clients.told) == {200, 429}
+    assert len(clients.took) == clients.told[200] and clients.ms(99) >= 0

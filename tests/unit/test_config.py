@@ -40,7 +40,7 @@ def settings_in(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterato
                  if isinstance(a, type) and issubclass(a, config.Section)]
         if inner:
             key = {"encoders": ("encoders", "default"), "domains": ("domains", "text"), "feeds": ("feeds", "tickets"),
-                   "outputs": ("outputs", "warehouse"), "alerts": ("alerts", "ops"),
+                   "outputs": ("outputs", "warehouse"), "alerts": ("alerts", "ops"), "observers": ("observers", "opinion"),
                    "rules": ("domains", "text", "rules", "no_refund")}
             at = (name,) if name in config.SHARED else key.get(name, (*prefix, name))
             yield from settings_in(inner[0], at)
@@ -73,10 +73,11 @@ def test_the_full_file_has_every_setting_with_a_comment() -> None:
 
 def test_what_the_full_file_leaves_out_is_none_by_default() -> None:
     text = (CONFIGS / "adaptd.toml").read_text()
-    tables = {"kind", "domain", "source", "options", "fields", "what", "on", "repeat_s"}
+    tables = {"kind", "domain", "source", "options", "fields", "what", "on", "repeat_s", "newest"}
     left_out = set(re.findall(r"^# (\w+) = ", text, re.M)) - tables - set(config.RuleSettings.model_fields)
     defaults = {**config.Settings.model_fields, **config.Store.model_fields, **config.Adapt.model_fields,
-                **config.Http.model_fields}
+                **config.Http.model_fields, **config.Documents.model_fields,
+                **config.VocabularySettings.model_fields}
     assert all(defaults[name].default is None for name in left_out)
 
 

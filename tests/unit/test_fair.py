@@ -15,10 +15,14 @@ class Asked:
     client: str
     size: int = 1
     domain: str = "text"
+    each: int = 1  # what each of its examples weighs
     examples: range = field(init=False)
 
     def __post_init__(self) -> None:
         self.examples = range(self.size)
+
+    def weight(self, row: int) -> int:
+        return self.each
 
 
 def taken(queue: FairQueue[Asked], most: int) -> list[tuple[str, str, int]]:
@@ -55,6 +59,15 @@ def test_a_large_request_comes_in_pieces_that_are_all_of_it_in_order() -> None:
     assert rows == list(range(100)) and queue.take(30) == []
 
 
+def test_a_round_has_fewer_examples_that_weigh_more_and_one_of_them_at_least() -> None:
+    queue = FairQueue[Asked](1000)
+    queue.put(Asked("a", 10, "heavy", each=33))
+    queue.put(Asked("a", 10, "light"))
+    assert taken(queue, 64) == [("heavy", "a", 1), ("light", "a", TURN), ("heavy", "a", 1)]
+    assert (queue.waiting, taken(queue, 8)) == (14, [("light", "a", TURN), ("heavy", "a", 1)])
+    assert sum(size for _ in range(20) for _, _, size in taken(queue, 8)) == 9 and not queue
+
+
 def test_a_client_may_let_wait_what_is_answered_soon() -> None:
     queue = FairQueue[Asked](10_000)
     for _ in range(FIRST):
@@ -74,8 +87,8 @@ def test_a_client_may_let_wait_what_is_answered_soon() -> None:
     with pytest.raises(Busy):
         slow.put(Asked("a"))
     fast = FairQueue[Asked](10_000)
-    fast.rate.took(1000, 0.1)  # 10,000 a second: 2,000 are answered soon
-    for _ in range(2000):
+    fast.rate.took(1000, 0.1)  # 10,000 a second: 1,000 are answered soon
+    for _ in range(1000):
         fast.put(Asked("a"))
     with pytest.raises(Busy):
         fast.put(Asked("a"))
@@ -100,3 +113,15 @@ def test_who_is_refused_is_told_when_to_come_again() -> None:
         rate.took(100, 1.0)  # it goes faster now
     assert rate.retry_after_s(1000) == 5.0
     assert (rate.retry_after_s(1), rate.retry_after_s(10**9)) == (0.1, 60.0)
+
+
+def test_a_client_whose_lane_is_full_is_told_before_it_asks_and_another_is_not() -> None:
+    queue = FairQueue[Asked](1000)
+    for _ in range(FIRST):
+        queue.expect("text", "flood")
+        queue.put(Asked("flood"))
+    with pytest.raises(Busy):
+        queue.expect("text", "flood")
+    queue.expect("text", "quiet")
+    taken(queue, FIRST)
+    queue.expect("text", "flood")

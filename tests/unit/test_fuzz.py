@@ -6,6 +6,7 @@ FUZZ_EXAMPLES=20000 tries longer.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -26,8 +27,9 @@ from adaptd.config import Limits, Redact
 from adaptd.errors import AdaptdError, BadConfig, BadPayload, BadSignature
 from adaptd.feeds.elements import Fields, element
 from adaptd.feeds.webhook import Webhook
+from adaptd.heads import Classify
 from adaptd.ingest import ENVELOPE, FEEDBACK, Door
-from adaptd.interfaces import Classify, Domain
+from adaptd.interfaces import Domain
 from adaptd.records import Example, canonical
 from adaptd.redact import redactor
 from adaptd.text import Text
@@ -97,7 +99,8 @@ def test_the_door(raw: list[Any], domain: Domain, action: Any) -> None:
         for one in rejected:
             canonical(one).encode()
         for _, item in good:
-            canonical([value for value in vars(item).values() if not isinstance(value, bytes) and value is not None
+            stored = (getattr(item, one.name) for one in dataclasses.fields(item))
+            canonical([value for value in stored if not isinstance(value, bytes | Example) and value is not None
                        and type(value).__name__ != "_Missing"]).encode()
 
 

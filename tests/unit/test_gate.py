@@ -207,3 +207,17 @@ def test_the_gate_is_a_good_gate() -> None:
 
 def test_binomials_stay_exact_for_many_changed_answers() -> None:
     assert mcnemar(1000, 1000) == pytest.approx(0.5 + comb(2000, 1000) / 2**2001)
+
+
+@pytest.mark.parametrize("n", [100, 300])
+@pytest.mark.parametrize("discordance", [0.02, 0.05, 0.2])
+def test_without_a_margin_at_most_one_in_twenty_that_are_equally_good_is_promoted(n: int, discordance: float) -> None:
+    chance = sum(p for (better, worse), p in trinomial(n, discordance, 0.0).items()
+                 if NotWorse(margin=0.0, min_class=n + 1).judge(paired(better, worse, n - better - worse)).decision == "promote")
+    assert chance <= 1 - CONFIDENCE
+
+
+def test_without_a_margin_the_words_say_that_it_is_better() -> None:
+    verdict = NotWorse(margin=0.0).judge(paired(30, 5, 165))
+    assert verdict.decision == "promote" and verdict.reasons[0].startswith("the candidate is better: ")
+    assert NotWorse(margin=0.0).judge(paired(6, 5, 189)).decision == "undecided"

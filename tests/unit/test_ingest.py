@@ -12,8 +12,9 @@ import pytest
 
 from adaptd.config import Limits
 from adaptd.errors import BadPayload
+from adaptd.heads import Classify
 from adaptd.ingest import Door
-from adaptd.interfaces import Classify, Domain
+from adaptd.interfaces import Domain
 from adaptd.records import MISSING, Example
 from adaptd.text import Text
 

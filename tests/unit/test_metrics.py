@@ -30,6 +30,13 @@ def test_calibration_error_is_the_weighted_gap_between_confidence_and_accuracy()
     assert len(figures["bins"]) == BINS and sum(one["share"] for one in figures["bins"]) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("confidence", [-3.0, 1.5, float("inf"), float("nan")])
+def test_a_stored_confidence_that_is_none_stops_nobody_and_is_not_counted(confidence: float) -> None:
+    outcomes, per_label = Outcomes(), dict[str, list[int]]()
+    count_answers(outcomes, per_label, [row(1, "a")], {1: Said(labels={"label": "a"}, confidence=confidence)})
+    assert (outcomes.right, outcomes.calibration.figures()) == (1, None)
+
+
 def test_certainty_that_is_wrong_half_of_the_time_is_seen_and_fades_once_it_is_right() -> None:
     fold = Calibration()
     assert fold.figures() is None

@@ -131,6 +131,17 @@ def test_fields_that_are_no_options_are_not_offered() -> None:
     assert wrong.value.hint == "options: size"
 
 
+def test_an_option_that_must_be_given_is_named() -> None:
+    @dataclasses.dataclass(kw_only=True)
+    class Thing:
+        url: str
+        size: int = 1
+
+    with pytest.raises(BadConfig, match="feeds.x.options.url: it must be given") as missing:
+        plugins.build(Thing, {"size": 2}, "feeds.x.options")
+    assert (missing.value.field, missing.value.hint) == ("feeds.x.options.url", "options: url, size")
+
+
 def test_plugins_and_the_fast_group_load_without_torch() -> None:
     """A blocked import would raise."""
     program = ("import sys\nfor name in ('torch', 'transformers', 'faiss', 'avalanche'): sys.modules[name] = None\n"

@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 
 from adaptd.config import Quarantine
-from adaptd.quarantine import Dissent, Finding, Suspicion
+from adaptd.quarantine import Dissent, Finding, Suspicion, together
 
 RULE = Quarantine()
 Rate = Callable[[int], float]
@@ -100,3 +100,10 @@ def test_a_fold_that_was_stored_goes_on_as_if_it_had_not_been() -> None:
         if seq % 700 == 0:
             other = Suspicion.of(json.loads(json.dumps(one.facts())))
     assert other.facts() == one.facts() and Suspicion.of(None).facts() == Suspicion().facts()
+
+
+def test_a_text_contradicts_when_most_of_its_words_do() -> None:
+    def of(*told: bool | None) -> bool | None:
+        return together([Dissent(from_others=one, from_all=one) for one in told]).from_others
+
+    assert [of(None, None), of(None, False), of(True, False), of(True, None, True, False)] == [None, False, False, True]

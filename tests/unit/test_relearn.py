@@ -12,12 +12,15 @@ from sqlalchemy import Engine, select
 from adaptd import db, registry
 from adaptd import tables as t
 from adaptd.errors import BadPayload
-from adaptd.journal import Journal
+from adaptd.heads import Head, Spans
+from adaptd.interfaces import Domain
+from adaptd.journal import CHUNK, Journal
 from adaptd.quarantine import Finding
-from adaptd.records import Feedback, Item, Learned
+from adaptd.records import Example, Feedback, Item, Learned, canonical
 from adaptd.relearn import Scope
 from adaptd.rows import HoldoutRule, alive, lineage
 from adaptd.setaside import DROPPED, LEARNED, REFUSED, WAITING
+from adaptd.tagging import Tagging
 
 DOMAIN = 1
 
@@ -178,3 +181,40 @@ def alive_targets(reader: Engine) -> list[str]:
     with reader.connect() as connection:
         branch = registry.live(connection, DOMAIN).branch
         return [row.target for row in connection.execute(alive(DOMAIN, lineage(connection, branch)))]
+
+
+# -- words that are tagged ----------------------------------------------------------------------------------------
+
+
+class Places(Domain):
+    """Tags words."""
+
+    name = "places"
+    heads: Mapping[str, Head] = {"places": Spans()}
+
+    def example(self, payload: Mapping[str, Any]) -> Example:
+        return Example(text=payload["text"])
+
+
+def test_a_correction_of_spans_that_comes_in_a_later_chunk_is_not_taken_for_learned(journal: Journal, reader: Engine) -> None:
+    journal.tagging[DOMAIN] = Tagging(Places())
+
+    def spans(kind: str) -> dict[str, str]:
+        return {"places": canonical([{"start": 0, "end": 4, "type": kind}])}
+
+    one = journal.append(DOMAIN, [Item(payload={"text": "Oslo is far"}, source="crm")]).result(10).receipts[0].event
+    assert one is not None
+    journal.hold(DOMAIN, "learning", "", "", "me").result(10)
+    give(journal, one, "desk", **spans("city"))
+    label = {"places": "[]"}
+    others = [Item(payload={"text": f"{n}"}, source="crm", label=label, targets=label) for n in range(CHUNK)]
+    journal.append(DOMAIN, others).result(10)
+    give(journal, one, "desk", **spans("country"))
+    scope = Scope(since=0, sources=frozenset(), events={})
+    assert journal.replay(DOMAIN, scope, "", "me") == (CHUNK + 2, 0)
+    with reader.connect() as connection:
+        branch = registry.live(connection, DOMAIN).branch
+        query = alive(DOMAIN, lineage(connection, branch)).where(t.event.c.id == one)
+        rows = {row.part: row.target for row in connection.execute(query)}
+    assert rows == {0: "B-country", 1: "O", 2: "O"}
+    assert journal.replay(DOMAIN, scope, "", "me") == (0, 0)

@@ -115,6 +115,7 @@ def test_a_fresh_store_has_one_version_and_counts_nothing(store: Store) -> None:
         "version": 1, "parent": None, "labels": 0, "events": 0, "labelled": 0, "memory": 0, "evicted": 0,
         "capacity": None, "forgetting": None,
         "drift": None, "accuracy": {"prequential": None, "holdout": None}, "adapting": None, "last_verdict": None,
+        "next_adaptation": None, "next_consolidation": None, "weak": None,
         "calibration": None, "abstention": None,
         "learn_lag": 0, "held": [], "adaptation_held": False, "incumbent": None, "probation": None}
     assert isinstance(domain["promoted_at"], float)

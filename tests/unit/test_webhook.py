@@ -56,8 +56,8 @@ def test_another_signature_of_github_s_kind_does_not_let_in(wrong: Mapping[str, 
     assert refused.value.hint and github()["x-hub-signature-256"] not in str(refused.value.body())
 
 
-@pytest.mark.parametrize("wrong", [
-    {}, github(), standard(b"other"), standard(at=time.time() - 400), standard(at=time.time() + 400),
+@pytest.mark.parametrize("wrong", [  # made when the tests are collected, which may be long before
+    {}, github(), standard(b"other"), standard(at=time.time() - 400), standard(at=time.time() + 86400),
     {**standard(), "webhook-id": "msg_2"}, {**standard(), "webhook-timestamp": str(int(time.time()) - 5)},
     {**standard(), "webhook-timestamp": "soon"}, {**standard(), "webhook-timestamp": "9" * 5000}, standard(number=""),
     {**standard(), "webhook-signature": standard()["webhook-signature"].replace("v1,", "v2,")},

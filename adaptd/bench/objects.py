@@ -1,4 +1,4 @@
-"""A store of objects, as much of S3 as Tansu asks for, so that a broker of a test finds its data when it is started again."""
+"""A store of objects, as much of S3 as Tansu asks for, so that it finds its data when it is started again."""
 
 from __future__ import annotations
 

@@ -1,0 +1,118 @@
+"""The doorkeeper: `python -m adaptd.doorkeeper`, which lets large batches through the doors of all domains, beside the daemon.
+
+Where: a child of `bulk`. Messages are msgpack (https://msgpack.org), each behind its length. In: the `job`, then
+`[domain, elements, source]` again and again. Out: `true` when it is ready, then `[places, columns of the items, rejected]`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgpack
+
+from adaptd import plugins
+from adaptd.config import Blobs, DomainSettings, Limits, Log, Settings
+from adaptd.host import log_to_stderr
+from adaptd.ingest import Door, Rejected
+from adaptd.process import be_a_quiet_child
+from adaptd.records import MISSING, STORED, Item
+
+LENGTH = struct.Struct("!Q")
+NICE = 0  # a client waits for it, as it does for the daemon
+NOTHING = msgpack.ExtType(0, b"")  # a label that was not given
+Through = tuple[list[tuple[int, Item]], list[Rejected]]
+
+
+def main() -> int:
+    """Let through what the daemon gives, until it closes the pipe."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a plugin prints
+    asked = os.fdopen(0, "rb")
+
+    def say(message: bytes) -> None:
+        out.write(framed(message))
+        out.flush()
+
+    told = unpacked(_next(asked))
+    log_to_stderr(Log.model_validate(told["log"]))
+    be_a_quiet_child(told["parent_pid"], NICE)
+    doors = _doors(told)
+    say(packed(True))
+    while message := _next(asked):
+        domain, raw, source = unpacked(message)
+        say(taken_apart(doors[domain].items(raw, source=source)))
+    return 0
+
+
+def framed(message: bytes) -> bytes:
+    """Return a message behind its length."""
+    return LENGTH.pack(len(message)) + message
+
+
+def _next(pipe: BinaryIO) -> bytes:
+    """Return the next message, empty behind the last one."""
+    length = pipe.read(LENGTH.size)
+    return pipe.read(*LENGTH.unpack(length)) if len(length) == LENGTH.size else b""
+
+
+def job(settings: Settings, key: bytes, folder: Path) -> bytes:
+    """Return what it must know, and no more. No vocabulary: a file that was read at the daemon's start may be another one now."""
+    return packed({"parent_pid": os.getpid(), "key": key, "folder": str(folder), "plugins": settings.plugins.allow,
+                   "log": settings.log.model_dump(mode="json"), "limits": settings.limits.model_dump(mode="json"),
+                   "blobs": settings.blobs.model_dump(mode="json"),
+                   "domains": {name: {"kind": one.kind, "options": one.options, "redact": one.redact.model_dump(mode="json")}
+                               for name, one in settings.served().items()}})
+
+
+def _doors(told: Mapping[str, Any]) -> Mapping[str, Door]:
+    """Build the domains as the daemon does, and their doors."""
+    kinds = plugins.collect(plugins.load("adaptd", told["plugins"]), "register_domains")
+    limits, blobs = Limits.model_validate(told["limits"]), Blobs.model_validate(told["blobs"])
+    domains = {name: DomainSettings.model_validate(one) for name, one in told["domains"].items()}
+    return {name: Door.of(plugins.domain(kinds, name, one), name, one, limits, blobs, told["key"], Path(told["folder"]))
+            for name, one in domains.items()}
+
+
+def packed(value: Any) -> bytes:
+    """Return a message; a string may have lone surrogates, which the door will refuse."""
+    made: bytes = msgpack.packb(value, default=_nothing, unicode_errors="surrogatepass")
+    return made
+
+
+def unpacked(message: bytes) -> Any:
+    """Return what a message says."""
+    return msgpack.unpackb(message, ext_hook=lambda code, data: MISSING, unicode_errors="surrogatepass", strict_map_key=False)
+
+
+def _nothing(value: Any) -> Any:
+    if value is MISSING:
+        return NOTHING
+    raise TypeError(f"{type(value).__name__} cannot be sent")
+
+
+def taken_apart(through: Through) -> bytes:
+    """Return what the door said as a message: the items by columns, which are a tenth of the work of objects."""
+    good, rejected = through
+    columns = [_column([getattr(item, name) for _, item in good]) for name in STORED]
+    return packed([[place for place, _ in good], columns, rejected])
+
+
+def _column(values: list[Any]) -> list[Any]:
+    """Return a column; of one that says the same everywhere, as most do, its one value."""
+    return values[:1] if all(value is values[0] or value == values[0] == {} for value in values) else values
+
+
+def put_together(message: bytes) -> Through:
+    """Return what the door said. The items are as they are stored: what the domain made of the payload is not with them."""
+    places, told, rejected = unpacked(message)
+    whole = [column * len(places) if len(column) == 1 else column for column in told]
+    return [*zip(places, map(Item.stored, *whole), strict=True)], rejected
+
+
+if __name__ == "__main__":
+    sys.exit(main())
