@@ -45,7 +45,8 @@ def test_what_gains_nothing_waits_for_twice_as_many_labels_over_a_restart(tmp_pa
         assert over(live, "reject")["started"] == "6 new labels"
         assert (status(live)["next_adaptation"]["at_labels"], status(live)["next_adaptation"]["backed_off"]) == (12, 2)
         teach(live, 6)
-        assert status(live)["next_adaptation"]["labels"] == 6 and status(live)["adapting"] is None
+        until(lambda: status(live)["next_adaptation"]["labels"] == 6, "all six are learned")
+        assert status(live)["adapting"] is None
         live.close()
     with Live(folder) as live:
         live.verdict = "promote"
