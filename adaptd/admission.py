@@ -112,7 +112,7 @@ class Admission:
         """Start a trial where enough labels came since the last one, twice as many for each in a row that showed nothing."""
         with self._reader.connect() as connection:
             tried = _tried(connection, self._domain)
-            waiting = setaside.waiting(connection, self._domain).keys() - self._journal.holds(self._domain)
+            waiting = setaside.waiting(connection, self._domain).keys() - self._journal.late.holds(self._domain)
             due = {source for source in waiting if not source.startswith(PSEUDO) and self._is_due(connection, tried, source)}
             pseudo = (self.settings.pseudo and self._proposes and not self._proposals_held()
                       and self._is_due(connection, tried, PSEUDO))
@@ -127,7 +127,7 @@ class Admission:
 
     def _proposals_held(self) -> str | None:
         """Return a source of proposals that is on hold, which holds for those of every version."""
-        return next((source for source in sorted(self._journal.holds(self._domain)) if source.startswith(PSEUDO)), None)
+        return next((source for source in sorted(self._journal.late.holds(self._domain)) if source.startswith(PSEUDO)), None)
 
     def start(self, actor: str, *, pseudo: bool) -> Future[Outcome]:
         """Try what waits now; with `pseudo` propose labels first.
@@ -149,7 +149,7 @@ class Admission:
         return self._start("on demand", actor, None, pseudo=pseudo)
 
     def _start(self, reason: str, actor: str, due: set[str] | None, *, pseudo: bool) -> Future[Outcome]:
-        if "" in self._journal.holds(self._domain):
+        if "" in self._journal.late.holds(self._domain):
             raise Conflict("learning is on hold", hint="adaptd resume")
         work = functools.partial(self._trial, due=due, pseudo=pseudo)
         trying = self._about(min(due, default=PSEUDO)) if due is not None else None  # if it ends before its turn
@@ -171,7 +171,7 @@ class Admission:
         with self._reader.connect() as connection:
             waiting = [source for source in setaside.waiting(connection, self._domain)
                        if (pseudo and not stale if source.startswith(PSEUDO) else
-                           (due is None or source in due) and source not in self._journal.holds(self._domain))]
+                           (due is None or source in due) and source not in self._journal.late.holds(self._domain))]
         stale += self._stale([source for source in waiting if not source.startswith(PSEUDO)])
         outcomes += [self._try(folder / str(place), source, actor)
                      for place, source in enumerate(one for one in waiting if one not in stale)]
@@ -204,7 +204,7 @@ class Admission:
         labels, number = len(given.seqs), None
         if verdict.decision == "promote":
             try:
-                labels, number = self._versions.admit(lambda: self._journal.admit(self._domain, source, given.seqs), stood,
+                labels, number = self._versions.admit(lambda: self._journal.late.admit(self._domain, source, given.seqs), stood,
                                                       source, actor)
             except Refused as refusal:
                 reasons = [*verdict.reasons, f"not admitted: {refusal.message}"]
@@ -225,7 +225,7 @@ class Admission:
         with self._reader.connect() as connection:
             held = setaside.held_out(connection, self._domain)
             found = setaside.to_try(connection, self._domain, source, MOST)
-        overruled = self._journal.overruled(self._domain, [r.seq for r in found])
+        overruled = self._journal.late.overruled(self._domain, [r.seq for r in found])
         read = [(r, self._read(r.label)) for r in found if r.content not in held and r.seq not in overruled]
         read = [(r, targets) for r, targets in read
                 if targets and all(target in known.get(head, ()) for head, target in targets.items())]
@@ -281,7 +281,7 @@ class Admission:
         pool = [event for event in pool if event in vectors]
         labels = self._labels(pool, torch.stack([vectors[event] for event in pool])) if pool else {}
         source = f"{PSEUDO}{self._learner.state.version}"
-        if self._journal.propose(self._domain, source, labels).result():
+        if self._journal.late.propose(self._domain, source, labels).result():
             return None
         words = f"no answer to {len(pool)} unlabelled events is sure enough to propose it"
         verdict = Verdict(decision="undecided", reasons=[words])

@@ -16,13 +16,13 @@ from adaptd.bounds import Bounds
 from adaptd.config import DomainSettings
 from adaptd.heads import Classify
 from adaptd.heads import Head as Kind
-from adaptd.learn import State
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.moments import Moment
 from adaptd.paths import Paths
 from adaptd.refold import Rules, unreported
 from adaptd.rows import lineage
+from adaptd.state import State
 from adaptd.stored import Stored, stored
 
 

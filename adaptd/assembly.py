@@ -49,6 +49,7 @@ from adaptd.config import DomainSettings, Settings
 from adaptd.counterfactual import Counterfactual
 from adaptd.drift import Change
 from adaptd.errors import BadConfig
+from adaptd.examine import Incumbent
 from adaptd.follow import Follower
 from adaptd.forget import Forgetting
 from adaptd.generation import Generation
@@ -59,7 +60,7 @@ from adaptd.host import Room, check_not_lost
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain, Encoder, Gate, Observer, Tunable
 from adaptd.journal import Journal
-from adaptd.learn import Incumbent, Learner
+from adaptd.learn import Learner
 from adaptd.library import Library
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import CATCH_UP, Head, HeadOptions
@@ -164,8 +165,9 @@ class Assembly:
         self.bulk = Bulk(partial(doorkeeper.job, self.settings, key, self.paths.config.parent), self.settings.limits.queue)
         self.inference = Inference(encoders, self.settings.limits.queue)
         self.inference.told = self._told
-        self.journal.holdout = {ids[name]: HoldoutRule(s.holdout.share, s.holdout.after, heads.written(self._built[name].heads))
-                                for name, s in served.items()}
+        self.journal.births.holdout = {
+            ids[name]: HoldoutRule(s.holdout.share, s.holdout.after, heads.written(self._built[name].heads))
+            for name, s in served.items()}
         with self.reader.connect() as connection:
             self.journal.open(connection)
             self.writer.start(last_seq(connection))
@@ -335,7 +337,7 @@ class Assembly:
 
     def _tagging(self, name: str, number: int, domain: Domain, settings: DomainSettings) -> Tagging | None:
         """Tell the journal how a domain's spans become rows; None of one that tags no words."""
-        self.journal.tagging[number] = found = tagging(name, domain, settings)
+        self.journal.births.tagging[number] = found = tagging(name, domain, settings)
         return found
 
     def _connect(self, served: Served, settings: DomainSettings, refold: Refold) -> None:
@@ -343,13 +345,13 @@ class Assembly:
         learner, name = served.learner, served.name
         learner.on_failure, learner.told, learner.on_finding = self._fatal, self._told, partial(self._set_aside, served.id)
         learner.follows_changes, learner.on_change = settings.drift.enabled, partial(self._follow, served.id)
-        learner.forgotten, learner.tuned = self.journal.forgotten, served.vectors.tuned
+        learner.forgotten, learner.examiner.tuned = self.journal.forgotten, served.vectors.tuned
         served.adaptation.consolidates(settings.consolidate, self._reads(served))
         if (generation := served.generation) is not None:
             served.adaptation.writes = training.Writes(domain=name, kind=settings.kind, options=settings.options,
                                                        folder=self.paths.config.parent, pairs=served.pairs)
             learner.on_published = lambda snapshot: generation.adopt(snapshot.weights)
-        learner.record, learner.record_tested = refold.record, partial(self.journal.tested, served.vectors.encoder_id)
+        learner.record, learner.examiner.record = refold.record, partial(self.journal.tested, served.vectors.encoder_id)
         learner.on_learned = self._after_learning(name, served.adaptation, served.probation, settings.learn.checkpoint_labels)
         # where the sums took long to make, the next start need not
         learner.on_caught_up = lambda rows: self._checkpoint_soon(name) if rows > CATCH_UP else None
@@ -378,7 +380,7 @@ class Assembly:
     def _admission(self, number: int, settings: DomainSettings, door: Door, adaptation: adapt.Adaptation, versions: Versions,
                    vectors: Vectors, learner: Learner) -> Admission:
         counterfactual = Counterfactual(number, learner, self.inference, self.reader, self.paths.versions)
-        self.journal.weak[number] = frozenset(map(door.named, settings.weak.sources))
+        self.journal.births.weak[number] = frozenset(map(door.named, settings.weak.sources))
         return Admission(number, settings.weak, door, learner, versions, adaptation, self.journal, counterfactual, self.inference,
                          vectors, self.reader)
 
@@ -496,7 +498,7 @@ class Assembly:
 
     def _set_aside(self, domain: int, found: Finding) -> tuple[int, int] | None:
         """Hold a source that contradicts others; in the learner's thread, before what it taught is answered with."""
-        outcome = self.journal.set_aside(domain, found, found.words()).result()
+        outcome = self.journal.late.set_aside(domain, found, found.words()).result()
         if outcome is None:
             return None
         log.warning("source %r is on hold: %s", found.source, found.words(), extra={"action": "quarantine"})
@@ -504,7 +506,7 @@ class Assembly:
 
     def _follow(self, domain: int, found: Change) -> None:
         """Let remembered rows follow a label that changed; in the learner's thread, behind what came meanwhile."""
-        if self.journal.follow(domain, found, found.words()).result() is not None:
+        if self.journal.late.follow(domain, found, found.words()).result() is not None:
             log.warning("%s", found.words(), extra={"action": "drift"})
 
     def _checkpoint_failed(self, done: Future[None]) -> None:

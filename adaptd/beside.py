@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from adaptd.config import Quarantine
-from adaptd.learn import Aside, Learner, Record, State, Vectors
+from adaptd.learn import Aside, Learner, Record, Vectors
 from adaptd.records import Learned
+from adaptd.state import State
 
 TOGETHER = 4  # labels that are taken to have come together: which did is not in the journal
 
@@ -24,7 +25,7 @@ def outcomes(state: State, blocks: Iterable[Sequence[Learned]], vectors: Vectors
     """Yield by block which rows would have been answered right before they were learned; after each the ridge is solved."""
     tested: dict[int, bool] = {}
     aside = _learner(state, vectors, TOGETHER)
-    aside.on_tested = tested.update
+    aside.examiner.on_tested = tested.update
     aside.solve()
     for block in blocks:
         aside.go_through(block, TOGETHER)

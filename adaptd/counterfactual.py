@@ -27,7 +27,7 @@ from adaptd import tables as t
 from adaptd.errors import Conflict
 from adaptd.heads import Head as Kind
 from adaptd.heads import Tagged, as_target
-from adaptd.learn import Learner, State
+from adaptd.learn import Learner
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.decoder import Decoded, decode
@@ -38,6 +38,7 @@ from adaptd.predict import Inference
 from adaptd.records import Learned, Row
 from adaptd.refold import TESTED, head_beside
 from adaptd.rows import lineage, replay
+from adaptd.state import State
 
 Json = dict[str, Any]
 AT_MOST, TRIED = 20, 64  # records of a set; the nearest ones it is looked for among

@@ -11,7 +11,6 @@ and evicted rows are in sums and means here as they are in the daemon; only atte
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,16 +23,18 @@ from torch import Tensor
 
 from adaptd import heads, plugins
 from adaptd.consolidate import Reading, open_encoder
-from adaptd.errors import AdaptdError, CorruptFile
+from adaptd.errors import CorruptFile
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.closed_form import RandomFeatures, leave_out, weights
 from adaptd.model.decoder import pool_opinions, tempered
 from adaptd.model.memory import NewRows
-from adaptd.model.network import Head, HeadOptions, HeadSnapshot
+from adaptd.model.network import Head, HeadOptions
 from adaptd.model.reading import nearer
+from adaptd.model.snapshot import HeadSnapshot
 from adaptd.process import be_a_quiet_child
 from adaptd.records import Example, Paired
+from adaptd.trainer import exit_code, write
 
 SCORED = 20_000  # held-out rows at most, the newest
 READ = 1024  # texts that tuned blocks read at once: each takes the room of its tokens
@@ -161,13 +162,8 @@ def main(folder: Path) -> None:
     answers = score(tensors, facts, adapters, _tuned(folder, adapters))
     if np.isnan(float(adapters["candidate"].scale)):
         raise CorruptFile("candidate: the scale is not a number")
-    target = folder / "out" / "scores.safetensors"
-    target.with_suffix(".tmp").write_bytes(files.dump(answers, {}))
-    os.replace(target.with_suffix(".tmp"), target)
+    write(folder / "out" / "scores.safetensors", files.dump(answers, {}))
 
 
 if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]))
-    except AdaptdError as error:
-        sys.exit(json.dumps(error.body()))
+    sys.exit(exit_code(lambda: main(Path(sys.argv[1]))))

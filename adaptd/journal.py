@@ -1,8 +1,7 @@
 """The journal: events and labels in one order, and what they do to the learned rows, in the same transaction.
 
 Where: between ingest and everything else. All `_functions(connection, …)` run inside the writer, so that what
-they read (holds, lineage, alive rows) cannot change under them. A label's learned rows are committed with the
-label, which is why "exactly once, in journal order" needs no further proof than the transaction.
+they read cannot change under them. What a label is born as: `adaptd.births`; what is learned later than it came: `adaptd.late`.
 """
 
 from __future__ import annotations
@@ -12,59 +11,27 @@ import hmac
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, insert, or_, select, update
 
-from adaptd import blobs, bounds, deadletters, outbox, relearn, setaside, tested
+from adaptd import blobs, bounds, deadletters, outbox, tested
 from adaptd import tables as t
+from adaptd.births import Births
 from adaptd.chain import EVENT, LABEL, Chain
 from adaptd.db import Writer, insert_many, insert_missing, keys_of, of_keys
-from adaptd.drift import Change
-from adaptd.errors import BadPayload, Conflict, Forgotten, NotFound, Refused
-from adaptd.history import act
-from adaptd.quarantine import Finding
-from adaptd.records import MISSING, DeadLetter, Erased, Feedback, Item, Learned, Receipt, Row, canonical
-from adaptd.relearn import Scope
-from adaptd.rows import HoldoutRule, Interval, alive, lineage
-from adaptd.setaside import LEARNED, QUARANTINE, REFUSED, WAITING
-from adaptd.tagging import Tagging
+from adaptd.errors import BadPayload, Conflict, Forgotten, NotFound
+from adaptd.late import Late, Targets
+from adaptd.records import MISSING, DeadLetter, Erased, Feedback, Item, Learned, Outcome, Receipt, canonical
+from adaptd.setaside import WAITING
 from adaptd.tested import Tested
-from adaptd.weak import family, is_weak, marked
+from adaptd.weak import is_weak
 
 log = logging.getLogger(__name__)
 TOKEN_BYTES = 4  # of an event's id, behind its seq
-CHUNK = 256  # held labels that are learned in one operation
-
-
-class Targets(Protocol):
-    """What the journal needs of a domain when a held label is learned at last."""
-
-    def __call__(self, domain: int, label: Any) -> Mapping[str, str]:
-        """Return the checked targets of a label, one per head."""
-        ...
-
-
-@dataclass
-class _Live:
-    """What the writer knows of a domain's live state; only the writer's thread changes it."""
-
-    intervals: list[Interval]
-    holds: set[str] = field(default_factory=set)  # sources whose labels wait; "" = all
-    quarantined: dict[str, tuple[float, str]] = field(default_factory=dict)  # those held by themselves: since, why
-
-
-@dataclass
-class Outcome:
-    """What an append did: one receipt per item, the learner's work, the newest seq."""
-
-    receipts: list[Receipt]
-    learned: list[Learned]
-    seq: int
 
 
 class Journal:
@@ -72,39 +39,23 @@ class Journal:
 
     def __init__(self, writer: Writer, targets: Targets, on_learned: Callable[[Sequence[Learned]], None]) -> None:
         self._writer = writer
-        self._targets = targets
         self._on_learned = on_learned
-        self.holdout: dict[int, HoldoutRule] = {}
-        self.tagging: dict[int, Tagging | None] = {}  # of the domains that tag words
-        self.weak: dict[int, frozenset[str]] = {}  # sources whose labels are marked as weak
-        self._seen: Counter[tuple[int, str, str]] = Counter()  # births per domain, head and class
-        self._live: dict[int, _Live] = {}
-        self._next_row = 0
         self._last_prediction = 0  # its id: not the database's to give, which would give one again that was forgotten
         self._key = b""  # the store's: recognises the ids of forgotten events
         self._tombs = False  # there are forgotten events
         self._chain = Chain()
+        self.births = Births()
+        self.late = Late(writer, self._chain, self.births, targets, self._deliver)
         writer.before_commit = self._chain.seal
         self.forgotten: set[int] = set()  # in this process's life: what is under way to them is dropped
 
     def open(self, connection: Connection) -> None:
         """Read what the writer needs to know; before the writer starts."""
-        self._next_row = connection.scalar(select(func.coalesce(func.max(t.learned.c.id), 0))) or 0
         self._last_prediction = outbox.last_prediction(connection)
-        count = select(t.learned.c.domain, t.learned.c.head, t.learned.c.target, func.count().label("n"))
-        for row in connection.execute(count.group_by(t.learned.c.domain, t.learned.c.head, t.learned.c.target)):
-            self._seen[self._class(row.domain, row.head, row.target)] += row.n
         self._key = bytes.fromhex(connection.scalar(select(t.store.c.value).where(t.store.c.key == "hmac")) or "")
         self._tombs = connection.scalar(select(t.event.c.seq).where(t.event.c.source == t.FORGOTTEN).limit(1)) is not None
         self._chain.open(connection)
-        for row in connection.execute(select(t.live)):
-            self._live[row.domain] = _Live(lineage(connection, row.branch))
-        for row in connection.execute(select(t.hold).where(t.hold.c.what == "learning")):
-            self._live[row.domain].holds.add(row.source)
-        for row in connection.execute(select(t.hold).where(t.hold.c.what == QUARANTINE)):
-            self._live[row.domain].quarantined[row.source] = row.since, row.reason
-
-    # -- what others call, from any thread -------------------------------------------------------------------
+        self.births.open(connection)
 
     def append(
         self,
@@ -206,253 +157,18 @@ class Journal:
         """Record what labels told before they were learned."""
         return self._writer.submit(lambda connection: tested.record(connection, encoder, told))
 
-    def hold(self, domain: int, what: str, source: str, reason: str, actor: str) -> Future[None]:
-        """Stop learning (of one source, or "" = all) or adaptation; journal and answers go on."""
-
-        def run(connection: Connection) -> None:
-            key = {"domain": domain, "what": what, "source": source}
-            connection.execute(delete(t.hold).where(*(t.hold.c[k] == v for k, v in key.items())))
-            connection.execute(insert(t.hold).values(**key, since=time.time(), reason=reason))
-            act(connection, self._writer.last_seq, domain, f"hold-{what}", actor, reason, detail={"source": source})
-
-            if what == "learning":  # here, not after the commit: the next operation of this group must see it
-                self._live[domain].holds.add(source)
-
-        return self._writer.submit(run)
-
-    def resume(self, domain: int, what: str, source: str, reason: str, actor: str) -> int:
-        """Lift a hold and learn what waited, except what other holds still keep; return how many labels.
-
-        What waited of a source that is named is admitted: it is learned, whatever others taught. In chunks, so that answers
-        need not wait for it; the hold goes with the last one. Blocks until then.
-        """
-        learned = 0
-        while True:
-            outcome, last = self._writer.submit(
-                lambda c: self._resume_some(c, domain, what, source, reason, actor), after=lambda done: self._deliver(done[0])
-            ).result()
-            learned += len(outcome.learned)
-            if last:
-                return learned
-
-    def drop(self, domain: int, source: str, reason: str, actor: str) -> Future[int]:
-        """Lift the hold of a source; what waited is never learned. Return how many labels."""
-
-        def run(connection: Connection) -> int:
-            dropped = setaside.drop(connection, domain, source)
-            setaside.release(connection, domain, source)
-            detail = {"source": source, "dropped": dropped}
-            act(connection, self._writer.last_seq, domain, "drop-learning", actor, reason, detail=detail)
-            self._let_go(domain, source)
-            return dropped
-
-        return self._writer.submit(run)
-
-    def admit(self, domain: int, source: str, labels: Sequence[int]) -> int:
-        """Learn weak labels of a source that wait, by seq; return how many. What a label that is not weak overrules is dropped.
-
-        In chunks, so that answers need not wait for it; a hold that comes in between ends it. Blocks until all are journalled.
-
-        Raises
-        ------
-        Refused
-            Learning, or this source, is on hold: nothing was learned.
-        """
-        learned = 0
-        for start in range(0, len(labels), CHUNK):
-            run = functools.partial(self._admit_some, domain=domain, source=source, labels=labels[start : start + CHUNK])
-            try:
-                learned += len(self._writer.submit(run, after=self._deliver).result().learned)
-            except Refused:
-                if not start:
-                    raise
-                break
-        return learned
-
-    def _admit_some(self, connection: Connection, domain: int, source: str, labels: Sequence[int]) -> Outcome:
-        if any(not held or family(held) == family(source) for held in self._live[domain].holds):
-            raise Refused("learning was put on hold meanwhile", hint="try them again after adaptd resume")
-        setaside.drop_overruled(connection, domain)
-        waiting = setaside.still_waiting(connection, labels)
-        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting), admitted=True)
-        _end_waiting(connection, [r.seq for r in waiting], LEARNED)
-        setaside.end_older(connection, waiting)
-        return Outcome([], learned, self._writer.last_seq)
-
-    def overruled(self, domain: int, labels: Sequence[int]) -> set[int]:
-        """End the waiting of those of some labels that a later label of their event overrules, which was learned; return them.
-
-        In chunks, so that answers need not wait for it. Blocks until then.
-        """
-        def run(connection: Connection, some: Sequence[int]) -> set[int]:
-            waiting = setaside.still_waiting(connection, some)
-            over = {r.seq for r in waiting} - {r.seq for r, _ in self._missing(connection, domain, waiting)}
-            _end_waiting(connection, sorted(over), LEARNED)
-            return over
-
-        chunks = (labels[start : start + CHUNK] for start in range(0, len(labels), CHUNK))
-        return {seq for some in chunks for seq in self._writer.submit(functools.partial(run, some=some)).result()}
-
-    def propose(self, domain: int, source: str, labels: Mapping[int, Any]) -> Future[int]:
-        """Journal what the daemon would label events with, by their seqs, in the place of what it proposed before.
-
-        It waits. Events that have been labelled or forgotten meanwhile are left out; returns how many were not.
-        """
-
-        def run(connection: Connection) -> int:
-            setaside.drop_proposed(connection, domain)
-            rows = [(self._writer.next_seq(), event, canonical(labels[event]), source, time.time())
-                    for event in setaside.unlabelled(connection, labels)]
-            with self._chain.operation():
-                insert_many(connection, t.label, (*LABEL, "held"), [(*row, WAITING) for row in rows])
-                self._chain.add([], rows)
-            return len(rows)
-
-        return self._writer.submit(run)
-
-    def set_aside(self, domain: int, found: Finding, reason: str) -> Future[Outcome | None]:
-        """Hold a source that contradicts others, and take out what it taught since the evidence began.
-
-        What it had corrected holds again. None where somebody has decided about the source since: nothing is done.
-        """
-
-        def run(connection: Connection) -> Outcome | None:
-            if setaside.decided(connection, domain, found.source, found.since):
-                return None
-            live, seq = self._live[domain], self._writer.next_seq()
-            rows = setaside.taught(connection, domain, live.intervals, found.source, found.since)
-            if rows:
-                connection.execute(insert(t.death), [{"row": row.id, "seq": seq} for row in rows])
-            waiting = setaside.let_wait(connection, rows, found.source)
-            live.quarantined[found.source] = setaside.hold(connection, domain, found.source, reason), reason
-            live.holds.add(found.source)
-            detail = {**found.facts(), "set_aside": waiting}
-            act(connection, seq, domain, QUARANTINE, "adaptd", reason, detail=detail)
-            again = self._missing(connection, domain, setaside.overruled(connection, rows, found.source, found.since))
-            learned = [Learned(seq=seq, domain=domain, died=[row.id for row in rows]),
-                       *self._learn_late(connection, domain, again, admitted=True)]
-            return Outcome([], learned, self._writer.last_seq)
-
-        return self._writer.submit(run, after=lambda done: None if done is None else self._deliver(done))
-
-    def follow(self, domain: int, found: Change, reason: str) -> Future[Outcome | None]:
-        """Let remembered rows follow a label that changed its meaning: each dies, and most are born with the label of now.
-
-        None where that was done already, or nothing of it is alive: nothing is done.
-        """
-
-        def run(connection: Connection) -> Outcome | None:
-            if relearn.followed(connection, domain, found):
-                return None
-            rows = relearn.still_alive(connection, domain, self._live[domain].intervals, list(found.moves))
-            if not rows:
-                return None
-            seq, ended = self._writer.next_seq(), [row.id for row in rows if found.moves[row.id] is None]
-            if ended:
-                connection.execute(insert(t.death), [{"row": row, "seq": seq} for row in ended])
-            learned = [Learned(seq=seq, domain=domain, died=ended)] if ended else []
-            learned += [self._move(connection, domain, row, target) for row in rows if (target := found.moves[row.id])]
-            act(connection, self._writer.last_seq, domain, relearn.DRIFT, "adaptd", reason, detail=found.facts())
-            return Outcome([], learned, self._writer.last_seq)
-
-        return self._writer.submit(run, after=lambda done: None if done is None else self._deliver(done))
-
-    def _move(self, connection: Connection, domain: int, row: Any, target: str) -> Learned:
-        """Let a row die and be born with another target, at a seq of its own."""
-        seq = self._writer.next_seq()
-        connection.execute(insert(t.death).values(row=row.id, seq=seq))
-        birth = self._birth(domain, seq, row.event, {row.head: target}, row.source, row.content, None)
-        self._insert_rows(connection, [birth])
-        return replace(birth, died=[row.id], admitted=True)
-
-    def replay(self, domain: int, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
-        """Learn again what the live lineage lacks, in journal order; return how many labels were learned and how many stayed out.
-
-        The hold of all sources does not bind it, nor does it lift it; a source that is on hold by itself stays out. In
-        chunks, each of them whole; done again it does nothing.
-        """
-        relearned, skipped, after = 0, 0, 0
-        while True:
-            run = functools.partial(self._replay_some, domain=domain, scope=scope, after=after)
-            outcome, out, last = self._writer.submit(run, after=lambda done: self._deliver(done[0])).result()
-            relearned, skipped = relearned + len(outcome.learned), skipped + out
-            if last is None:
-                break
-            after = last
-        detail = {**scope.facts(), "relearned": relearned, "skipped": skipped}
-        self._writer.submit(lambda c: act(c, self._writer.last_seq, domain, "replay", actor, reason, detail=detail)).result()
-        return relearned, skipped
-
-    def _replay_some(self, connection: Connection, domain: int, scope: Scope, after: int) -> tuple[Outcome, int, int | None]:
-        """Learn a chunk again; return what was learned, how many stayed out, and the last seq unless it is the last chunk."""
-        found = relearn.page(connection, domain, scope, after, CHUNK)
-        missing = self._missing(connection, domain, found)
-        sources, events = (self._live[domain].holds | scope.sources) - {""}, set(scope.events.values())
-        due = [(r, targets) for r, targets in missing if r.source not in sources and r.event not in events
-               and not (r.held == WAITING and is_weak(r.source))]
-        learned = self._learn_late(connection, domain, due)
-        last = found[-1].seq if len(found) == CHUNK else None
-        return Outcome([], learned, self._writer.last_seq), len(missing) - len(learned), last
-
-    def _missing(self, connection: Connection, domain: int, labels: Sequence[Any]) -> list[tuple[Any, Mapping[str, str]]]:
-        """Return the labels that the live lineage lacks, with their targets."""
-        def rows(event: int, targets: Mapping[str, str]) -> Sequence[tuple[str, int, str]]:
-            return self._rows(domain, targets, self._text(connection, domain, event))
-
-        return relearn.missing(connection, domain, self._live[domain].intervals, labels,
-                               functools.partial(self._targets, domain), rows)
-
-    def _resume_some(
-        self, connection: Connection, domain: int, what: str, source: str, reason: str, actor: str
-    ) -> tuple[Outcome, bool]:
-        """Learn a chunk of what waits; with the last one lift the hold."""
-        learned: list[Learned] = []
-        seen = 0
-        still = self._live[domain].holds - {source}
-        if what == "learning" and "" not in still:
-            learned, seen = self._learn_waiting(connection, domain, still, source)
-        if seen == CHUNK:
-            return Outcome([], learned, self._writer.last_seq), False
-        setaside.release(connection, domain, source, what)
-        act(connection, self._writer.last_seq, domain, f"resume-{what}", actor, reason, detail={"source": source})
-        if what == "learning":
-            self._let_go(domain, source)
-        return Outcome([], learned, self._writer.last_seq), True
-
-    def _let_go(self, domain: int, source: str) -> None:
-        live = self._live[domain]
-        live.holds.discard(source)
-        live.quarantined.pop(source, None)
-
     def forget(self, run: Callable[[Connection], Erased]) -> Future[Erased]:
         """Let `run` take events out of the tables; what is under way to them is dropped from then on."""
 
         def write(connection: Connection) -> Erased:
             with self._chain.sealed(connection):  # what came in the same transaction has a salt to destroy, too
                 erased = run(connection)
-            self._seen.subtract(self._class(erased.domain, head, target) for _, head, target in erased.rows)
+            self.births.forgotten(erased)
             self.forgotten.update(erased.events)
             self._tombs = self._tombs or bool(erased.events)
             return erased
 
         return self._writer.submit(write)
-
-    def adopt(self, domain: int, intervals: list[Interval], *, hold: bool) -> None:
-        """Follow a moved pointer; runs in the writer, in the operation that moves it."""
-        live = self._live.setdefault(domain, _Live([]))
-        live.intervals = intervals
-        if hold:
-            live.holds.add("")
-
-    def holds(self, domain: int) -> set[str]:
-        """Return the sources whose learning is on hold; "" stands for all."""
-        return set(self._live[domain].holds)
-
-    def quarantined(self, domain: int) -> dict[str, tuple[float, str]]:
-        """Return the sources that are held by themselves, since when and why."""
-        return dict(self._live[domain].quarantined)
-
-    # -- inside the writer -----------------------------------------------------------------------------------
 
     def _deliver(self, outcome: Outcome) -> None:
         if outcome.learned:
@@ -483,13 +199,13 @@ class Journal:
                 known[name] = (seq, identity, digest)
             held = False
             if item.label is not MISSING:
-                teacher = self._marked(domain, item.source)
-                held = self._is_held(domain, teacher)
+                teacher = self.births.marked(domain, item.source)
+                held = self.births.is_held(domain, teacher)
                 labels.append((seq, seq, canonical(item.label), teacher, now))
                 waiting.append(int(held))
                 if not held:
                     text = None if item.example is None else item.example.text
-                    learned.append(self._birth(domain, seq, seq, item.targets, teacher, item.content, text))
+                    learned.append(self.births.birth(domain, seq, seq, item.targets, teacher, item.content, text))
             receipts.append(Receipt(status="accepted", event=identity, event_seq=seq, held=held))
         insert_many(connection, t.event, EVENT, [
             (seq, identity, domain, item.source, item.key, item.digest, item.content, item.text,
@@ -498,7 +214,7 @@ class Journal:
         blobs.keep(connection, [(seq, item.blobs) for seq, _, item in fresh if item.blobs])
         insert_many(connection, t.label, (*LABEL, "held"), [(*row, held) for row, held in zip(labels, waiting, strict=True)])
         self._chain.add([(seq, identity, domain, item.columns, now) for seq, identity, item in fresh], labels)
-        self._insert_rows(connection, learned)
+        self.births.write(connection, learned)
         for index, feedback in late:  # after the inserts: the label may be for an event of this very batch
             receipts[index], taught = self._label(connection, domain, feedback)
             learned += taught
@@ -573,11 +289,11 @@ class Journal:
         if event.source == t.FORGOTTEN:
             return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=_gone("this event").body()), []
         try:
-            read = self._text(connection, domain, event.seq)
-            rows = self._rows(domain, given.targets, read)
+            read = self.births.text(connection, domain, event.seq)
+            rows = self.births.rows(domain, given.targets, read)
         except BadPayload as wrong:
             return Receipt(status="rejected", event=event.id, event_seq=event.seq, error=wrong.body()), []
-        text, teacher = canonical(given.label), self._marked(domain, given.teacher)
+        text, teacher = canonical(given.label), self.births.marked(domain, given.teacher)
         earlier = connection.execute(
             select(t.label.c.label, t.label.c.held, t.label.c.source).where(t.label.c.event == event.seq)
             .order_by(t.label.c.seq.desc())
@@ -592,147 +308,16 @@ class Journal:
         if is_weak(teacher):  # it is tried by itself, whatever others say
             earlier = [one for one in earlier if one.source == teacher]
         same = bool(earlier) and earlier[0].label == text  # else it is said anew, though an older one may hold again meanwhile
-        if same and (earlier[0].held == WAITING or self._is_taught(connection, domain, event.seq, rows)):
+        if same and (earlier[0].held == WAITING or self.births.is_taught(connection, domain, event.seq, rows)):
             return Receipt(status="duplicate", event=event.id, event_seq=event.seq), []
-        seq, held = self._writer.next_seq(), self._is_held(domain, teacher)
+        seq, held = self._writer.next_seq(), self.births.is_held(domain, teacher)
         row = (seq, event.seq, text, teacher, time.time())
         insert_many(connection, t.label, (*LABEL, "held"), [(*row, int(held))])
         self._chain.add([], [row])
         receipt = Receipt(status="accepted", event=event.id, event_seq=event.seq, held=held)
         if held:
             return receipt, []
-        return receipt, [self._teach(connection, domain, seq, event.seq, given.targets, teacher, event.content, read)]
-
-    def _text(self, connection: Connection, domain: int, event: int) -> str | None:
-        """Return an event's text, where the domain tags its words."""
-        tagging = self.tagging.get(domain)
-        if tagging is None:
-            return None
-        payload = connection.execute(select(t.event.c.payload).where(t.event.c.seq == event)).scalar_one()
-        return tagging.text(blobs.read(connection, payload))
-
-    def _rows(self, domain: int, targets: Mapping[str, str], text: str | None) -> list[tuple[str, int, str]]:
-        """Return head, part and target of the rows that a label is learned as; raise BadPayload where it is not of the text."""
-        tagging = self.tagging.get(domain)
-        if tagging is None:
-            return [(head, 0, target) for head, target in targets.items()]
-        return [(head, part, tag) for head, target in targets.items() for part, tag in tagging.rows(head, target, text or "")]
-
-    def _is_taught(self, connection: Connection, domain: int, event: int, rows: Sequence[tuple[str, int, str]]) -> bool:
-        current = {(r.head, r.part, r.target) for r in self._alive_of(connection, domain, event)}
-        return bool(current) and set(rows) <= current
-
-    def _teach(
-        self, connection: Connection, domain: int, seq: int, event: int, targets: Mapping[str, str], source: str, content: bytes,
-        text: str | None
-    ) -> Learned:
-        """Let an event's rows for these heads die, and new ones be born, at `seq`."""
-        died = [r.id for r in self._alive_of(connection, domain, event) if r.head in targets]
-        if died:
-            connection.execute(insert(t.death), [{"row": row, "seq": seq} for row in died])
-        birth = self._birth(domain, seq, event, targets, source, content, text)
-        self._insert_rows(connection, [birth])
-        return Learned(seq=seq, domain=birth.domain, born=birth.born, died=died)
-
-    def _learn_waiting(
-        self, connection: Connection, domain: int, still: set[str], source: str
-    ) -> tuple[list[Learned], int]:
-        """Teach a chunk of the labels that wait, oldest first; return what was taught and how many were looked at.
-
-        A `source` that is named is admitted; weak labels wait on unless theirs is.
-
-        One whose event has learned a later label meanwhile (a replay's, another source's) is overruled, and waits no more.
-        """
-        if is_weak(source):
-            setaside.drop_overruled(connection, domain)
-        query = (
-            select(t.label.c.seq, t.label.c.event, t.label.c.label, t.label.c.source, t.event.c.content)
-            .join(t.event, t.event.c.seq == t.label.c.event)
-            .where(t.event.c.domain == domain, t.label.c.held == WAITING, t.label.c.source.not_in(still),
-                   or_(t.label.c.source == source, ~setaside.weak(t.label.c.source)))
-            .order_by(t.label.c.seq)
-            .limit(CHUNK)
-        )
-        waiting = connection.execute(query).all()
-        learned = self._learn_late(connection, domain, self._missing(connection, domain, waiting), admitted=bool(source))
-        _end_waiting(connection, [r.seq for r in waiting], LEARNED)
-        return learned, len(waiting)
-
-    def _learn_late(
-        self, connection: Connection, domain: int, due: Sequence[tuple[Any, Mapping[str, str]]], *, admitted: bool = False
-    ) -> list[Learned]:
-        """Teach labels that are in the journal already, in its order; one that the domain refuses now stays unlearned."""
-        learned, refused = [], [r.seq for r, targets in due if not targets]
-        for r, targets in due:
-            if targets:
-                try:
-                    text = self._text(connection, domain, r.event)
-                    self._rows(domain, targets, text)
-                except BadPayload:  # the domain reads another text now
-                    refused.append(r.seq)
-                    continue
-                taught = self._teach(connection, domain, self._writer.next_seq(), r.event, targets, r.source, r.content, text)
-                learned.append(replace(taught, admitted=admitted))
-        _end_waiting(connection, refused, REFUSED)
-        _end_waiting(connection, [r.seq for r, _ in due], LEARNED)
-        return learned
-
-    def _marked(self, domain: int, source: str) -> str:
-        return marked(source, self.weak.get(domain, ()))
-
-    def _is_held(self, domain: int, source: str) -> bool:
-        return is_weak(source) or bool(self._live[domain].holds & {"", source})
-
-    def _birth(
-        self, domain: int, seq: int, event: int, targets: Mapping[str, str], source: str, content: bytes, text: str | None
-    ) -> Learned:
-        born = []
-        for head, part, target in self._rows(domain, targets, text):
-            self._next_row += 1
-            kind = self._class(domain, head, target)
-            held_out = not is_weak(source) and self.holdout[domain].chooses(content, self._seen[kind])
-            self._seen[kind] += 1
-            born.append(
-                Row(
-                    id=self._next_row,
-                    event=event,
-                    part=part,
-                    head=head,
-                    target=target,
-                    born=seq,
-                    source=source,
-                    content=content,
-                    holdout=held_out,
-                )
-            )
-        return Learned(seq=seq, domain=domain, born=born)
-
-    def _class(self, domain: int, head: str, target: str) -> tuple[int, str, str]:
-        rule = self.holdout.get(domain)
-        return domain, head, target if rule is None else rule.counted(head, target)
-
-    def _insert_rows(self, connection: Connection, learned: Iterable[Learned]) -> None:
-        values = [
-            {
-                "id": r.id,
-                "domain": one.domain,
-                "event": r.event,
-                "part": r.part,
-                "head": r.head,
-                "target": r.target,
-                "source": r.source,
-                "born": r.born,
-                "holdout": int(r.holdout),
-            }
-            for one in learned
-            for r in one.born
-        ]
-        if values:
-            connection.execute(insert(t.learned), values)
-
-    def _alive_of(self, connection: Connection, domain: int, event: int) -> list[Any]:
-        query = alive(domain, self._live[domain].intervals).where(t.learned.c.event == event)
-        return list(connection.execute(query))
+        return receipt, [self.births.teach(connection, domain, seq, event.seq, given.targets, teacher, event.content, read)]
 
 
 @functools.cache
@@ -741,12 +326,6 @@ def _by_key(dialect: str) -> Select[Any]:
     columns = t.event.c.key, t.event.c.seq, t.event.c.id, t.event.c.digest
     here = t.event.c.domain == bindparam("of"), t.event.c.source == bindparam("from")
     return of_keys(dialect, select(*columns).where(*here), t.event.c.key)
-
-
-def _end_waiting(connection: Connection, seqs: Sequence[int], became: int) -> None:
-    """Note what became of labels that waited; others stay what they are."""
-    waited = t.label.c.seq.in_(seqs), t.label.c.held == WAITING
-    connection.execute(update(t.label).where(*waited).values(held=became))
 
 
 def token(key: bytes, source: str | None, name: str | None) -> str:

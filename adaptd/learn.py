@@ -15,82 +15,36 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from adaptd.config import Quarantine
-from adaptd.drift import Change, Drift
+from adaptd.drift import Change
 from adaptd.errors import AdaptdError, NotReady
+from adaptd.examine import Answering, Answers, Examiner, Incumbent
 from adaptd.fair import Rate
 from adaptd.futures import fail, settle
-from adaptd.heads import Spans
-from adaptd.metrics import Comparison, Outcomes, count_answers
-from adaptd.model.change import changed, spoke
-from adaptd.model.decoder import Opinions, opine
-from adaptd.model.dissent import dissent
+from adaptd.model.change import changed
 from adaptd.model.memory import NewRows
-from adaptd.model.network import Head, HeadSnapshot, Snapshot
-from adaptd.model.upper import Upper
-from adaptd.quarantine import Dissent, Finding, Suspicion, together
-from adaptd.records import Learned, Row, Said
+from adaptd.model.snapshot import Snapshot
+from adaptd.quarantine import Finding
+from adaptd.records import Learned, Row
 from adaptd.rows import first_labels
-from adaptd.sequential import Trial
 from adaptd.stages import Told, Traces, traces, unheard
-from adaptd.tested import Kept, Tested
-from adaptd.weak import is_weak
+from adaptd.state import State
+from adaptd.tested import Kept
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Record = Callable[[int, Sequence[tuple[int, int]]], Future[None]]  # evictions (row, seq), all of them up to a seq
-RecordTested = Callable[[Sequence[Tested]], Future[None]]
 Vectors = Callable[[Sequence[int]], dict[int, Tensor]]  # places -> stored or freshly encoded vectors
-TunedVectors = Callable[[Upper, Sequence[int]], Tensor]  # tuned upper blocks, event seqs -> [n, width]
-Answers = Callable[[dict[int, int]], dict[int, Said]]  # {event: its label's seq} -> the answer before
-Incumbent = Callable[[dict[int, int]], dict[int, dict[str, str | None]]]  # the same, of the model in production today
-Given = Mapping[int, Said]  # event -> answer
 
-
-SEARCH = 1_000_000_000 / 256  # multiplications a row that testing may spend on retrieval: among many, a sample is tested
-
-
-@dataclass
-class State:
-    """Everything of a domain that is learned, beside the journal."""
-
-    version: int
-    seq: int
-    heads: dict[str, Head]
-    prequential: Outcomes = field(default_factory=Outcomes)  # answers that were given
-    progressive: Outcomes = field(default_factory=Outcomes)  # answers that would have been given: test-then-learn
-    per_label: dict[str, list[int]] = field(default_factory=dict)  # label -> [right, total], of answers given
-    incumbent: Comparison = field(default_factory=Comparison)  # beside the model that is in production today
-    trial: Trial | None = None  # the live version's, beside the champion before it
-    suspicion: Suspicion = field(default_factory=Suspicion)
-    drift: Drift = field(default_factory=Drift)
-
-    def begin_anew(self, changes: deque[dict[str, Any]], before: int) -> None:
-        """Take the changes of labels that were found before a seq off the front, and begin anew with those examples."""
-        while changes and changes[0]["at"] < before:
-            one = changes.popleft()
-            self.drift.follow(one["head"], one["label"], one["origin"], one.get("heir"))
-
-    def follow(self, row: Row, told: Tested, rule: Quarantine) -> Finding | None:
-        """Fold what a label told before it was learned; return what speaks against its source once that is enough."""
-        if row.head not in self.heads:
-            return None  # the domain has lost it
-        if told.step is not None:
-            self.heads[row.head].fold.follow(told.step)
-            self.progressive.add(told.step.right)
-        if told.said is not None:
-            self.drift.judge(row.head, told.said, row.target, row.id, row.born)
-        return None if told.dissent is None else self.suspicion.judge(row.source, row.born, told.dissent, rule)
 
 
 @dataclass
@@ -98,22 +52,6 @@ class _Call:
     run: Callable[[], Any]
     trailing: bool = False  # may run while the sums are made again, which takes long: the ridge that answers trails
     done: Future[Any] = field(default_factory=Future)
-
-
-class Answering(Protocol):
-    """What a learner swaps its snapshots into (`Inference`)."""
-
-    def snapshot(self, domain: str) -> Snapshot:
-        """Return what a domain answers with now."""
-        ...
-
-    def swap(self, domain: str, make: Callable[[], Snapshot]) -> Future[Snapshot]:
-        """Answer with what `make` returns from then on."""
-        ...
-
-    def between(self, run: Callable[[], T]) -> Future[T]:
-        """Run something short while nobody is answered."""
-        ...
 
 
 class Aside:
@@ -144,15 +82,9 @@ def _unrecorded(seq: int, evicted: Sequence[tuple[int, int]]) -> Future[None]:
     return done
 
 
-def _kept_nowhere(tested: Sequence[Tested]) -> Future[None]:
-    """Stand for a store, beside one."""
-    return _unrecorded(0, ())
-
-
 class Learner:
     """The thread of one domain."""
 
-    tuned: TunedVectors | None = None
     on_published: Callable[[Snapshot], None] | None = None
 
     def __init__(self, domain: str, state: State, inference: Answering, vectors: Vectors, answers: Answers, *,
@@ -161,17 +93,14 @@ class Learner:
         self.state = state
         self._inference = inference
         self._vectors = vectors
-        self._answers = answers
-        self._incumbent = incumbent
+        self.examiner = Examiner(domain, state, inference, answers, incumbent, quarantine, self._suspect)
         self._block = block
         self._solve_after_s = solve_after_s
-        self.quarantine = quarantine
         self._queue: queue.SimpleQueue[Learned | _Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiters: list[tuple[int, Future[None]]] = []
         self._pending: list[int] = []  # seqs queued or in work, ascending
         self._dirty_since: float | None = None
-        self._credit: dict[str, float] = {}  # rows that testing may still take, per head
         self._behind = False  # the sums follow a restore, in chunks
         self._made = 0  # rows that they have followed so far
         self._aside: dict[str, tuple[int, int]] = {}  # source -> what was born from .. to is not answered with
@@ -179,7 +108,6 @@ class Learner:
         self._deferred: deque[_Call | None] = deque()  # and what waits for it: no version holds half of it
         self.forgotten: AbstractSet[int] = frozenset()  # events: what is queued of them is not learned any more
         self.on_learned: Callable[[int], None] = lambda rows: None
-        self.on_tested: Callable[[Mapping[int, bool]], None] = lambda tested: None
         # the seqs at which it was set aside, and at which what that brought back is learned
         self.on_finding: Callable[[Finding], tuple[int, int] | None] = lambda found: None
         self.follows_changes = True
@@ -187,12 +115,9 @@ class Learner:
         self.on_caught_up: Callable[[int], None] = lambda rows: None  # that many rows' sums had to be made after a restore
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.record: Record = _unrecorded
-        self.record_tested: RecordTested = _kept_nowhere
         self.told: Told = unheard
         self._traces: dict[int, Traces] = {}  # of queued entries whose requests are traced, by seq
         self._recorded: Future[None] | None = None
-        self._tested: Future[None] | None = None
-        self._kept = Kept()
         self._none_new = False  # that nothing was evicted lately, which waits for the next barrier
         self.failed: BaseException | None = None
         self.rate = Rate()  # of labels
@@ -213,7 +138,7 @@ class Learner:
 
     def resume(self, tail: Sequence[Learned], kept: Kept) -> None:
         """Go on with what the journal taught behind the state; what it told then is followed, not asked again."""
-        self._kept = kept
+        self.examiner.kept = kept
         self.deliver(tail)
 
     def deliver(self, learned: Sequence[Learned]) -> None:
@@ -376,7 +301,7 @@ class Learner:
         if self.forgotten:
             entries = [replace(e, born=[row for row in e.born if row.event not in self.forgotten]) for e in entries]
         vectors = self._vectors(sorted({row.place for entry in entries for row in entry.born}))
-        self._test(entries, vectors)
+        self.examiner.examine(entries, vectors)
         self.apply(entries, vectors)
         self._follow_changes()
         self.publish()
@@ -426,7 +351,7 @@ class Learner:
         """Wait until whoever reads the store finds what labels told, every eviction that memory has made, and no others."""
         if self._none_new:
             self._recorded, self._none_new = self.record(self.state.seq, []), False
-        for written in (self._recorded, self._tested):
+        for written in (self._recorded, self.examiner.recorded):
             if written is not None:
                 written.result()
 
@@ -441,89 +366,10 @@ class Learner:
                 head.retire_rows([r.id for r in rows if self._is_aside(r)])
                 rows.clear()
 
-    def _test(self, entries: Sequence[Learned], vectors: dict[int, Tensor]) -> None:
-        """Fold outcomes: what was answered at the time, what would have been answered now, and who contradicts whom."""
-        if entries[0].seq > self._kept.through:  # the journal's tail is through
-            self.state.begin_anew(self._kept.changes, entries[0].seq)
-            self._kept = Kept()
-        first = first_labels(entries)
-        given = self._count(first)
-        judging = {row.id for row in first}
-        suspect = {row.id for entry in entries if not entry.admitted for row in entry.born
-                   if not is_weak(row.source)} if self.quarantine.enabled else set()
-        snapshot = self._inference.snapshot(self.domain)
-        right: dict[int, bool] = {}
-        fresh: list[Tested] = []
-        for name, head in self.state.heads.items():
-            if head.options.generates:
-                continue
-            frozen = snapshot.heads[name]
-            mine = [row for entry in entries for row in entry.born if row.head == name and row.id in judging | suspect]
-            if not mine:
-                continue
-            rows, judged = {row.id: row for row in mine}, []
-            for told in self._told(name, mine, judging, suspect, vectors, frozen):
-                self.state.begin_anew(self._kept.changes, rows[told.row].born)
-                self._suspect(self.state.follow(rows[told.row], told, self.quarantine))
-                if told.step is not None:
-                    right[told.row] = told.step.right
-                    judged.append(rows[told.row])
-                if told.row not in self._kept.told:
-                    fresh.append(told)
-            self._try(name, judged, vectors, right, frozen)
-        if fresh:
-            self._tested = self.record_tested(fresh)
-        self._compare(first, given, right)
-        self.on_tested(right)
-
-    def _told(self, name: str, rows: Sequence[Row], judging: AbstractSet[int], suspect: AbstractSet[int],
-              vectors: Mapping[int, Tensor], frozen: HeadSnapshot) -> Iterator[Tested]:
-        """Yield what rows of a head tell: first those that told it before a restart. Each is to be followed before the next."""
-        before = [row for row in rows if row.born <= self._kept.through]
-        yield from (self._kept.told[row.id] for row in before if row.id in self._kept.told)  # not all are sampled
-        head, asked = self.state.heads[name], self._sample(rows[len(before):], name, frozen) if frozen.known.any() else []
-        if not asked:
-            return
-        said, targets = self._opine(asked, vectors, frozen), [frozen.index_of(row.target) for row in asked]
-        # most words are outside of spans; that they are answered so says nothing of the spans
-        telling = [(place, row) for place, row in enumerate(asked) if (target := targets[place]) is None
-                   or not frozen.is_outside(target) or int(said.pooled[place].argmax()) != target]
-        doubts: dict[tuple[int, int], list[tuple[int, Dissent]]] = {}  # by event and birth: the words of a text are one label
-        for place, row in telling:
-            if row.id in suspect and (target := targets[place]) is not None and not head.options.unseen:
-                doubts.setdefault((row.event, row.born), []).append(
-                    (row.id, dissent(said, place, row, target, frozen, head.taught)))
-        doubted = {some[0][0]: together([one for _, one in some]) for some in doubts.values()}
-        for place, row in telling:
-            judges = row.id in judging
-            yield Tested(
-                row=row.id, step=head.fold.step(said, place, targets[place], frozen) if judges else None,
-                said=spoke(said, place, frozen) if judges else None, dissent=doubted.get(row.id))
-
-    def _try(self, name: str, rows: Sequence[Row], vectors: Mapping[int, Tensor], right: Mapping[int, bool],
-             frozen: HeadSnapshot) -> None:
-        """Ask the champion before this one the same, on probation."""
-        trial, head = self.state.trial, self.state.heads[name]
-        if not rows or trial is None or (shadow := trial.shadows.get(name)) is None:
-            return
-        head.other_index(shadow.adapter)  # made anew it takes a second: not between two batches
-        self._inference.between(partial(head.keep_up, shadow)).result()
-        before = head.under(shadow, frozen)
-        said = self._opine(rows, vectors, before)
-        for place, row in enumerate(rows):
-            trial.add(right[row.id], shadow.fold.update(said, place, before.index_of(row.target), before).right)
-
-    def _opine(self, rows: Sequence[Row], vectors: Mapping[int, Tensor], frozen: HeadSnapshot) -> Opinions:
-        """Ask a head about rows: also its tuned upper blocks, where it has some."""
-        upper, tuned = frozen.adapter.upper, None
-        if upper is not None and self.tuned is not None:
-            tuned = self.tuned(upper, [row.event for row in rows])
-        return opine(torch.stack([vectors[row.place] for row in rows]), frozen, tuned)
-
     def _follow_changes(self) -> None:
         """Where answers are contradicted by examples like the remembered ones, have those follow the label."""
         for name, head in self.state.heads.items() if self.follows_changes else ():
-            if self._tags(name):
+            if self.state.tags(name):
                 continue  # a new type contradicts what is outside of spans: words of all kinds, which cannot follow it
             drift = self.state.drift
             for kind in drift.suspects(name):
@@ -533,34 +379,13 @@ class Learner:
 
     def _suspect(self, found: Finding | None) -> None:
         """Where a source contradicts too often, have what it taught set aside before it is learned."""
-        if found is None or found.source in self.quarantine.trusted:
+        if found is None or found.source in self.examiner.quarantine.trusted:
             return
         done = self.on_finding(found)
         if done is not None:
             out, whole = done
             self._aside[found.source] = found.since, out  # what it had taught before that comes back behind `out`
             self._out_at = max(self._out_at, whole)
-
-    def _count(self, rows: Sequence[Row]) -> Given:
-        """Fold what was answered at the time, and return it."""
-        given = self._answers({row.event: row.born for row in rows})
-        written = {name for name, head in self.state.heads.items() if head.options.generates}
-        count_answers(self.state.prequential, self.state.per_label, rows, given, written)
-        return given
-
-    def _compare(self, rows: Sequence[Row], given: Given, tested: Mapping[int, bool]) -> None:
-        """Fold our answers beside the incumbent's: what was answered at the time, else what would have been."""
-        other = self._incumbent({row.event: row.born for row in rows})
-        for row in rows:
-            if row.event in other and row.head in other[row.event] and not self._tags(row.head):
-                said = given.get(row.event)
-                ours = said.to(row) == row.target if said and row.head in said.labels else tested.get(row.id)
-                if ours is not None:
-                    self.state.incumbent.add(ours, other[row.event][row.head] == row.target)
-
-    def _tags(self, head: str) -> bool:
-        """Say whether a head tags words: of the incumbent's spans nothing is known until they are taught."""
-        return isinstance(self.state.heads[head].options.kind, Spans)
 
     def replay(self, state: State, entries: Sequence[Learned], tested: int) -> None:
         """Fold the outcomes of journal entries into a state beside this one, in blocks that no clock decides about.
@@ -569,7 +394,7 @@ class Learner:
         memory that begins with them.
         """
         first, beside = first_labels(entries[: max(0, len(entries) - tested)]), self._beside(state)
-        beside._compare(first, beside._count(first), {})
+        beside.examiner.compare(first, beside.examiner.count(first), {})
         self.fold(state, entries, tested)
 
     def fold(self, state: State, entries: Sequence[Learned], tested: int) -> None:
@@ -590,20 +415,10 @@ class Learner:
         self.solve()
 
     def _beside(self, state: State) -> Learner:
-        other = Learner(self.domain, state, Aside(), self._vectors, self._answers, block=self._block, solve_after_s=0.0,
-                        quarantine=self.quarantine, incumbent=self._incumbent)
-        other.tuned = self.tuned
+        other = Learner(self.domain, state, Aside(), self._vectors, self.examiner.answers, block=self._block, solve_after_s=0.0,
+                        quarantine=self.examiner.quarantine, incumbent=self.examiner.incumbent)
+        other.examiner.tuned = self.examiner.tuned
         return other
-
-    def _sample(self, rows: Sequence[Row], name: str, head: HeadSnapshot) -> list[Row]:
-        """Return the rows to test: all, or evenly spaced ones where retrieval among so many would cost more than it tells.
-
-        What a block leaves of its share is carried over, so small blocks are sampled like large ones.
-        """
-        self._credit[name] = self._credit.get(name, 0.0) + len(rows) * min(1.0, SEARCH / max(1, len(head.keys) * head.keys.dim))
-        count = min(len(rows), int(self._credit[name]))
-        self._credit[name] -= count
-        return [rows[i * len(rows) // count] for i in range(count)]
 
     def solve(self) -> None:
         """Solve the ridges of all heads and serve them."""

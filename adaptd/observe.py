@@ -46,7 +46,7 @@ class Problems:
 def quarantined(served: Served) -> list[Json]:
     """Return a problem for each source of a domain that is held by itself, for as long as it is."""
     found = []
-    for source, (since, reason) in sorted(served.journal.quarantined(served.id).items()):
+    for source, (since, reason) in sorted(served.journal.late.quarantined(served.id).items()):
         words = f"--domain {served.name} --source {shlex.quote(source)}"
         hint = (f"look at its labels, then admit what waits: adaptd resume {words}; or drop it: adaptd resume {words} --drop. "
                 "What it taught before that: adaptd rollback --at TIME --and-replay --except-source, or adaptd forget --source")

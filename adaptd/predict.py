@@ -28,7 +28,7 @@ from adaptd.fair import TURN, FairQueue, Piece
 from adaptd.futures import fail, settle
 from adaptd.interfaces import Encoder, Tunable
 from adaptd.model.decoder import Decoded, decode
-from adaptd.model.network import Snapshot
+from adaptd.model.snapshot import Snapshot
 from adaptd.model.tagging import decode_spans
 from adaptd.model.threads import one_thread
 from adaptd.model.upper import Upper

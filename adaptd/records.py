@@ -231,6 +231,15 @@ class Learned:
     admitted: bool = False  # the operator let its source go on: it is learned, whatever others taught
 
 
+@dataclass
+class Outcome:
+    """What an append did: one receipt per item, the learner's work, the newest seq."""
+
+    receipts: list[Receipt]
+    learned: list[Learned]
+    seq: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Erased:
     """What a forget took out of the tables of one domain, and what is to be done beside them."""

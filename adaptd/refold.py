@@ -23,11 +23,12 @@ from adaptd import tables as t
 from adaptd.bounds import Bounds, Limits
 from adaptd.config import Quarantine
 from adaptd.interfaces import MemoryPolicy
-from adaptd.learn import Learner, State
+from adaptd.learn import Learner
 from adaptd.model.network import Head
 from adaptd.records import Learned
 from adaptd.retained import Bound
 from adaptd.rows import lineage, replay
+from adaptd.state import State
 from adaptd.vectors import Vectors
 
 TESTED = 2048  # newest labels whose answers are asked for again; what is older would count a quarter at most

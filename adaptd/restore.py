@@ -28,7 +28,6 @@ from adaptd.config import Quarantine
 from adaptd.drift import Drift
 from adaptd.errors import CorruptFile, Refused
 from adaptd.history import last_seq
-from adaptd.learn import State
 from adaptd.metrics import Comparison, Outcomes
 from adaptd.model import files
 from adaptd.model.bounded import Columns, evicted_rows
@@ -42,6 +41,7 @@ from adaptd.records import Learned, Report, place
 from adaptd.registry import Version
 from adaptd.rows import FOREVER, Interval, Standing, after, alive, evicted, labels, lineage, replay, retaught, standing
 from adaptd.sequential import Trial
+from adaptd.state import State
 from adaptd.tested import Kept
 
 log = logging.getLogger(__name__)

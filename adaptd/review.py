@@ -33,7 +33,8 @@ from adaptd.learn import Learner
 from adaptd.model import asking
 from adaptd.model.asking import POOL, Choice, Doubts, Guesses
 from adaptd.model.attention import Floats
-from adaptd.model.network import Head, HeadSnapshot, Snapshot
+from adaptd.model.network import Head
+from adaptd.model.snapshot import HeadSnapshot, Snapshot
 from adaptd.predict import Inference
 from adaptd.records import Row
 from adaptd.rows import answered_before

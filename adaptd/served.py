@@ -30,7 +30,7 @@ from adaptd.heads import SHORTENED, Generate, Labels, Spans, Text, named, record
 from adaptd.host import Room
 from adaptd.ingest import Door
 from adaptd.interfaces import Domain
-from adaptd.journal import Journal, Outcome
+from adaptd.journal import Journal
 from adaptd.learn import Learner
 from adaptd.library import Library
 from adaptd.model.decoder import Decoded
@@ -45,6 +45,7 @@ from adaptd.records import (
     Example,
     HeadAnswer,
     Item,
+    Outcome,
     Passage,
     Prediction,
     Receipt,

@@ -243,7 +243,7 @@ class Service:
         if not and_replay:
             return answer
         for source in except_sources:
-            await asyncio.wrap_future(served.journal.hold(served.id, "learning", source, reason, actor))
+            await asyncio.wrap_future(served.journal.late.hold(served.id, "learning", source, reason, actor))
         since = await asyncio.to_thread(served.seq_of, number)
         return answer | await self.replay(
             domain, since=since, except_sources=except_sources, except_events=(), reason=reason, actor=actor
@@ -302,7 +302,7 @@ class Service:
         """Put learning or adaptation on hold."""
         served = self._served(domain)
         source = served.door.named(source)
-        await asyncio.wrap_future(served.journal.hold(served.id, what, source, reason, actor))
+        await asyncio.wrap_future(served.journal.late.hold(served.id, what, source, reason, actor))
         if what == "adaptation":
             served.adaptation.hold()
         return {"held": what, "source": source}
@@ -561,7 +561,7 @@ class Service:
             "incumbent": incumbent.shown(state.incumbent, counts["switched"]),
             "probation": served.probation.status(),
             "weak": counts["weak"],
-            "held": sorted(served.journal.holds(served.id)),
+            "held": sorted(served.journal.late.holds(served.id)),
             "adaptation_held": served.adaptation.held,
         }
 

@@ -104,13 +104,13 @@ class Versions:
             contents = registry.read(self.folder / str(target.number), target.files)
             if target.encoder != self._encoder:
                 contents = {}  # the rows come back; another encoder's adapter says nothing about these vectors
-            held_before, moved = "" in self._journal.holds(self.domain), threading.Event()
-            self._journal.hold(self.domain, "learning", "", reason or "rollback", actor).result()
+            held_before, moved = "" in self._journal.late.holds(self.domain), threading.Event()
+            self._journal.late.hold(self.domain, "learning", "", reason or "rollback", actor).result()
             try:
                 return self._learner.call(lambda: self._rollback(target, contents, reason, actor, moved), trailing=True).result()
             except BaseException:
                 if not held_before and not moved.is_set():
-                    self._journal.resume(self.domain, "learning", "", "the rollback failed", actor)
+                    self._journal.late.resume(self.domain, "learning", "", "the rollback failed", actor)
                 raise
 
     def _target(self, to: int | None, at: float | None, actor: str) -> Version:
@@ -128,17 +128,17 @@ class Versions:
     def resume(self, what: str, source: str, reason: str, actor: str) -> int:
         """Lift a hold, but never in the middle of a rollback; return how many labels had waited."""
         with self.alone():
-            return self._journal.resume(self.domain, what, source, reason, actor)
+            return self._journal.late.resume(self.domain, what, source, reason, actor)
 
     def drop(self, source: str, reason: str, actor: str) -> int:
         """Lift the hold of a source, but never in the middle of a rollback; what waited stays out. Return how many labels."""
         with self.alone():
-            return self._journal.drop(self.domain, source, reason, actor).result()
+            return self._journal.late.drop(self.domain, source, reason, actor).result()
 
     def replay(self, scope: Scope, reason: str, actor: str) -> tuple[int, int]:
         """Learn again what the live lineage lacks, but never in the middle of a rollback; return (learned, stayed out)."""
         with self.alone():
-            return self._journal.replay(self.domain, scope, reason, actor)
+            return self._journal.late.replay(self.domain, scope, reason, actor)
 
     def admit(self, learn: Callable[[], int], tried_on: tuple[int, int], source: str, actor: str) -> tuple[int, int]:
         """Learn what waits of a source, between two snapshots; return how many labels, and the second, which is live.
@@ -319,7 +319,7 @@ class Versions:
             registry.add_missing(connection, target)
             branch = registry.fork(connection, target)
             registry.point(connection, self.domain, target.number, branch, "rollback", actor, reason, {"saved": saved.number})
-            self._journal.adopt(self.domain, lineage(connection, branch, FOREVER), hold=True)
+            self._journal.births.adopt(self.domain, lineage(connection, branch, FOREVER), hold=True)
 
         self._writer.submit(write).result()
         moved.set()
@@ -346,7 +346,7 @@ class Versions:
             restore.load_folds(state, folded)
             with self._reader.connect() as connection:
                 restore.fold_on(connection, state, self.domain, intervals, target.folded, self._vectors.encoder_id,
-                                self._learner.quarantine)
+                                self._learner.examiner.quarantine)
         else:  # version 1, or a forget took them
             with self._reader.connect() as connection:
                 entries = replay(connection, self.domain, intervals, -1)

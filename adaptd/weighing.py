@@ -8,7 +8,6 @@ temperature are the champion's. The weak rows are the newest of what is remember
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptd.errors import AdaptdError
 from adaptd.evaluate import answers, held_out, nearer_ones, ridge_scores
 from adaptd.model import files
 from adaptd.model.attention import Adapter
 from adaptd.model.closed_form import JUDGED, JUDGED_FROM, RandomFeatures, strength
 from adaptd.process import be_a_quiet_child
+from adaptd.trainer import exit_code, write
 
 
 def weigh(tensors: Mapping[str, Tensor], weak: Mapping[str, Tensor], facts: Mapping[str, Any],
@@ -70,13 +69,8 @@ def main(folder: Path) -> None:
     tensors, facts = files.parse((folder / "in" / "judged.safetensors").read_bytes(), "rows")
     weak, _ = files.parse((folder / "in" / "weak.safetensors").read_bytes(), "weak rows")
     adapter = files.parse_adapter((folder / "in" / "adapter.safetensors").read_bytes(), "champion", tensors["vectors"].shape[1])
-    target = folder / "out" / "scores.safetensors"
-    target.with_suffix(".tmp").write_bytes(files.dump(weigh(tensors, weak, facts, adapter), {}))
-    os.replace(target.with_suffix(".tmp"), target)
+    write(folder / "out" / "scores.safetensors", files.dump(weigh(tensors, weak, facts, adapter), {}))
 
 
 if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]))
-    except AdaptdError as error:
-        sys.exit(json.dumps(error.body()))
+    sys.exit(exit_code(lambda: main(Path(sys.argv[1]))))

@@ -21,7 +21,8 @@ from adaptd.bench.streams import Bools, blocks, percent
 from adaptd.metrics import Calibration
 from adaptd.model.abstain import Doubles, fit_limit
 from adaptd.model.decoder import opine, tempered
-from adaptd.model.network import Head, HeadSnapshot
+from adaptd.model.network import Head
+from adaptd.model.snapshot import HeadSnapshot
 
 BLOCK, CHUNK = 25, 256  # events answered before their labels come; tests answered at once
 RATES, SCOPE = (0.02, 0.05, 0.1), 0.05

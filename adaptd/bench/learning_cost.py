@@ -20,12 +20,14 @@ from adaptd.bench.streams import BATCH
 from adaptd.config import Learn, Quarantine
 from adaptd.config import Memory as MemorySettings
 from adaptd.heads import Head as Kind
-from adaptd.learn import Learner, State
+from adaptd.learn import Learner
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.memory import NewRows
-from adaptd.model.network import ONE_LABEL, Head, HeadOptions
+from adaptd.model.network import Head, HeadOptions
+from adaptd.model.snapshot import ONE_LABEL
 from adaptd.predict import Inference
 from adaptd.records import Learned, Row
+from adaptd.state import State
 
 LEARNED_BEFORE = (1_000, 10_000, 100_000)
 MEASURED = 2_560  # examples: ten solves of the ridge, amortised

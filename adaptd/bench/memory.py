@@ -23,7 +23,8 @@ from adaptd.bench.plan import QUICK_EVENTS, Run, Tools
 from adaptd.bench.streams import over_time, percent
 from adaptd.model.decoder import EXPERTS, opine
 from adaptd.model.memory import NewRows
-from adaptd.model.network import Head, HeadSnapshot
+from adaptd.model.network import Head
+from adaptd.model.snapshot import HeadSnapshot
 from adaptd.policies import register_memory_policies
 from adaptd.retained import Bound
 

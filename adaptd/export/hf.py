@@ -13,7 +13,8 @@ from torch import Tensor
 from adaptd.export import modeling_adaptd
 from adaptd.export.modeling_adaptd import AdaptdConfig, AdaptdForSequenceClassification
 from adaptd.model.encoder import Transformers
-from adaptd.model.network import Head, HeadSnapshot
+from adaptd.model.network import Head
+from adaptd.model.snapshot import HeadSnapshot
 
 CODE = Path(modeling_adaptd.__file__)
 

@@ -27,8 +27,8 @@ from torch.nn.functional import normalize
 from adaptd.model.abstain import OTHER, Doubles
 from adaptd.model.attention import Floats
 from adaptd.model.decoder import opine, tempered
-from adaptd.model.network import HeadSnapshot
 from adaptd.model.reading import Decision
+from adaptd.model.snapshot import HeadSnapshot
 from adaptd.model.threads import one_thread
 
 POOL = 5000  # examples among which is chosen: the newest

@@ -15,7 +15,8 @@ import numpy as np
 from adaptd.drift import Change, Drift, Kind
 from adaptd.model.attention import Floats, Ints, attend, softmax
 from adaptd.model.decoder import Opinions
-from adaptd.model.network import Head, HeadSnapshot
+from adaptd.model.network import Head
+from adaptd.model.snapshot import HeadSnapshot
 
 FEWEST = 4  # contradictions with one label that are looked at
 OLD = 10  # remembered examples that a label needs for it, and with which it is no new one

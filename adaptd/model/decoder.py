@@ -27,7 +27,7 @@ from adaptd.model.reading import Decision
 from adaptd.records import Voice, event_of, part_of
 
 if TYPE_CHECKING:
-    from adaptd.model.network import HeadSnapshot
+    from adaptd.model.snapshot import HeadSnapshot
 
 EXPERTS = ("ridge", "attention", "attention-newest", "consolidated")  # the last one where upper blocks were tuned
 NEAREST_MEAN = "nearest-mean"  # decides beside them where there are young classes

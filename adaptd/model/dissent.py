@@ -15,7 +15,7 @@ import numpy as np
 from adaptd.model.attention import Floats, attend
 from adaptd.model.decoder import Opinions
 from adaptd.model.fold import TRUST_FROM
-from adaptd.model.network import HeadSnapshot
+from adaptd.model.snapshot import HeadSnapshot
 from adaptd.quarantine import Dissent
 from adaptd.records import Row, event_of
 from adaptd.weak import is_weak

@@ -19,7 +19,7 @@ from adaptd.model.decoder import BURST, FLOOR, Opinions, tempered
 from adaptd.tested import Step
 
 if TYPE_CHECKING:
-    from adaptd.model.network import HeadSnapshot
+    from adaptd.model.snapshot import HeadSnapshot
 
 TRUST_RATE, TRUST_SHARE = 1.0, 0.05
 TRUST_HALF_LIFE = 1000.0  # learned rows

@@ -19,7 +19,7 @@ from torch import Tensor
 from adaptd.model.abstain import NONE
 from adaptd.model.attention import Floats
 from adaptd.model.decoder import opine, tempered
-from adaptd.model.network import HeadSnapshot
+from adaptd.model.snapshot import HeadSnapshot
 
 CHUNK = 64  # examples answered at once
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from adaptd.heads import Spans, Tagged
 from adaptd.model.attention import Floats, Ints
 from adaptd.model.decoder import Decoded, Neighbour, Opinions, neighbours, opine, tempered
-from adaptd.model.network import HeadSnapshot
 from adaptd.model.reading import SELDOM, TOP
+from adaptd.model.snapshot import HeadSnapshot
 from adaptd.words import spans, words
 
 NEVER = np.float32(-1e9)

@@ -25,7 +25,6 @@ from sklearn.linear_model import LogisticRegression
 
 from adaptd import beside, words
 from adaptd.heads import Spans
-from adaptd.learn import State
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.network import Head, HeadOptions
 from adaptd.model.tagging import decode_spans, likeliest
@@ -34,6 +33,7 @@ from adaptd.policies import Balanced
 from adaptd.records import Example, Learned, Row, event_of, part_of
 from adaptd.retained import Bound
 from adaptd.scores import entities
+from adaptd.state import State
 
 SEED, BLOCK, HELD, FIRST = 0, 128, 400, 5
 FEATURES, NEIGHBOURS, PER_CLASS = 2048, 64, 2000  # as docs/entities.md has them

@@ -9,9 +9,10 @@ from typing import Any
 
 from adaptd import db, erase, registry
 from adaptd.history import last_seq
-from adaptd.journal import HoldoutRule, Journal
+from adaptd.journal import Journal
 from adaptd.paths import Paths
 from adaptd.records import Feedback, Item
+from adaptd.rows import HoldoutRule
 from adaptd.selector import Selector
 from adaptd.status import open_store
 from adaptd.verify import Result, verify
@@ -25,7 +26,7 @@ def journal(paths: Paths) -> Iterator[Journal]:
     engine = db.writing_engine(paths.store)
     writer = db.Writer(engine, 1000)
     opened = Journal(writer, lambda domain, label: {"label": label}, lambda learned: None)
-    opened.holdout[1] = HoldoutRule(share=0.15, after=20)
+    opened.births.holdout[1] = HoldoutRule(share=0.15, after=20)
     with engine.connect() as connection:
         opened.open(connection)
         seq = last_seq(connection)

@@ -30,9 +30,9 @@ def test_a_label_that_the_source_had_corrected_itself_holds_again(journalled: Pa
         later = Feedback(event=receipt.event, label="y", targets={"label": "y"}, teacher="intern")
         seq = opened.feedback(1, [later]).result(10).seq
         found = Finding(source="intern", seq=seq, since=seq, labels=9, against=9, others=0.05, evidence=14.0)
-        opened.set_aside(1, found, "it contradicts others").result(10)
+        opened.late.set_aside(1, found, "it contradicts others").result(10)
         assert taught(journalled, "intern") == ["x"]
-        opened.drop(1, "intern", "", "me").result(10)
+        opened.late.drop(1, "intern", "", "me").result(10)
         assert taught(journalled, "intern") == ["x"]
 
 
@@ -46,10 +46,10 @@ def test_evidence_from_before_a_decision_sets_nothing_aside(journalled: Paths) -
         seqs = [teach(opened, number)[0] for number in range(30)]
         for seq in seqs:
             if (one := fold.judge("intern", seq, against, rule)) is not None:
-                found.append(opened.set_aside(1, one, "it contradicts others").result(10) is not None)
-        assert found[0] and opened.resume(1, "learning", "intern", "it was right", "me") == 30
+                found.append(opened.late.set_aside(1, one, "it contradicts others").result(10) is not None)
+        assert found[0] and opened.late.resume(1, "learning", "intern", "it was right", "me") == 30
         for number in range(100, 109):
             seq, _ = teach(opened, number)
             if (one := fold.judge("intern", seq, against, rule)) is not None and one.since <= seqs[-1]:
-                assert opened.set_aside(1, one, "it contradicts others").result(10) is None
+                assert opened.late.set_aside(1, one, "it contradicts others").result(10) is None
         assert len(taught(journalled, "intern")) == 39

@@ -48,7 +48,7 @@ def test_what_was_tried_on_another_version_is_not_admitted(live: Live) -> None:
 
 
 def test_what_is_put_on_hold_meanwhile_is_not_admitted(live: Live) -> None:
-    outcome = tried(live, lambda: live.parts.journal.hold(live.served.id, "learning", "weak:rules", "", "me").result(10))
+    outcome = tried(live, lambda: live.parts.journal.late.hold(live.served.id, "learning", "weak:rules", "", "me").result(10))
     assert outcome.verdict.decision == "undecided" and "put on hold" in outcome.verdict.reasons[-1]
     assert waiting(live) == {"weak:rules": 6}
 

@@ -8,11 +8,11 @@ from adaptd import db, setaside
 from adaptd.admission import Tried, _tried, doublings
 from adaptd.errors import Refused
 from adaptd.history import act
-from adaptd.journal import HoldoutRule, Journal
+from adaptd.journal import Journal
 from adaptd.paths import Paths
 from adaptd.records import MISSING, Feedback, Item
 from adaptd.relearn import Scope
-from adaptd.rows import alive, first_labels, lineage, replay
+from adaptd.rows import HoldoutRule, alive, first_labels, lineage, replay
 from adaptd.setaside import DROPPED, WAITING
 from tests.integration.journalled import journal, verified
 
@@ -57,23 +57,23 @@ def came(paths: Paths, seq: int) -> int:
 
 def test_a_source_that_is_named_is_marked_and_waits_whoever_resumes_or_replays(journalled: Paths) -> None:
     with journal(journalled) as opened:
-        opened.weak[1] = frozenset({"rules"})
+        opened.births.weak[1] = frozenset({"rules"})
         add(opened, "rules", "x", 3)
         add(opened, "weak:model", "y")
         add(opened, "Weak:", "y")  # somebody's name
         assert labels(journalled, WAITING) == ["weak:rules"] * 3 + ["weak:model"]
-        assert opened.resume(1, "learning", "", "", "me") == 0
-        assert opened.replay(1, Scope(since=0, sources=frozenset(), events={}), "", "me")[0] == 0
-        assert opened.resume(1, "learning", "weak:model", "", "me") == 1
+        assert opened.late.resume(1, "learning", "", "", "me") == 0
+        assert opened.late.replay(1, Scope(since=0, sources=frozenset(), events={}), "", "me")[0] == 0
+        assert opened.late.resume(1, "learning", "weak:model", "", "me") == 1
         assert taught(journalled) == [("Weak:", "y"), ("weak:model", "y")]
-        assert opened.drop(1, "weak:rules", "", "me").result(10) == 3 and labels(journalled, DROPPED) == ["weak:rules"] * 3
+        assert opened.late.drop(1, "weak:rules", "", "me").result(10) == 3 and labels(journalled, DROPPED) == ["weak:rules"] * 3
 
 
 def test_what_is_admitted_is_never_held_out_and_judges_no_answer(journalled: Paths) -> None:
     with journal(journalled) as opened:
-        opened.holdout[1] = HoldoutRule(share=1.0, after=0)
+        opened.births.holdout[1] = HoldoutRule(share=1.0, after=0)
         add(opened, "weak:rules", "x", 300)
-        assert opened.admit(1, "weak:rules", seqs(journalled, "weak:rules")) == 300
+        assert opened.late.admit(1, "weak:rules", seqs(journalled, "weak:rules")) == 300
         add(opened, "desk", "x")
     with db.reading_engine(journalled.database).connect() as connection:
         intervals = lineage(connection, 1)
@@ -86,13 +86,13 @@ def test_a_label_that_is_not_weak_is_never_overruled_by_one_that_is(journalled: 
     with journal(journalled) as opened:
         [first, second] = add(opened, "weak:rules", "x", 2)
         assert say(opened, journalled, first, "x", "ana") == "accepted"  # the same, but hers now
-        assert opened.admit(1, "weak:rules", [first, second]) == 1 and labels(journalled, DROPPED) == ["weak:rules"]
+        assert opened.late.admit(1, "weak:rules", [first, second]) == 1 and labels(journalled, DROPPED) == ["weak:rules"]
         assert taught(journalled) == [("ana", "x"), ("weak:rules", "x")]
         assert say(opened, journalled, second, "x", "ana") == "accepted"
         assert say(opened, journalled, second, "x", "ana") == "duplicate"
         assert say(opened, journalled, second, "y", "weak:rules") == "accepted" and seqs(journalled, "weak:rules") == []
-        assert opened.resume(1, "learning", "weak:rules", "", "me") == 0
-        assert opened.replay(1, Scope(since=0, sources=frozenset(), events={}), "", "me")[0] == 0
+        assert opened.late.resume(1, "learning", "weak:rules", "", "me") == 0
+        assert opened.late.replay(1, Scope(since=0, sources=frozenset(), events={}), "", "me")[0] == 0
         assert taught(journalled) == [("ana", "x"), ("ana", "x")]
 
 
@@ -100,11 +100,11 @@ def test_what_a_later_label_overrules_waits_no_more(journalled: Paths) -> None:
     with journal(journalled) as opened:
         [first, second, _] = add(opened, "weak:rules", "x", 3)
         assert say(opened, journalled, first, "y", "weak:rules") == "accepted"  # its own later one
-        assert opened.overruled(1, seqs(journalled, "weak:rules")) == set()  # as long as none was learned
+        assert opened.late.overruled(1, seqs(journalled, "weak:rules")) == set()  # as long as none was learned
         assert say(opened, journalled, second, "y", "weak:model") == "accepted"
-        assert opened.admit(1, "weak:model", seqs(journalled, "weak:model")) == 1
+        assert opened.late.admit(1, "weak:model", seqs(journalled, "weak:model")) == 1
         tried = seqs(journalled, "weak:rules")
-        assert opened.admit(1, "weak:rules", tried) == 2 and labels(journalled, WAITING) == []
+        assert opened.late.admit(1, "weak:rules", tried) == 2 and labels(journalled, WAITING) == []
         assert taught(journalled) == [("weak:model", "y"), ("weak:rules", "x"), ("weak:rules", "y")]
 
 
@@ -120,33 +120,34 @@ def test_what_was_overruled_is_not_tried(journalled: Paths) -> None:
     with journal(journalled) as opened:
         [first, second] = add(opened, "weak:rules", "x", 2)
         assert say(opened, journalled, second, "y", "weak:model") == "accepted"
-        opened.admit(1, "weak:model", seqs(journalled, "weak:model"))
-        assert opened.overruled(1, [first, second]) == {second} and seqs(journalled, "weak:rules") == [first]
+        opened.late.admit(1, "weak:model", seqs(journalled, "weak:model"))
+        assert opened.late.overruled(1, [first, second]) == {second} and seqs(journalled, "weak:rules") == [first]
 
 
 @pytest.mark.parametrize(("source", "held"), [("weak:rules", ""), ("weak:rules", "weak:rules"), ("pseudo:8", "pseudo:7")])
 def test_what_is_on_hold_by_then_is_not_admitted(journalled: Paths, source: str, held: str) -> None:
     with journal(journalled) as opened:
         add(opened, source, "x", 2)
-        opened.hold(1, "learning", "weak:other", "", "me").result(10)
-        opened.hold(1, "learning", held, "", "me").result(10)
+        opened.late.hold(1, "learning", "weak:other", "", "me").result(10)
+        opened.late.hold(1, "learning", held, "", "me").result(10)
         with pytest.raises(Refused, match="on hold"):
-            opened.admit(1, source, seqs(journalled, source))
+            opened.late.admit(1, source, seqs(journalled, source))
         assert labels(journalled, WAITING) == [source] * 2 and taught(journalled) == []
-        opened.resume(1, "learning", held, "", "me")
+        opened.late.resume(1, "learning", held, "", "me")
         waiting = seqs(journalled, source)  # resumed by its own name it is learned already
-        assert opened.admit(1, source, waiting) == len(waiting) and taught(journalled) == [(source, "x")] * 2
+        assert opened.late.admit(1, source, waiting) == len(waiting) and taught(journalled) == [(source, "x")] * 2
 
 
 def test_proposals_are_in_the_chain_and_new_ones_take_the_place_of_those_that_wait(journalled: Paths) -> None:
     with journal(journalled) as opened:
         events = add(opened, "http", count=4)
-        assert opened.propose(1, "pseudo:1", dict.fromkeys(events, "x")).result(10) == 4 and came(journalled, events[-1]) == 0
+        proposed = opened.late.propose(1, "pseudo:1", dict.fromkeys(events, "x"))
+        assert proposed.result(10) == 4 and came(journalled, events[-1]) == 0
         assert say(opened, journalled, events[0], "y", "ana") == "accepted"
-        assert opened.propose(1, "pseudo:2", dict.fromkeys(events, "z")).result(10) == 3  # ana has labelled one
+        assert opened.late.propose(1, "pseudo:2", dict.fromkeys(events, "z")).result(10) == 3  # ana has labelled one
         assert labels(journalled, WAITING) == ["pseudo:2"] * 3 and labels(journalled, DROPPED) == ["pseudo:1"] * 4
-        assert opened.admit(1, "pseudo:2", seqs(journalled, "pseudo:2")) == 3
-        assert opened.propose(1, "pseudo:3", dict.fromkeys(events, "x")).result(10) == 0  # learned ones are not asked again
+        assert opened.late.admit(1, "pseudo:2", seqs(journalled, "pseudo:2")) == 3
+        assert opened.late.propose(1, "pseudo:3", dict.fromkeys(events, "x")).result(10) == 0  # learned ones are not asked again
     assert not verified(journalled).broken
 
 

@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor
 
 from adaptd.config import Quarantine
-from adaptd.learn import Learner, State
+from adaptd.learn import Learner
 from adaptd.model.decoder import opine
 from adaptd.model.dissent import dissent
 from adaptd.model.memory import NewRows
@@ -18,6 +18,7 @@ from adaptd.model.network import Head
 from adaptd.predict import Inference
 from adaptd.quarantine import Dissent, Finding
 from adaptd.records import Learned, Row
+from adaptd.state import State
 from tests.model.test_head import cloud, fresh, ready
 
 WAIT_S = 60.0

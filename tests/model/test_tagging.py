@@ -14,7 +14,8 @@ from adaptd.model import tagging
 from adaptd.model.closed_form import RandomFeatures
 from adaptd.model.decoder import Opinions, opine
 from adaptd.model.memory import NewRows
-from adaptd.model.network import Head, HeadOptions, Snapshot
+from adaptd.model.network import Head, HeadOptions
+from adaptd.model.snapshot import Snapshot
 from adaptd.model.tagging import likeliest
 from adaptd.model.words import Words
 from adaptd.predict import Inference

@@ -52,7 +52,7 @@ def store(engine: Engine, where: Path | str, words: Words) -> Iterator[tuple[Jou
         encoder = registry.inserted(connection, insert(t.encoder).values(digest=words.digest + "2"))
     writer = db.Writer(engine, 1000)
     journal = Journal(writer, lambda domain, label: dict(label), lambda learned: None)
-    journal.holdout[DOMAIN] = HoldoutRule(share=0.0, after=20)
+    journal.births.holdout[DOMAIN] = HoldoutRule(share=0.0, after=20)
     with engine.connect() as connection:
         journal.open(connection)
     writer.start(0)

@@ -14,7 +14,8 @@ from adaptd import tables as t
 from adaptd.errors import BadPayload
 from adaptd.heads import Head, Spans
 from adaptd.interfaces import Domain
-from adaptd.journal import CHUNK, Journal
+from adaptd.journal import Journal
+from adaptd.late import CHUNK
 from adaptd.quarantine import Finding
 from adaptd.records import Example, Feedback, Item, Learned, canonical
 from adaptd.relearn import Scope
@@ -38,7 +39,7 @@ def journal(engine: Engine) -> Iterator[Journal]:
         assert registry.create_domain(connection, "text", "encoder", "config")[0] == DOMAIN
     writer = db.Writer(engine, 1000)
     made = Journal(writer, targets, lambda learned: None)
-    made.holdout[DOMAIN] = HoldoutRule(share=0.15, after=20)
+    made.births.holdout[DOMAIN] = HoldoutRule(share=0.15, after=20)
     with engine.connect() as connection:
         made.open(connection)
     writer.start(0)
@@ -80,36 +81,36 @@ def event(journal: Journal) -> str:
 
 def test_a_label_that_waited_is_overruled_head_by_head(journal: Journal, reader: Engine) -> None:
     one = event(journal)
-    journal.hold(DOMAIN, "learning", "intern", "", "me").result(10)
+    journal.late.hold(DOMAIN, "learning", "intern", "", "me").result(10)
     give(journal, one, "intern", topic="card", mood="angry")
     give(journal, one, "desk", mood="calm")
-    assert journal.resume(DOMAIN, "learning", "intern", "", "me") == 1
+    assert journal.late.resume(DOMAIN, "learning", "intern", "", "me") == 1
     assert taught(reader) == {"topic": "card", "mood": "calm"}
-    assert journal.replay(DOMAIN, Scope(since=0, sources=frozenset(), events={}), "", "me") == (0, 0)
+    assert journal.late.replay(DOMAIN, Scope(since=0, sources=frozenset(), events={}), "", "me") == (0, 0)
 
 
 def test_a_replay_learns_what_waits_but_for_what_is_excepted_or_refused(journal: Journal, reader: Engine) -> None:
     one = event(journal)
-    journal.hold(DOMAIN, "learning", "", "", "me").result(10)
+    journal.late.hold(DOMAIN, "learning", "", "", "me").result(10)
     give(journal, one, "intern", topic="spam")
     give(journal, one, "desk", topic="card")
     give(journal, one, "desk", mood="refused")
     scope = Scope(since=0, sources=frozenset({"intern"}), events={})
-    assert journal.replay(DOMAIN, scope, "", "me") == (1, 2)
+    assert journal.late.replay(DOMAIN, scope, "", "me") == (1, 2)
     assert (taught(reader), held(reader)) == ({"topic": "card"}, [WAITING, LEARNED, REFUSED])
-    assert journal.resume(DOMAIN, "learning", "", "", "me") == 0
+    assert journal.late.resume(DOMAIN, "learning", "", "", "me") == 0
     assert (taught(reader), held(reader)) == ({"topic": "card"}, [LEARNED, LEARNED, REFUSED])
 
 
 def test_a_replay_goes_on_over_many_chunks(journal: Journal, reader: Engine) -> None:
-    journal.hold(DOMAIN, "learning", "", "", "me").result(10)
+    journal.late.hold(DOMAIN, "learning", "", "", "me").result(10)
     label = {"topic": "card"}
     items = [Item(payload={"text": f"{n}"}, source="desk" if n % 3 else "intern", label=label, targets=label) for n in range(600)]
     journal.append(DOMAIN, items).result(10)
     scope = Scope(since=0, sources=frozenset({"intern"}), events={})
-    assert journal.replay(DOMAIN, scope, "", "me") == (400, 200)
-    assert journal.replay(DOMAIN, scope, "", "me") == (0, 200)
-    assert (held(reader).count(WAITING), journal.holds(DOMAIN)) == (200, {""})
+    assert journal.late.replay(DOMAIN, scope, "", "me") == (400, 200)
+    assert journal.late.replay(DOMAIN, scope, "", "me") == (0, 200)
+    assert (held(reader).count(WAITING), journal.late.holds(DOMAIN)) == (200, {""})
 
 
 # -- a source that is set aside -----------------------------------------------------------------------------------
@@ -124,11 +125,11 @@ def test_what_a_source_taught_since_is_taken_out_and_what_it_corrected_holds_aga
     give(journal, one, "desk", topic="card", mood="calm")  # seq 3
     give(journal, other, "intern", topic="food")  # 4: before the evidence began
     give(journal, one, "intern", topic="spam")  # 5
-    outcome = journal.set_aside(DOMAIN, found("intern", 5, 5), "15 of 20").result(10)
+    outcome = journal.late.set_aside(DOMAIN, found("intern", 5, 5), "15 of 20").result(10)
     assert outcome is not None and [len(entry.died) for entry in outcome.learned] == [1, 0]
     assert outcome.learned[-1].admitted and outcome.learned[-1].born[0].source == "desk"
     assert sorted(alive_targets(reader)) == ["calm", "card", "food"] and held(reader) == [LEARNED, LEARNED, WAITING]
-    assert journal.holds(DOMAIN) == {"intern"} and journal.quarantined(DOMAIN)["intern"][1] == "15 of 20"
+    assert journal.late.holds(DOMAIN) == {"intern"} and journal.late.quarantined(DOMAIN)["intern"][1] == "15 of 20"
     give(journal, one, "intern", topic="scam")
     assert held(reader)[-1] == WAITING
 
@@ -136,11 +137,11 @@ def test_what_a_source_taught_since_is_taken_out_and_what_it_corrected_holds_aga
 def test_a_finding_from_before_somebody_decided_does_nothing(journal: Journal, reader: Engine) -> None:
     one = event(journal)
     give(journal, one, "intern", topic="spam")
-    assert journal.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is not None
-    assert journal.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is None  # as the journal's tail finds it at a start
-    assert journal.resume(DOMAIN, "learning", "intern", "", "me") == 1
-    assert journal.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is None
-    assert (taught(reader), journal.holds(DOMAIN), journal.quarantined(DOMAIN)) == ({"topic": "spam"}, set(), {})
+    assert journal.late.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is not None
+    assert journal.late.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is None  # as the tail finds it at a start
+    assert journal.late.resume(DOMAIN, "learning", "intern", "", "me") == 1
+    assert journal.late.set_aside(DOMAIN, found("intern", 2, 2), "").result(10) is None
+    assert (taught(reader), journal.late.holds(DOMAIN), journal.late.quarantined(DOMAIN)) == ({"topic": "spam"}, set(), {})
 
 
 def test_what_is_admitted_by_name_is_marked_so_and_what_a_general_resume_learns_is_not(engine: Engine, journal: Journal) -> None:
@@ -148,9 +149,9 @@ def test_what_is_admitted_by_name_is_marked_so_and_what_a_general_resume_learns_
     journal._on_learned = learned.extend
     one = event(journal)
     for name, lifted in (("intern", "intern"), ("", "")):
-        journal.hold(DOMAIN, "learning", name, "", "me").result(10)
+        journal.late.hold(DOMAIN, "learning", name, "", "me").result(10)
         give(journal, one, "intern", topic=f"of hold {name!r}")
-        assert journal.resume(DOMAIN, "learning", lifted, "", "me") == 1
+        assert journal.late.resume(DOMAIN, "learning", lifted, "", "me") == 1
     assert [entry.admitted for entry in learned] == [True, False]
 
 
@@ -158,10 +159,10 @@ def test_what_is_dropped_is_learned_by_no_replay(journal: Journal, reader: Engin
     one = event(journal)
     give(journal, one, "desk", topic="card")
     give(journal, one, "intern", topic="spam")
-    journal.set_aside(DOMAIN, found("intern", 3, 3), "").result(10)
-    assert journal.drop(DOMAIN, "intern", "", "me").result(10) == 1
-    assert held(reader) == [LEARNED, DROPPED] and journal.quarantined(DOMAIN) == {} and journal.holds(DOMAIN) == set()
-    assert journal.replay(DOMAIN, Scope(since=0, sources=frozenset(), events={}), "", "me") == (0, 0)
+    journal.late.set_aside(DOMAIN, found("intern", 3, 3), "").result(10)
+    assert journal.late.drop(DOMAIN, "intern", "", "me").result(10) == 1
+    assert held(reader) == [LEARNED, DROPPED] and journal.late.quarantined(DOMAIN) == {} and journal.late.holds(DOMAIN) == set()
+    assert journal.late.replay(DOMAIN, Scope(since=0, sources=frozenset(), events={}), "", "me") == (0, 0)
     assert taught(reader) == {"topic": "card"}
     give(journal, one, "intern", topic="spam")  # given again it is a label like any other
     assert taught(reader) == {"topic": "spam"}
@@ -169,11 +170,11 @@ def test_what_is_dropped_is_learned_by_no_replay(journal: Journal, reader: Engin
 
 def test_a_hold_by_itself_is_there_after_a_restart(journal: Journal, engine: Engine, reader: Engine) -> None:
     give(journal, event(journal), "intern", topic="spam")
-    journal.set_aside(DOMAIN, found("intern", 2, 2), "why").result(10)
+    journal.late.set_aside(DOMAIN, found("intern", 2, 2), "why").result(10)
     again = Journal(db.Writer(engine, 1000), targets, lambda learned: None)
     with reader.connect() as connection:
         again.open(connection)
-    assert again.holds(DOMAIN) == {"intern"} and again.quarantined(DOMAIN) == journal.quarantined(DOMAIN)
+    assert again.late.holds(DOMAIN) == {"intern"} and again.late.quarantined(DOMAIN) == journal.late.quarantined(DOMAIN)
 
 
 def alive_targets(reader: Engine) -> list[str]:
@@ -197,24 +198,24 @@ class Places(Domain):
 
 
 def test_a_correction_of_spans_that_comes_in_a_later_chunk_is_not_taken_for_learned(journal: Journal, reader: Engine) -> None:
-    journal.tagging[DOMAIN] = Tagging(Places())
+    journal.births.tagging[DOMAIN] = Tagging(Places())
 
     def spans(kind: str) -> dict[str, str]:
         return {"places": canonical([{"start": 0, "end": 4, "type": kind}])}
 
     one = journal.append(DOMAIN, [Item(payload={"text": "Oslo is far"}, source="crm")]).result(10).receipts[0].event
     assert one is not None
-    journal.hold(DOMAIN, "learning", "", "", "me").result(10)
+    journal.late.hold(DOMAIN, "learning", "", "", "me").result(10)
     give(journal, one, "desk", **spans("city"))
     label = {"places": "[]"}
     others = [Item(payload={"text": f"{n}"}, source="crm", label=label, targets=label) for n in range(CHUNK)]
     journal.append(DOMAIN, others).result(10)
     give(journal, one, "desk", **spans("country"))
     scope = Scope(since=0, sources=frozenset(), events={})
-    assert journal.replay(DOMAIN, scope, "", "me") == (CHUNK + 2, 0)
+    assert journal.late.replay(DOMAIN, scope, "", "me") == (CHUNK + 2, 0)
     with reader.connect() as connection:
         branch = registry.live(connection, DOMAIN).branch
         query = alive(DOMAIN, lineage(connection, branch)).where(t.event.c.id == one)
         rows = {row.part: row.target for row in connection.execute(query)}
     assert rows == {0: "B-country", 1: "O", 2: "O"}
-    assert journal.replay(DOMAIN, scope, "", "me") == (0, 0)
+    assert journal.late.replay(DOMAIN, scope, "", "me") == (0, 0)

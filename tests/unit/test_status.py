@@ -16,9 +16,10 @@ from adaptd import db, offline, registry
 from adaptd import tables as t
 from adaptd.errors import CannotStart, CorruptFile, NotFound, NotRunning, SchemaMismatch, StoreLocked, UnknownDomain
 from adaptd.history import last_seq
-from adaptd.journal import HoldoutRule, Journal, alive, lineage
+from adaptd.journal import Journal
 from adaptd.paths import Paths
 from adaptd.records import Feedback, Item
+from adaptd.rows import HoldoutRule, alive, lineage
 from adaptd.status import stopped_history, stopped_status
 from tests.postgres import unlocked
 
@@ -82,7 +83,7 @@ class OpenJournal:
     def __enter__(self) -> Journal:
         self._writer = db.Writer(self._engine, 1000)
         journal = Journal(self._writer, lambda domain, label: {"label": label}, lambda learned: None)
-        journal.holdout[self._domain] = HoldoutRule(share=0.15, after=20)
+        journal.births.holdout[self._domain] = HoldoutRule(share=0.15, after=20)
         with self._engine.connect() as connection:
             journal.open(connection)
             seq = last_seq(connection)
@@ -298,7 +299,7 @@ def _discard(store: Store) -> int:
     store.engine.dispose()
     offline.rollback(store.paths, "text", number, "", "me")
     with store.journal() as journal:
-        journal.resume(store.domain, "learning", "", "", "me")
+        journal.late.resume(store.domain, "learning", "", "", "me")
     store.append(["d"])
     return number
 
