@@ -12,7 +12,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from adaptd.model import files
 from adaptd.model.encoder import pick_device
 from adaptd.model.tuning import SCALE, Tuning, tune
 from adaptd.model.upper import Upper
+from adaptd.records import Example
 from adaptd.trainer import Job, balanced, exit_code, give_way, progress, write
 
 TOKENS = 1_000_000  # whose states are kept while blocks are tuned, 16 bits: 0.8 GB with MiniLM
@@ -59,7 +60,8 @@ def run(folder: Path, job: Reading) -> None:
     rows, _ = files.parse((folder / "in" / "rows.safetensors").read_bytes(), "rows")
     texts: list[str] = json.loads((folder / "in" / "texts.json").read_text("utf-8"))
     chosen = balanced(torch.arange(len(texts)), rows["targets"], how.rows, torch.Generator().manual_seed(job.seed))
-    upper, losses, numbers = tuned(open_encoder(job), [texts[row] for row in chosen.tolist()], rows["targets"][chosen], job, how)
+    upper, losses, numbers = tuned(open_encoder(job), [texts[row] for row in chosen.tolist()], rows["targets"][chosen], job, how,
+                                   champion.upper)
     report = {
         "strategy": job.strategy, "device": pick_device(job.device), "numbers": numbers, "rows": int(numbers["read"]),
         "new": int(rows["fresh"].sum()), "seconds": round(time.monotonic() - started, 3),
@@ -83,25 +85,45 @@ def open_encoder(job: Reading) -> Tunable:
     return encoder
 
 
-def tuned(encoder: Tunable, texts: list[str], targets: Tensor, job: Job,
-          how: Tuning) -> tuple[Upper, list[float], Mapping[str, float]]:
-    """Tune blocks on texts; return them, the loss by epoch, and numbers to log. Where texts are long fewer of them are taken."""
+def tuned(encoder: Tunable, texts: list[str], targets: Tensor, job: Job, how: Tuning, champion: Upper | None = None,
+          tell: Callable[[float, str], None] = progress) -> tuple[Upper, list[float], Mapping[str, float]]:
+    """Tune blocks on texts; return them, the loss by epoch, and numbers to log. Where texts are long fewer of them are taken.
+
+    `champion`: the tuned blocks that are live, of which a candidate may learn what they say of the labels that they know.
+    """
     cut = encoder.depth - how.blocks
     blocks, ids = encoder.blocks(cut), encoder.tokens(texts)
     most = max(1, int(len(ids) * min(1.0, TOKENS / sum(map(len, ids)))))
     rows = balanced(torch.arange(len(ids)), targets, most, torch.Generator().manual_seed(job.seed)).tolist()
     states: list[Tensor] = []
     for start in range(0, len(rows), PART):
-        progress(0.0, f"reading, {start} of {len(rows)}")
+        tell(0.0, f"reading, {start} of {len(rows)}")
         states += [state.half() for state in encoder.lower([ids[row] for row in rows[start:start + PART]], cut)]
     known = sorted(set(targets[rows].tolist()))  # a label all of whose rows are held out has no direction
     place = {target: number for number, target in enumerate(known)}
     within = torch.tensor([place[target] for target in targets[rows].tolist()])
-    weights, directions, losses = tune(blocks, states, within, len(known), how, job.seed, pick_device(job.device), progress)
-    upper = Upper(encoder=encoder.digest, cut=cut, method=how.method, blocks=weights, directions=directions,
-                  labels=tuple(job.labels[target] for target in known), scale=SCALE)
+    labels = tuple(job.labels[target] for target in known)
+    taught = None if champion is None or not how.distil else _said(encoder, [texts[row] for row in rows], champion, labels, tell)
+    weights, directions, losses = tune(blocks, states, within, len(known), how, job.seed, pick_device(job.device), tell, taught)
+    upper = Upper(encoder=encoder.digest, cut=cut, method=how.method, blocks=weights, directions=directions, labels=labels,
+                  scale=SCALE)
     numbers = {"loss_first": losses[0], "loss_last": losses[-1], "labels": float(len(known)), "read": float(len(rows))}
     return upper, losses, numbers
+
+
+def _said(encoder: Tunable, texts: Sequence[str], champion: Upper, labels: Sequence[str],
+          tell: Callable[[float, str], None]) -> Tensor | None:
+    """Return the champion's scores of texts [n, labels], -inf for a label that it does not know; None of another encoder's."""
+    if champion.encoder != encoder.digest:
+        return None
+    found, place = torch.full((len(texts), len(labels)), -torch.inf), {label: number for number, label in enumerate(labels)}
+    shared = [number for number, label in enumerate(champion.labels) if label in place]
+    for start in range(0, len(texts), PART):
+        part = texts[start:start + PART]
+        tell(0.0, f"asking the champion, {start} of {len(texts)}")
+        scores = champion.scores(encoder.tuned([Example(text=text) for text in part], champion))
+        found[start:start + len(part), [place[champion.labels[number]] for number in shared]] = scores[:, shared]
+    return found
 
 
 if __name__ == "__main__":

@@ -44,6 +44,15 @@ average, forgetting: of the whole answer, in which the ridge, that no adaptation
 attention over memory alone. No row is held out, and trust in the parts of the answer stays where it begins, so these
 figures compare strategies with one another and not with the daemon's. Training takes one thread.
 """,
+    "consolidation": """\
+## Consolidation
+
+In-process, through the consolidation's own code, with no gate between: the training rows come in random order (of a set without
+test split each fourth row is asked), and after each half of them every method tunes the encoder's upper two blocks on all that
+came, for three epochs, from the frozen ones; so the second time there is a champion, from which `distilled` learns, too.
+together: the whole answer, with the trust that it begins with; alone: the tuned blocks. All rows are learned, attention is not
+trained.
+""",
     "new-classes": """\
 ## A new class
 

@@ -12,12 +12,12 @@ from adaptd.bench import sets
 from adaptd.bench.streams import Drift
 from adaptd.bench.vectors import Encoded
 
-Part = Literal["class-incremental", "strategies", "new-classes", "prequential", "heads", "noise", "memory", "abstain", "replies",
-               "review", "weak", "speed", "latency", "ingest", "feeds", "overload", "gate", "soak"]
+Part = Literal["class-incremental", "strategies", "consolidation", "new-classes", "prequential", "heads", "noise", "memory",
+               "abstain", "replies", "review", "weak", "speed", "latency", "ingest", "feeds", "overload", "gate", "soak"]
 PARTS: tuple[Part, ...] = get_args(Part)
 SETS: dict[Part, tuple[str, ...]] = {
     "class-incremental": ("clinc150", "banking77"), "strategies": ("clinc150", "banking77"),
-    "new-classes": ("clinc150", "banking77"),
+    "consolidation": ("phrasebank", "banking77"), "new-classes": ("clinc150", "banking77"),
     "prequential": ("commit_stream", "clinc150"), "heads": ("airline_tweets", "reuters_stream"),
     "noise": ("clinc150", "banking77"), "memory": ("clinc150", "commit_stream"),
     "abstain": ("clinc150", "banking77"), "replies": ("banking77", "bank_faq"), "review": ("clinc150", "banking77"),
@@ -25,7 +25,8 @@ SETS: dict[Part, tuple[str, ...]] = {
     "latency": ("clinc150", "digits8x8", "elec2"), "ingest": ("clinc150",), "feeds": ("clinc150",),
     "overload": ("clinc150",), "gate": ("power", "lost-class", "month"), "soak": ("clinc150",)}
 ADAPT: dict[Part, tuple[bool, ...]] = {
-    "class-incremental": (False, True), "strategies": (True,), "new-classes": (False,), "prequential": (True,), "heads": (False,),
+    "class-incremental": (False, True), "strategies": (True,), "consolidation": (False,), "new-classes": (False,),
+    "prequential": (True,), "heads": (False,),
     "noise": (False,), "memory": (False,), "abstain": (False,), "replies": (False,), "review": (False,), "weak": (False,),
     "speed": (False,), "latency": (False,), "ingest": (False,), "feeds": (False,), "overload": (False,), "gate": (False,),
     "soak": (True,)}

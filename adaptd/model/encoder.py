@@ -18,11 +18,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from adaptd.errors import CannotStart, Conflict
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import Encoder, Kind
+from adaptd.model.prompted import Prompted
 from adaptd.model.threads import one_thread
 from adaptd.model.upper import Upper
 from adaptd.modelfiles import MINILM, find, sha256
@@ -208,6 +209,8 @@ class Transformers:
             if upper.encoder != self.digest:
                 raise Conflict("tuned blocks of another encoder", hint="consolidate again")
             blocks = self.blocks(upper.cut)
+            if "prompts" in upper.blocks:
+                blocks = Prompted(blocks, upper.blocks["prompts"].shape)
             blocks.load_state_dict({name: tensor.float() for name, tensor in upper.blocks.items()})
             self._copies = dict([*self._copies.items(), (upper.digest, blocks.eval().requires_grad_(False))][-COPIES:])
         return self._copies[upper.digest]
@@ -222,11 +225,16 @@ def stacked(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def through(blocks: Any, states: Tensor, mask: Tensor) -> Tensor:
     """Run blocks of a transformer one by one over token states [b, t, width]; padding is not attended to."""
+    prompts = blocks.prompts if isinstance(blocks, Prompted) else states.new_empty(0, 0, states.shape[2])
+    front = prompts.shape[1]
+    states, mask = pad(states, (0, 0, front, 0)), pad(mask, (front, 0), value=1)
     hidden = None if bool(mask.all()) else (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
-    for block in blocks:
+    for place, block in enumerate(blocks):
+        if place < len(prompts):
+            states = torch.cat([prompts[place].expand(len(states), -1, -1), states[:, front:]], dim=1)
         given: Any = block(states, hidden)
         states = given[0] if isinstance(given, tuple) else given
-    return states
+    return states[:, front:]
 
 
 def mean(states: Tensor, mask: Tensor) -> Tensor:

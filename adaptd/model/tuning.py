@@ -2,12 +2,15 @@
 
 The loss is the cross entropy of ``softmax(scale e.d)``, labels smoothed (Szegedy et al., 2016), over all rows that are given, the
 remembered ones and the new ones alike: that is replay. The frozen blocks below run once, before. Directions begin as the mean of
-their label's rows. In full, or by a method of `peft` whose weights are merged into the blocks at the end, so that what answers is
-the same kind of file for every method: `lora` (Hu et al., 2022), `adalora` (Zhang et al., 2023), `ia3` (Liu et al., 2022).
+their label's rows. In full, or by a method of `peft` whose weights are merged into the blocks at the end: `lora` (Hu et al.,
+2022), `adalora` (Zhang et al., 2023), `ia3` (Liu et al., 2022); or blocks stay as they are behind learned tokens: `prompt`,
+`prefix` (`adaptd.model.prompted`). `distil` adds the divergence from what a teacher said (learning without forgetting; Li and
+Hoiem, 2016); `average` ends with the mean of the weights of the last steps (Izmailov et al., 2018).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,18 +18,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, softmax
 
 from adaptd.errors import MissingExtra, TrainingFailed
 from adaptd.model.encoder import mean, stacked, through
+from adaptd.model.prompted import Prompted
 
 SCALE, SMOOTHING, DROPOUT = 20.0, 0.1, 0.1
 WARM_UP = 0.1  # share of the steps in which the rate rises; then it falls linearly to zero
 DIRECTIONS = 2e-3  # rate of the directions
 GROUP = 8  # batches whose rows are sorted by length together
-RATES = {"full": 3e-4, "lora": 2e-3, "adalora": 4e-3, "ia3": 1e-2}
+SOFT = 2.0  # temperature of what is distilled
+RATES = {"full": 3e-4, "lora": 2e-3, "adalora": 4e-3, "ia3": 1e-2, "prefix": 1e-2, "prompt": 1e-2}
 MATRICES = ["query", "key", "value", "dense"]  # what a method of peft adapts
-Method = Literal["full", "lora", "adalora", "ia3"]
+Method = Literal["full", "lora", "adalora", "ia3", "prefix", "prompt"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,28 +43,40 @@ class Tuning:
     epochs: int = 3
     batch: int = 64
     rank: int = 16  # of lora and adalora
+    tokens: int = 16  # learned ones, of prefix (so many for each block) and prompt
     learning_rate: float = 0.0  # 0 = the method's own
+    distil: float = 0.0  # weight of what the champion's blocks, or else the frozen ones, said of the labels that they know
+    average: float = 0.0  # share of the steps, the last ones, whose weights are averaged
     rows: int = 20_000  # most that are learned, drawn class by class
 
     def __post_init__(self) -> None:
         if self.method not in RATES:
             raise ValueError(f"method must be one of {', '.join(RATES)}, not {self.method!r}")
-        for name in ("blocks", "epochs", "batch", "rank", "rows"):
+        for name in ("blocks", "epochs", "batch", "rank", "tokens", "rows"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number, at least 1, not {value!r}")
-        if isinstance(self.learning_rate, bool) or not isinstance(self.learning_rate, int | float) or not self.learning_rate >= 0:
-            raise ValueError(f"learning_rate must be a number that is not negative, not {self.learning_rate!r}")
+        for name, most in (("learning_rate", math.inf), ("distil", math.inf), ("average", 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+                limit = "" if most == math.inf else f", nor above {most:g}"
+                raise ValueError(f"{name} must be a number that is not negative{limit}, not {value!r}")
 
 
 def tune(blocks: Any, states: Sequence[Tensor], targets: Tensor, labels: int, how: Tuning, seed: int, device: str,
-         progress: Callable[[float, str], None]) -> tuple[dict[str, Tensor], Tensor, list[float]]:
-    """Train blocks on token states [t, width] of rows; return them by name, the directions [labels, width], the loss by epoch."""
+         progress: Callable[[float, str], None], taught: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor, list[float]]:
+    """Train blocks on token states [t, width] of rows; return them by name, the directions [labels, width], the loss by epoch.
+
+    `taught`: the champion's scores [n, labels], -inf for labels that it does not know; without them the frozen blocks teach.
+    """
     random = np.random.RandomState(seed)
     torch.manual_seed(seed)  # of dropout, and of what a method begins with
     steps = how.epochs * -(-len(states) // how.batch)
-    directions = torch.nn.Parameter(_means(blocks.to(device), states, targets, labels, how.batch, device))
-    tuner = _adapted(blocks, how, steps)
+    vectors = _vectors(blocks.to(device), states, how.batch, device)
+    means = normalize(torch.zeros(labels, vectors.shape[1], device=device).index_add_(0, targets.to(device), vectors), dim=1)
+    directions = torch.nn.Parameter(means.clone())
+    teacher = SCALE * vectors @ means.T if taught is None else taught.to(device)
+    tuner = _adapted(blocks, vectors.shape[1], how, steps)
     for module in tuner.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = DROPOUT
@@ -67,6 +84,7 @@ def tune(blocks: Any, states: Sequence[Tensor], targets: Tensor, labels: int, ho
     groups = [{"params": trained, "weight_decay": 0.01}, {"params": [directions], "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=1.0)
     rates, losses, step = (how.learning_rate or RATES[how.method], DIRECTIONS), list[float](), 0
+    average = _Average([*trained, directions], from_step=steps - round(how.average * steps))
     tuner.model.train()
     for epoch in range(how.epochs):
         total = 0.0
@@ -78,30 +96,42 @@ def tune(blocks: Any, states: Sequence[Tensor], targets: Tensor, labels: int, ho
             vectors = mean(through(tuner.model, given.float().to(device), mask.to(device)), mask.to(device))
             scores = SCALE * vectors @ normalize(directions, dim=1).T
             loss = cross_entropy(scores, targets[rows].to(device), label_smoothing=SMOOTHING)
+            if how.distil:
+                loss = loss + how.distil * _distilled(scores, teacher[rows])
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
             step, total = step + 1, total + float(loss.detach()) * len(rows)
             tuner.stepped(step)
+            average.stepped(step)
             progress(step / steps, f"epoch {epoch + 1} of {how.epochs}")
         losses.append(total / len(states))
         if losses[-1] != losses[-1]:
             raise TrainingFailed(f"{how.method}: the loss is not finite")
+    average.take()
     weights = {name: tensor.detach().half().cpu() for name, tensor in tuner.merged().state_dict().items()}
     return weights, directions.detach().half().cpu(), losses
 
 
-def _means(blocks: Any, states: Sequence[Tensor], targets: Tensor, labels: int, batch: int, device: str) -> Tensor:
-    """Return the mean of each label's rows under the blocks as they are [labels, width]."""
+def _vectors(blocks: Any, states: Sequence[Tensor], batch: int, device: str) -> Tensor:
+    """Return what the blocks as they are make of rows [n, width]."""
     order = np.argsort([len(one) for one in states], kind="stable")
-    sums = torch.zeros(labels, states[0].shape[1], device=device)
+    vectors = torch.empty(len(states), states[0].shape[1], device=device)
     with torch.no_grad():
         for start in range(0, len(order), batch):
             rows = order[start:start + batch].tolist()
             given, mask = stacked([states[row] for row in rows])
-            vectors = mean(through(blocks.eval(), given.float().to(device), mask.to(device)), mask.to(device))
-            sums.index_add_(0, targets[rows].to(device), vectors)
-    return normalize(sums, dim=1)
+            vectors[rows] = mean(through(blocks.eval(), given.float().to(device), mask.to(device)), mask.to(device))
+    return vectors
+
+
+def _distilled(scores: Tensor, teacher: Tensor) -> Tensor:
+    """Return the divergence of scores [b, labels] from a teacher's, among the labels that it knows."""
+    known = teacher.isfinite().all(0)
+    if not bool(known.any()):
+        return scores.new_zeros(())
+    mine, theirs = log_softmax(scores[:, known] / SOFT, dim=1), softmax(teacher[:, known] / SOFT, dim=1)
+    return SOFT**2 * kl_div(mine, theirs, reduction="batchmean")
 
 
 def _batches(random: np.random.RandomState, lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -113,6 +143,25 @@ def _batches(random: np.random.RandomState, lengths: Sequence[int], size: int) -
         some = some[np.argsort(by[some], kind="stable")]
         found += [some[i:i + size].tolist() for i in range(0, len(some), size)]
     return [found[i] for i in random.permutation(len(found))]
+
+
+class _Average:
+    """The mean of weights over the last steps; of none it is nothing."""
+
+    def __init__(self, weights: Sequence[Tensor], from_step: int) -> None:
+        self._weights, self._from, self._count = weights, from_step, 0
+        self._sums = [torch.zeros_like(one) for one in weights]
+
+    def stepped(self, step: int) -> None:
+        """Take a step's weights in."""
+        if step > self._from:
+            torch._foreach_add_(self._sums, [one.detach() for one in self._weights])
+            self._count += 1
+
+    def take(self) -> None:
+        """Let the weights be their mean."""
+        for weights, total in zip(self._weights, self._sums if self._count else (), strict=False):
+            weights.data.copy_(total / self._count)
 
 
 class _Whole:
@@ -127,6 +176,13 @@ class _Whole:
     def merged(self) -> Any:
         """Return the blocks."""
         return self.model
+
+
+class _Behind(_Whole):
+    """Blocks behind learned tokens, which alone are trained."""
+
+    def __init__(self, blocks: Any, shape: Sequence[int]) -> None:
+        self.model = Prompted(blocks.requires_grad_(False), shape).to(next(blocks.parameters()).device)
 
 
 class _Adapted(_Whole):
@@ -146,9 +202,11 @@ class _Adapted(_Whole):
         return self._tuner.merge_and_unload()
 
 
-def _adapted(blocks: Any, how: Tuning, steps: int) -> _Whole:
+def _adapted(blocks: Any, width: int, how: Tuning, steps: int) -> _Whole:
     if how.method == "full":
         return _Whole(blocks)
+    if how.method in ("prefix", "prompt"):
+        return _Behind(blocks, (1 if how.method == "prompt" else len(blocks), how.tokens, width))
     try:
         import peft
     except ImportError:

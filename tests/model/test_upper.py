@@ -20,7 +20,7 @@ from adaptd.model.fold import Fold
 from adaptd.model.memory import NewRows
 from adaptd.model.network import Head, HeadOptions
 from adaptd.model.threads import one_thread
-from adaptd.model.tuning import RATES, Tuning, tune
+from adaptd.model.tuning import RATES, Tuning, _Average, tune
 from adaptd.model.upper import Upper
 from adaptd.records import Example
 from adaptd.trainer import Job
@@ -60,14 +60,53 @@ def test_every_method_gives_blocks_of_one_kind_and_the_encoder_stays_as_it_was(e
     before, _ = encoder.encode(examples)
     one, again = upper(encoder, method=method), upper(encoder, method=method)
     assert one.same(again) and one.digest == again.digest  # the same rows and seed: the same bytes
-    assert set(one.blocks) == set(encoder.blocks(one.cut).state_dict())
+    learned = {"prompts"} if method in ("prefix", "prompt") else set()
+    assert set(one.blocks) == set(encoder.blocks(one.cut).state_dict()) | learned
     alone = encoder.tuned(examples, one)
     assert torch.equal(one.scores(alone).argmax(1), TARGETS)
     after, _ = encoder.encode(examples)
     assert torch.equal(after, before)
     assert torch.equal(encoder.tuned(examples, one), alone)  # below the blocks nothing ran again
-    untouched = replace(one, blocks={name: tensor.half() for name, tensor in encoder.blocks(one.cut).state_dict().items()})
+    frozen = {name: tensor.half() for name, tensor in encoder.blocks(one.cut).state_dict().items()}
+    assert not learned or all(torch.equal(one.blocks[name], tensor) for name, tensor in frozen.items())
+    untouched = replace(one, blocks=frozen)
     assert not torch.equal(encoder.tuned(examples, untouched), alone)
+
+
+def test_a_prefix_has_tokens_of_its_own_for_each_block_and_a_prompt_has_not(encoder: Transformers) -> None:
+    shapes = {method: upper(encoder, method=method, blocks=2, tokens=4, epochs=1).blocks["prompts"].shape[:2]
+              for method in ("prefix", "prompt")}
+    assert shapes == {"prefix": (2, 4), "prompt": (1, 4)}
+
+
+def test_what_is_distilled_stays_nearer_to_the_champion_and_new_labels_are_learned(encoder: Transformers) -> None:
+    examples = [Example(text=text) for text in TEXTS]
+    job = Job(strategy="consolidate", labels=[*TOPICS], parent_pid=0, device="cpu")
+    champion = replace(upper(encoder, epochs=1), directions=-upper(encoder, epochs=1).directions)  # it says the opposite
+    said = champion.scores(encoder.tuned(examples, champion))
+
+    def away(distil: float) -> float:
+        how = Tuning(blocks=1, epochs=10, batch=8, distil=distil)
+        made, _, _ = consolidate.tuned(encoder, TEXTS, TARGETS, job, how, champion)
+        return float((made.scores(encoder.tuned(examples, made)).softmax(1) - said.softmax(1)).abs().mean())
+
+    assert away(100.0) < away(0.0) / 2
+    known = replace(champion, labels=("card", "another"))
+    made, _, _ = consolidate.tuned(encoder, TEXTS, TARGETS, job, Tuning(blocks=1, epochs=2, batch=8, distil=1.0), known)
+    assert torch.equal(made.scores(encoder.tuned(examples, made)).argmax(1), TARGETS)  # of one label it knows there is no doubt
+
+
+def test_weights_are_the_mean_of_the_last_steps() -> None:
+    weights = torch.nn.Parameter(torch.zeros(2))
+    some, none = _Average([weights], from_step=2), _Average([weights], from_step=4)
+    for step in (1, 2, 3, 4):
+        weights.data.fill_(step)
+        some.stepped(step)
+        none.stepped(step)
+    none.take()
+    assert weights.tolist() == [4.0, 4.0]
+    some.take()
+    assert weights.tolist() == [3.5, 3.5]
 
 
 def test_of_long_texts_fewer_are_taken_of_each_label(encoder: Transformers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,8 +117,10 @@ def test_of_long_texts_fewer_are_taken_of_each_label(encoder: Transformers, monk
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    ({"method": "prompt"}, "method must be one of"), ({"epochs": 0}, "epochs must be a whole number"),
-    ({"learning_rate": -1.0}, "learning_rate must be a number"), ({"layers": 2}, "layers"),
+    ({"method": "adapters"}, "method must be one of"), ({"epochs": 0}, "epochs must be a whole number"),
+    ({"learning_rate": -1.0}, "learning_rate must be a number"), ({"layers": 2}, "layers"), ({"tokens": 0}, "tokens must be"),
+    ({"distil": -1.0}, "distil must be a number"),
+    ({"average": 1.5}, "average must be a number that is not negative, nor above 1"),
 ])
 def test_a_wrong_option_is_named(options: dict[str, object], words: str) -> None:
     with pytest.raises(BadConfig, match=words) as refused:
