@@ -1,6 +1,6 @@
 """What a client gets back: the answers of `POST /v1/{domain}/…` as records with types. More fields stay in `document`.
 
-Where: between `adaptd.client` and its user. `adaptd.api.schemas` says the same of the daemon's side; a test compares them.
+Where: between `adaptd.client` and its user. `adaptd.api.replies` says the same of the daemon's side; a test compares them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from adaptd.api.operations import Json, Operations
-from adaptd.api.schemas import NoQuery, Query
+from adaptd.api.requests import NoQuery, Query
 from adaptd.config import Limits
 from adaptd.grants import Grant
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from adaptd.api.endpoint import Endpoint
-from adaptd.api.schemas import Error
+from adaptd.api.replies import Error
 
 REF = "#/components/schemas/{model}"
 OPEN = ("/healthz", "/readyz")  # without a token

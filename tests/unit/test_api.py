@@ -17,7 +17,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from adaptd.api import schemas
+from adaptd.api import replies
 from adaptd.api.app import create_app
 from adaptd.api.guard import over_unix
 from adaptd.api.routes import ENDPOINTS
@@ -390,7 +390,7 @@ def test_a_batch_comes_in_three_forms(path: str, form: str) -> None:
     answer = ask(Double(), "POST", path, content=content[form], headers={"content-type": kind})
     assert answer.status_code == 202
     assert answer.json()["accepted"] == (1 if form == "object" else 2)
-    schemas.Ingested.model_validate(answer.json())
+    replies.Ingested.model_validate(answer.json())
 
 
 def test_a_body_without_a_type_is_json() -> None:

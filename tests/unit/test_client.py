@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adaptd import answers
-from adaptd.api import schemas
+from adaptd.api import replies
 from adaptd.client import Client
 from adaptd.errors import AdaptdError, BadConfig, BadPayload, BadRequest, Busy, Disconnected, NotRunning, StoreFailed
 from adaptd.wire import url
@@ -139,9 +139,9 @@ def test_a_url_may_have_a_path() -> None:
 
 
 @pytest.mark.parametrize(("record", "schema"), [
-    (answers.Answered, schemas.PredictionBody), (answers.Ingested, schemas.Ingested), (answers.Adapted, schemas.Adapted),
-    (answers.RolledBack, schemas.RolledBack), (answers.Replayed, schemas.Replayed), (answers.Certificate, schemas.Certificate),
-    (answers.Status, schemas.Status)])
+    (answers.Answered, replies.PredictionBody), (answers.Ingested, replies.Ingested), (answers.Adapted, replies.Adapted),
+    (answers.RolledBack, replies.RolledBack), (answers.Replayed, replies.Replayed), (answers.Certificate, replies.Certificate),
+    (answers.Status, replies.Status)])
 def test_the_records_have_what_the_daemon_promises(record: Any, schema: Any) -> None:
     names = {one.name for one in dataclasses.fields(record)} - {"document"}
     beside = {"version", "seq"} if record is answers.Answered else set()  # of the whole answer
