@@ -77,7 +77,7 @@ def test_stopped_in_the_middle_it_leaves_nothing(own: Path, tmp_path: Path, temp
     assert any("the daemon is ready" in line for line in process.stderr), "it never got ready"
     assert alive(temporary)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == code
     assert alive(temporary) == [] and list(temporary.glob("adaptd-*")) == []
 
@@ -86,6 +86,6 @@ def test_a_bad_file_is_refused_before_anything_starts(tmp_path: Path, temporary:
     file = tmp_path / "own.jsonl"
     file.write_text('{"text": "alone"}\n')
     process = start(file, tmp_path / "out", temporary)
-    _, words = process.communicate(timeout=60)
+    _, words = process.communicate(timeout=240)
     assert process.returncode == 1 and "own.jsonl:1: label" in words and "hint:" in words
     assert list(temporary.glob("adaptd-*")) == []

@@ -124,7 +124,7 @@ def test_without_pyarrow_the_extra_is_named(shared: Daemon, domain: str, tmp_pat
     file.write_bytes(b"PAR1")
     code = ("import sys; sys.modules['pyarrow'] = None; from adaptd.cli import main; "
             f"main(['ingest', {str(file)!r}, '--domain', {domain!r}, '--config', {str(shared.folder)!r}])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (done.returncode, "pip install 'adaptd[parquet]'" in done.stderr) == (3, True), done.stderr
 
 

@@ -39,7 +39,7 @@ def test_the_five_commands_of_the_readme_run(tmp_path: Path) -> None:
 
     def call(command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "adaptd", *command[1:]], cwd=tmp_path, capture_output=True, text=True,
-                              timeout=60)
+                              timeout=240)
 
     made = call(commands[0])
     assert made.returncode == 0, made.stderr

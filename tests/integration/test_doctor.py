@@ -32,7 +32,7 @@ BLOCKED = ("import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers
 def adaptd(paths: Paths, *words: str, **environment: str) -> tuple[int, Json]:
     """Run the doctor in a process where torch cannot be imported; return exit code and document."""
     done = subprocess.run([sys.executable, "-c", BLOCKED, "doctor", "--json", *words, "--config", str(paths.config)],
-                          capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+                          capture_output=True, text=True, timeout=240, env={**os.environ, **environment})
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
@@ -188,7 +188,7 @@ def test_beside_a_daemon_what_is_young_is_no_orphan_and_its_own_job_is_not_stale
 def test_a_repair_beside_a_daemon_is_refused(store: Paths) -> None:
     with db.locked(store.lock):
         done = subprocess.run([sys.executable, "-m", "adaptd", "doctor", "--repair", "--config", str(store.config)],
-                              capture_output=True, text=True, timeout=60)
+                              capture_output=True, text=True, timeout=240)
     assert done.returncode == 3 and "locked by pid" in done.stderr
 
 
@@ -220,5 +220,5 @@ def test_too_few_open_files_are_told(store: Paths, monkeypatch: pytest.MonkeyPat
 def test_a_check_of_a_valid_configuration_tells_what_it_names_that_is_wrong(store: Paths) -> None:
     configure(store, '[encoders.default]\noptions = { model = "nobody/nothing" }')
     done = subprocess.run([sys.executable, "-m", "adaptd", "config", "check", "--config", str(store.config)],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and "encoder_missing" in done.stderr and "hint:" in done.stderr and "valid" in done.stdout

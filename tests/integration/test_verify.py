@@ -107,7 +107,7 @@ def test_what_is_no_head_is_refused_with_words(text: str) -> None:
 
 def command(paths: Paths, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "adaptd", "verify", *words, "--config", str(paths.config)],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=240)
 
 
 def test_the_command_s_exit_code_says_whether_it_holds(store: Paths) -> None:

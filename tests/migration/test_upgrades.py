@@ -183,7 +183,7 @@ def test_an_upgrade_that_is_killed_leaves_the_store_as_it_was(kept: Path, places
         for file in tmp_path.iterdir():
             file.unlink()
         shutil.copy(kept, copy := tmp_path / "adaptd.db")
-        done = subprocess.run([sys.executable, "-c", KILLED, str(copy), str(place)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", KILLED, str(copy), str(place)], capture_output=True, text=True, timeout=240)
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert contents(copy) == before, f"killed behind statement {place}"
         upgrade(copy)
@@ -208,7 +208,7 @@ def test_a_newer_store_is_refused_by_name_and_left_alone(old: Path, command: str
     before = contents(old)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ADAPTD_")}
     done = subprocess.run([sys.executable, "-m", "adaptd", *command.split(), "--config", str(old.parent)], capture_output=True,
-                          text=True, timeout=60, env=clean)
+                          text=True, timeout=240, env=clean)
     assert done.returncode == 3, done.stderr
     assert "'9999_later'" in done.stderr and "hint: " in done.stderr and "adaptd that wrote it" in done.stderr
     assert contents(old) == before

@@ -21,7 +21,7 @@ from adaptd.records import Learned, Row
 from adaptd.state import State
 from tests.model.test_head import cloud, fresh, ready
 
-WAIT_S = 60.0
+WAIT_S = 240.0
 
 
 def teach(head: Head, vectors: Tensor, labels: Sequence[str], source: str, first: int) -> None:

@@ -82,7 +82,7 @@ subprocess.run([sys.executable, "-m", "adaptd.trainer", {str(folder)!r}])
     assert middle.stdout is not None
     assert '"progress"' in middle.stdout.readline()  # it trains; the trainer holds the same pipe
     middle.send_signal(signal.SIGKILL)
-    middle.communicate(timeout=30)  # the pipe ends: the trainer is gone too
+    middle.communicate(timeout=240)  # the pipe ends: the trainer is gone too
     assert not (folder / "out").exists()
 
 

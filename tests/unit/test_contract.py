@@ -91,7 +91,7 @@ def test_a_new_plugin_is_whole_and_its_test_passes(name: str, tmp_path: Path) ->
                f"tests = runpy.run_path('test_{module.removeprefix('adaptd_')}.py')\n"
                "found = [run for word, run in tests.items() if word.startswith('test_')]; assert found\n"
                f"for run in found: run()\nassert [cls.name for cls in {module}.register_domains()] == [{name!r}]")
-    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, timeout=240)
 
 
 def test_a_plugin_that_cannot_be_is_not_made(tmp_path: Path) -> None:

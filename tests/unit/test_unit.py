@@ -26,13 +26,13 @@ def unit(tmp_path: Path) -> Path:
 
 
 def test_systemd_has_nothing_to_say_about_it(unit: Path) -> None:
-    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_it_is_little_exposed(unit: Path) -> None:
     words = ["systemd-analyze", "security", "--offline=true", str(unit)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert found is not None and float(found[1]) <= EXPOSURE, done.stdout + done.stderr
 
