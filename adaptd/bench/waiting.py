@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-WAIT_S = 60.0  # a busy machine: a limit, not an expectation
+WAIT_S = 240.0  # a busy machine: a limit, not an expectation
 
 
 def until(condition: Callable[[], Any], what: str, limit_s: float = WAIT_S, every_s: float = 0.05) -> Any:
