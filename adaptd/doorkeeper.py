@@ -6,10 +6,12 @@ Where: a child of `bulk`. Messages are msgpack (https://msgpack.org), each behin
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,15 +19,16 @@ import msgpack
 
 from adaptd import plugins
 from adaptd.config import Blobs, DomainSettings, Limits, Log, Settings
-from adaptd.host import log_to_stderr
+from adaptd.host import OBJECTS, log_to_stderr
 from adaptd.ingest import Door, Rejected
 from adaptd.process import be_a_quiet_child
-from adaptd.records import MISSING, STORED, Item
+from adaptd.records import MISSING, STORED, Columns, Item
 
 LENGTH = struct.Struct("!Q")
 NICE = 0  # a client waits for it, as it does for the daemon
+stored = attrgetter(*STORED)
 NOTHING = msgpack.ExtType(0, b"")  # a label that was not given
-Through = tuple[list[tuple[int, Item]], list[Rejected]]
+Through = tuple[list[int], Columns, list[Rejected]]  # the places of the items, the items
 
 
 def main() -> int:
@@ -42,10 +45,11 @@ def main() -> int:
     log_to_stderr(Log.model_validate(told["log"]))
     be_a_quiet_child(told["parent_pid"], NICE)
     doors = _doors(told)
+    gc.set_threshold(OBJECTS)
     say(packed(True))
     while message := _next(asked):
         domain, raw, source = unpacked(message)
-        say(taken_apart(doors[domain].items(raw, source=source)))
+        say(taken_apart(*doors[domain].items(raw, source=source)))
     return 0
 
 
@@ -95,23 +99,23 @@ def _nothing(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be sent")
 
 
-def taken_apart(through: Through) -> bytes:
-    """Return what the door said as a message: the items by columns, which are a tenth of the work of objects."""
-    good, rejected = through
-    columns = [_column([getattr(item, name) for _, item in good]) for name in STORED]
-    return packed([[place for place, _ in good], columns, rejected])
+def taken_apart(good: Sequence[tuple[int, Item]], rejected: Sequence[Rejected]) -> bytes:
+    """Return what the door said as a message."""
+    columns = zip(*[stored(item) for _, item in good], strict=True) if good else ()
+    return packed([[place for place, _ in good], [*map(_column, columns)], rejected])
 
 
-def _column(values: list[Any]) -> list[Any]:
+def _column(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a column; of one that says the same everywhere, as most do, its one value."""
-    return values[:1] if all(value is values[0] or value == values[0] == {} for value in values) else values
+    first = values[:1]
+    same = values.count(*first) == len(values) and (first == ({},) or len({*map(id, values)}) == 1)  # `count` takes 1 for True
+    return first if same else values
 
 
 def put_together(message: bytes) -> Through:
     """Return what the door said. The items are as they are stored: what the domain made of the payload is not with them."""
     places, told, rejected = unpacked(message)
-    whole = [column * len(places) if len(column) == 1 else column for column in told]
-    return [*zip(places, map(Item.stored, *whole), strict=True)], rejected
+    return places, Columns([column * len(places) if len(column) == 1 else column for column in told]), rejected
 
 
 if __name__ == "__main__":

@@ -63,10 +63,11 @@ def test_what_comes_out_is_what_the_daemons_own_door_says(tmp_path: Path, name: 
         through = await started.items(name, BATCH, "http")
         assert through is not None
         items, rejected = door(name, tmp_path).items(BATCH, source="http")
-        assert [at for at, _ in through[0]] == [at for at, _ in items] and through[1] == rejected and len(rejected) == 5
-        for (_, one), (_, other) in zip(through[0], items, strict=True):
+        places, columns, refused = through
+        assert places == [at for at, _ in items] and refused == rejected and len(rejected) == 5
+        for one, (_, other) in zip(columns, items, strict=True):
             assert [repr(getattr(one, what)) for what in STORED] == [repr(getattr(other, what)) for what in STORED]
-        assert ("ada@example.org" in through[0][-2][1].text) == (name == "text")
+        assert ("ada@example.org" in [*columns][-2].text) == (name == "text")
         assert await started.items(name, BATCH[:LEAST - 1], "http") is None, "small batches stay"
         await started.close()
         assert not psutil.pid_exists(child.pid)
