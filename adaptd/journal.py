@@ -67,6 +67,7 @@ class Outcome:
     receipts: list[Receipt]
     learned: list[Learned]
     seq: int
+    new: Sequence[str] = ()  # in the place of receipts: the ids of the items' events, all of which are new and have no label
 
 
 class Journal:
@@ -480,8 +481,7 @@ class Journal:
         except IntegrityError:
             return None
         self._chain.add(zip(seqs, names, repeat(domain), of["columns"], repeat(now)), [])  # the first of them are endless
-        receipts = [Receipt(status="accepted", event=name, event_seq=seq) for seq, name in zip(seqs, names, strict=True)]
-        return Outcome(receipts, [], seqs[-1])
+        return Outcome([], [], seqs[-1], names)
 
     def _are_forgotten(self, connection: Connection, domain: int, sources: Sequence[str], keys: Sequence[str | None]) -> bool:
         """Say whether one of the ids is of an event that was forgotten."""

@@ -317,21 +317,20 @@ class Served:
 
     def _accepted(self, asked: int, indices: Sequence[int], outcome: Outcome, rejected: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the 202's body: counts, what was rejected by index, an event id per index."""
-        events: list[str | None] = [None] * asked
+        events = dict(zip(indices, outcome.new or [receipt.event for receipt in outcome.receipts], strict=True))
         refused = list(rejected)
         held = sum(self.learner.was_set_aside(entry) for entry in outcome.learned)
-        for index, receipt in zip(indices, outcome.receipts, strict=True):
-            events[index] = receipt.event
+        for index, receipt in zip(indices, outcome.receipts, strict=not outcome.new):
             held += receipt.held
             if receipt.error is not None:
                 refused.append({"index": index, "error": dict(receipt.error)})
         count = Counter([receipt.status for receipt in outcome.receipts])
         return {
-            "accepted": count["accepted"],
+            "accepted": count["accepted"] + len(outcome.new),
             "duplicates": count["duplicate"],
             "held": held,
             "rejected": sorted(refused, key=lambda r: int(r["index"])),
-            "events": events,
+            "events": [*map(events.get, range(asked))],
             "seq": outcome.seq,
         }
 
