@@ -20,6 +20,7 @@ from typing import Any
 from adaptd import process
 from adaptd.doorkeeper import LENGTH, Through, framed, packed, put_together
 from adaptd.errors import Busy, PluginError
+from adaptd.strictjson import Unread
 
 log = logging.getLogger(__name__)
 LEAST = 100  # elements: what is less takes about as long to be sent there
@@ -29,7 +30,7 @@ BUFFER = 1 << 24  # bytes of an answer that are read at once
 
 
 class Bulk:
-    """Hands batches to the doorkeeper, which answers them in turn; `job` says what it must know, `limit` how many events may wait.
+    """Hands batches to the doorkeeper, which answers in turn; `job` says what it must know, `limit` how many events may wait.
 
     Used in one event loop alone.
     """
@@ -54,16 +55,17 @@ class Bulk:
         Busy
             Too many events wait, or it is started again after that.
         """
-        if len(raw) < LEAST:
+        count = raw.body.count(b"{") if isinstance(raw, Unread) else len(raw)  # about: not to read it
+        if count < LEAST:
             return None
-        if self._waiting and self._waiting + len(raw) > self._limit:
+        if self._waiting and self._waiting + count > self._limit:
             raise Busy("too many events wait to be read")
-        self._waiting += len(raw)
+        self._waiting += count
         try:
             child = self._ready()
-            return None if child is None else await self._through(child, domain, raw, source)
+            return None if child is None else await self._through(child, domain, raw, source, max(LIMIT_S, EACH_S * count))
         finally:
-            self._waiting -= len(raw)
+            self._waiting -= count
 
     def _ready(self) -> Process | None:
         """Return the process; where there is none, start one, unless that was tried just now."""
@@ -81,10 +83,9 @@ class Bulk:
             raise Busy("what reads large batches is started again", retry_after_s=2.0)
         return None
 
-    async def _through(self, child: Process, domain: str, raw: Sequence[Any], source: str) -> Through | None:
-        limit_s = max(LIMIT_S, EACH_S * len(raw))
+    async def _through(self, child: Process, domain: str, raw: Sequence[Any], source: str, limit_s: float) -> Through | None:
         try:
-            _say(child, packed([domain, raw, source]))
+            _say(child, packed([domain, raw.body if isinstance(raw, Unread) else raw, source]))
             async with self._turn, asyncio.timeout(limit_s):  # it has the next batch when it is done with one
                 return put_together(await _answer(child))
         except TimeoutError:

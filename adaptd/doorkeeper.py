@@ -1,7 +1,8 @@
 """The doorkeeper: `python -m adaptd.doorkeeper`, which lets large batches through the doors of all domains, beside the daemon.
 
 Where: a child of `bulk`. Messages are msgpack (https://msgpack.org), each behind its length. In: the `job`, then
-`[domain, elements, source]` again and again. Out: `true` when it is ready, then `[places, columns of the items, rejected]`.
+`[domain, elements or the JSON of them, source]` again and again. Out: `true` when it is ready, then `[places, columns of the
+items, rejected]`, or nil for JSON that it leaves to the daemon.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any, BinaryIO
 
 import msgpack
 
-from adaptd import plugins
+from adaptd import plugins, strictjson
 from adaptd.config import Blobs, DomainSettings, Limits, Log, Settings
+from adaptd.errors import BadRequest
 from adaptd.host import OBJECTS, log_to_stderr
 from adaptd.ingest import Door, Rejected
 from adaptd.process import be_a_quiet_child
@@ -49,8 +51,19 @@ def main() -> int:
     say(packed(True))
     while message := _next(asked):
         domain, raw, source = unpacked(message)
-        say(taken_apart(*doors[domain].items(raw, source=source)))
+        read = _read(raw, doors[domain]) if isinstance(raw, bytes) else raw
+        say(packed(None) if read is None else taken_apart(*doors[domain].items(read, source=source)))
     return 0
+
+
+def _read(body: bytes, door: Door) -> list[Any] | None:
+    """Return a body's elements; None where the daemon is to see to it: where it must be refused, or brings bytes."""
+    try:
+        elements = strictjson.loads(body, lone_surrogates=True)
+    except BadRequest:
+        return None
+    plain = isinstance(elements, list) and 0 < len(elements) <= door.limits.items and not any(map(door.uploads.are_in, elements))
+    return elements if plain else None
 
 
 def framed(message: bytes) -> bytes:
@@ -112,9 +125,12 @@ def _column(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return first if same else values
 
 
-def put_together(message: bytes) -> Through:
-    """Return what the door said. The items are as they are stored: what the domain made of the payload is not with them."""
-    places, told, rejected = unpacked(message)
+def put_together(message: bytes) -> Through | None:
+    """Return what the door said, if anything. The items are as they are stored: what the domain made of them is not with them."""
+    through = unpacked(message)
+    if through is None:
+        return None
+    places, told, rejected = through
     return places, Columns([column * len(places) if len(column) == 1 else column for column in told]), rejected
 
 

@@ -56,6 +56,7 @@ from adaptd.remembered import replies, taught
 from adaptd.review import Review
 from adaptd.rules import Rules
 from adaptd.stages import Told, traces, unheard
+from adaptd.strictjson import Unread
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
 from adaptd.words import words
@@ -183,7 +184,7 @@ class Served:
         )
         if labelled(items):
             await self._until_learned(outcome)
-        return self._accepted(len(raw), places, outcome, rejected)
+        return self._accepted(len(places) + len(rejected), places, outcome, rejected)
 
     async def feedback(self, raw: Sequence[Any], *, source: str) -> dict[str, Any]:
         """Journal labels for earlier events; return when they are learned."""
@@ -300,7 +301,7 @@ class Served:
     async def _batch(self, raw: Sequence[Any], source: str) -> tuple[list[int], Sequence[Item] | Columns, list[Rejected]]:
         """Return the same of events that are only journalled: what the domain makes of their payloads is nobody's concern."""
         words = self.door.tagging is not None or self.door.vocabulary is not None
-        plain = not words and not any(map(self.door.uploads.are_in, raw))
+        plain = not words and (isinstance(raw, Unread) or not any(map(self.door.uploads.are_in, raw)))
         if plain and (through := await self.bulk.items(self.name, raw, source)) is not None:
             return through
         items, rejected = await self._through_the_door(raw, source)
@@ -317,7 +318,8 @@ class Served:
 
     def _accepted(self, asked: int, indices: Sequence[int], outcome: Outcome, rejected: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the 202's body: counts, what was rejected by index, an event id per index."""
-        events = dict(zip(indices, outcome.new or [receipt.event for receipt in outcome.receipts], strict=True))
+        ids: Sequence[str | None] = outcome.new or [receipt.event for receipt in outcome.receipts]
+        events = dict(zip(indices, ids, strict=True))
         refused = list(rejected)
         held = sum(self.learner.was_set_aside(entry) for entry in outcome.learned)
         for index, receipt in zip(indices, outcome.receipts, strict=not outcome.new):
