@@ -55,7 +55,7 @@ class Bulk:
         Busy
             Too many events wait, or it is started again after that.
         """
-        count = raw.body.count(b"{") if isinstance(raw, Unread) else len(raw)  # about: not to read it
+        count = raw.about if isinstance(raw, Unread) else len(raw)
         if count < LEAST:
             return None
         if self._waiting and self._waiting + count > self._limit:
@@ -96,7 +96,7 @@ class Bulk:
         except Exception as error:  # whatever it is, the batch comes through the door here
             first = self._child is child
             await self._end(child)
-            if self._hung:
+            if self._hung:  # over another batch: who sent this one is to try again
                 self._ready()
             if first:
                 log.warning("the process that reads large batches failed with one of domain %s: %r", domain, error,

@@ -114,8 +114,8 @@ def _nothing(value: Any) -> Any:
 
 def taken_apart(good: Sequence[tuple[int, Item]], rejected: Sequence[Rejected]) -> bytes:
     """Return what the door said as a message."""
-    columns = zip(*[stored(item) for _, item in good], strict=True) if good else ()
-    return packed([[place for place, _ in good], [*map(_column, columns)], rejected])
+    columns = [*map(_column, zip(*[stored(item) for _, item in good], strict=True))] or [()] * len(STORED)
+    return packed([[place for place, _ in good], columns, rejected])
 
 
 def _column(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -29,11 +29,17 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Unread(Sequence[Any]):
-    """The elements of a body, which is read when one of them is wanted. There are some: `read` refuses a body without."""
+    """The elements of a body, read when one of them is wanted; `read` refuses one that has none, or more than `most`."""
 
-    def __init__(self, body: bytes, read: Callable[[bytes], Sequence[Any]]) -> None:
+    def __init__(self, body: bytes, read: Callable[[bytes], Sequence[Any]], most: int) -> None:
         self.body = body
         self._read = read
+        self._most = most
+
+    @property
+    def about(self) -> int:
+        """How many there may be, as far as can be seen without reading it: not fewer objects than there are."""
+        return min(self.body.count(b"{"), self._most)
 
     @cached_property
     def _elements(self) -> Sequence[Any]:

@@ -64,7 +64,9 @@ async def read_batch(request: Request, model: type[BaseModel], limits: Limits) -
     data = await read_bytes(request, limits)
     if not data.strip():
         raise BadRequest("the body is empty", hint=_shape(model))
-    return _lines(data, limits) if kind == NDJSON else Batch(items=Unread(data, partial(_list, model=model, limits=limits)))
+    if kind == NDJSON:
+        return _lines(data, limits)
+    return Batch(items=Unread(data, partial(_list, model=model, limits=limits), limits.items))
 
 
 def check_count(count: int, limits: Limits, name: str | None = None) -> None:

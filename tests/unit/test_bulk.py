@@ -81,7 +81,7 @@ def body(elements: Any) -> Unread:
     def read(_: bytes) -> Any:
         raise AssertionError("the daemon read it, too")
 
-    return Unread(json.dumps(elements).encode(), read)
+    return Unread(json.dumps(elements).encode(), read, SETTINGS.limits.items)
 
 
 def test_a_body_is_read_there_but_for_one_that_is_refused_or_brings_bytes() -> None:
@@ -94,6 +94,8 @@ def test_a_body_is_read_there_but_for_one_that_is_refused_or_brings_bytes() -> N
         for one in ([*left, {"image": {"$base64": "aaaa"}}], too_many, {"a": left}, [float("nan"), *left]):
             assert await started.items("text", body(one), "http") is None
         assert await started.items("text", body(left[1:]), "http") is None, "small ones stay"
+        places, columns, rejected = await said(started, body(left))
+        assert not places and not any(columns.values()) and len(rejected) == LEAST, "none is good"
         assert await said(started, body(BATCH)), "it goes on"
         await started.close()
 
