@@ -20,6 +20,7 @@ from typing import Any
 from adaptd import process
 from adaptd.doorkeeper import LENGTH, Through, framed, packed, put_together
 from adaptd.errors import Busy, PluginError
+from adaptd.strictjson import Unread
 
 log = logging.getLogger(__name__)
 LEAST = 100  # elements: what is less takes about as long to be sent there
@@ -29,7 +30,7 @@ BUFFER = 1 << 24  # bytes of an answer that are read at once
 
 
 class Bulk:
-    """Hands batches to the doorkeeper, one after the other; `job` says what that must know, `limit` how many events may wait.
+    """Hands batches to the doorkeeper, which answers in turn; `job` says what it must know, `limit` how many events may wait.
 
     Used in one event loop alone.
     """
@@ -54,17 +55,17 @@ class Bulk:
         Busy
             Too many events wait, or it is started again after that.
         """
-        if len(raw) < LEAST:
+        count = raw.about if isinstance(raw, Unread) else len(raw)
+        if count < LEAST:
             return None
-        if self._waiting and self._waiting + len(raw) > self._limit:
+        if self._waiting and self._waiting + count > self._limit:
             raise Busy("too many events wait to be read")
-        self._waiting += len(raw)
+        self._waiting += count
         try:
-            async with self._turn:
-                child = self._ready()
-                return None if child is None else await self._through(child, domain, raw, source)
+            child = self._ready()
+            return None if child is None else await self._through(child, domain, raw, source, max(LIMIT_S, EACH_S * count))
         finally:
-            self._waiting -= len(raw)
+            self._waiting -= count
 
     def _ready(self) -> Process | None:
         """Return the process; where there is none, start one, unless that was tried just now."""
@@ -82,20 +83,24 @@ class Bulk:
             raise Busy("what reads large batches is started again", retry_after_s=2.0)
         return None
 
-    async def _through(self, child: Process, domain: str, raw: Sequence[Any], source: str) -> Through | None:
-        limit_s = max(LIMIT_S, EACH_S * len(raw))
+    async def _through(self, child: Process, domain: str, raw: Sequence[Any], source: str, limit_s: float) -> Through | None:
         try:
-            async with asyncio.timeout(limit_s):
-                return put_together(await _asked(child, packed([domain, raw, source])))
+            _say(child, packed([domain, raw.body if isinstance(raw, Unread) else raw, source]))
+            async with self._turn, asyncio.timeout(limit_s):  # it has the next batch when it is done with one
+                return put_together(await _answer(child))
         except TimeoutError:
             self._hung = True
             await self._end(child)
             raise PluginError(f"domain {domain!r} took more than {limit_s:g} s over a batch of {len(raw)}",
                               hint="mend the plugin's `example`, or send smaller batches") from None
         except Exception as error:  # whatever it is, the batch comes through the door here
+            first = self._child is child
             await self._end(child)
-            log.warning("the process that reads large batches failed with one of domain %s: %r", domain, error,
-                        extra={"action": "no_doorkeeper", "domain": domain})
+            if self._hung:  # over another batch: who sent this one is to try again
+                self._ready()
+            if first:
+                log.warning("the process that reads large batches failed with one of domain %s: %r", domain, error,
+                            extra={"action": "no_doorkeeper", "domain": domain})
             return None
         except asyncio.CancelledError:  # what it answers is nobody's: the next would take it for its own
             await self._end(child)
@@ -115,7 +120,8 @@ class Bulk:
             async with asyncio.timeout(LOAD_S):
                 child = await asyncio.create_subprocess_exec(sys.executable, "-P", "-m", "adaptd.doorkeeper", stdin=PIPE,
                                                              stdout=PIPE, limit=BUFFER, env=process.environment())
-                await _asked(child, self._job())
+                _say(child, self._job())
+                await _answer(child)
         except Exception as error:  # it is a help and no more
             if child is not None:
                 await self._end(child)
@@ -137,9 +143,13 @@ class Bulk:
         await child.wait()
 
 
-async def _asked(child: Process, message: bytes) -> bytes:
-    """Return the answer to a message; EOFError, OSError: the process ended."""
-    assert child.stdin is not None and child.stdout is not None
+def _say(child: Process, message: bytes) -> None:
+    """Give a message to the process, as soon as it reads; those that wait are bounded."""
+    assert child.stdin is not None
     child.stdin.write(framed(message))
-    await child.stdin.drain()
+
+
+async def _answer(child: Process) -> bytes:
+    """Return the next answer; EOFError: the process ended."""
+    assert child.stdout is not None
     return await child.stdout.readexactly(LENGTH.unpack(await child.stdout.readexactly(LENGTH.size))[0])

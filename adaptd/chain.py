@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, or_, select, update
 
 from adaptd import tables as t
-from adaptd.db import insert_many
+from adaptd.db import insert_columns
 from adaptd.records import encoder
 
 SALT_BYTES = 16
@@ -95,7 +95,7 @@ class Chain:
         """Go on from what is committed; before the writer starts."""
         self._head = head(connection)
 
-    def add(self, events: Sequence[tuple[int, str, int, str, float]], labels: Sequence[Values]) -> None:
+    def add(self, events: Iterable[tuple[int, str, int, str, float]], labels: Sequence[Values]) -> None:
         """Commit to the rows of new entries; their link is made in `seal`.
 
         Events: seq, id, domain, what `columns` says of them, and when they were received; labels in the order of LABEL.
@@ -134,10 +134,11 @@ class Chain:
         """Link what a group has added, in its transaction and before its commit."""
         if not self._waiting:
             return
-        links, seq, digest = [], 0, self._head.hash
-        for entry, (seq, salt, committed) in enumerate(self._waiting, self._head.entry + 1):
+        seqs, salts, commitments = zip(*self._waiting, strict=True)
+        entries, hashes, digest = range(self._head.entry + 1, self._head.entry + 1 + len(seqs)), [], self._head.hash
+        for entry, seq, committed in zip(entries, seqs, commitments, strict=True):
             digest = link(digest, entry, seq, committed)
-            links.append((seq, entry, salt, committed, digest))
-        insert_many(connection, t.chain, ROW, links)
-        self._head = Head(entry=self._head.entry + len(links), seq=seq, hash=digest)
+            hashes.append(digest)
+        insert_columns(connection, t.chain, ROW, [seqs, entries, salts, commitments, hashes])
+        self._head = Head(entry=entries[-1], seq=seqs[-1], hash=digest)
         self._waiting.clear()

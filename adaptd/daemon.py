@@ -30,7 +30,7 @@ from adaptd.config import Settings
 from adaptd.errors import AdaptdError, StoreLocked
 from adaptd.futures import ended
 from adaptd.grants import Keyring
-from adaptd.host import address, bind, check_folder, give_memory_back, log_to_stderr, raise_open_files, read_token
+from adaptd.host import OBJECTS, address, bind, check_folder, give_memory_back, log_to_stderr, raise_open_files, read_token
 from adaptd.learn import Learner
 from adaptd.media import probe
 from adaptd.meters import Meters
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SWITCH_S = 0.0005  # Python's 5 ms would let the writer hold the inference thread up for half an encoding
-OBJECTS = 20_000  # between two looks for cycles; Python's 700 are made by a hundred events, and no cycle among them
 ALERTS_S = 2.0  # that a stop waits for alerts on their way
 TURN_S = 1.0  # between two heartbeats of the event loop
 CLOCK_S = 30.0  # by which the wall's clock jumps when it is set

@@ -99,9 +99,20 @@ def insert_missing(connection: Connection, table: Table) -> Insert:
 
 
 def insert_many(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Insert rows of the columns named, past what SQLAlchemy does for each value: the journal's fast way."""
+    """Insert rows of the columns named."""
     if rows:
-        _dialect(connection.engine).insert_many(connection, table.name, names, rows)
+        insert_columns(connection, table, names, [*zip(*rows, strict=True)])
+
+
+def insert_columns(connection: Connection, table: Table, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
+    """Insert rows, one at least, that are given by column, past what SQLAlchemy does for each value: the journal's fast way.
+
+    Raises
+    ------
+    IntegrityError
+        Of SQLAlchemy: one of them is there already.
+    """
+    _dialect(connection.engine).insert_columns(connection, table.name, names, columns)
 
 
 def of_keys(dialect: str, query: Select[Any], column: Column[Any]) -> Select[Any]:
@@ -269,6 +280,11 @@ class Writer:
         """Give the next seq; only operations running in the writer call this."""
         self._seq += 1
         return self._seq
+
+    def next_seqs(self, count: int) -> range:
+        """Give the next so many, likewise."""
+        self._seq += count
+        return range(self._seq - count + 1, self._seq + 1)
 
     def submit(self, run: Callable[[Connection], T], *, events: int = 1, size: int = 0, bounded: bool = False,
                lane: str = "events", after: Callable[[T], None] | None = None) -> Future[T]:

@@ -1,31 +1,36 @@
 """The doorkeeper: `python -m adaptd.doorkeeper`, which lets large batches through the doors of all domains, beside the daemon.
 
 Where: a child of `bulk`. Messages are msgpack (https://msgpack.org), each behind its length. In: the `job`, then
-`[domain, elements, source]` again and again. Out: `true` when it is ready, then `[places, columns of the items, rejected]`.
+`[domain, elements or the JSON of them, source]` again and again. Out: `true` when it is ready, then `[places, columns of the
+items, rejected]`, or nil for JSON that it leaves to the daemon.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgpack
 
-from adaptd import plugins
+from adaptd import plugins, strictjson
 from adaptd.config import Blobs, DomainSettings, Limits, Log, Settings
-from adaptd.host import log_to_stderr
+from adaptd.errors import BadRequest
+from adaptd.host import OBJECTS, log_to_stderr
 from adaptd.ingest import Door, Rejected
 from adaptd.process import be_a_quiet_child
-from adaptd.records import MISSING, STORED, Item
+from adaptd.records import MISSING, STORED, Columns, Item
 
 LENGTH = struct.Struct("!Q")
 NICE = 0  # a client waits for it, as it does for the daemon
+stored = attrgetter(*STORED)
 NOTHING = msgpack.ExtType(0, b"")  # a label that was not given
-Through = tuple[list[tuple[int, Item]], list[Rejected]]
+Through = tuple[list[int], Columns, list[Rejected]]  # the places of the items, the items
 
 
 def main() -> int:
@@ -42,11 +47,23 @@ def main() -> int:
     log_to_stderr(Log.model_validate(told["log"]))
     be_a_quiet_child(told["parent_pid"], NICE)
     doors = _doors(told)
+    gc.set_threshold(OBJECTS)
     say(packed(True))
     while message := _next(asked):
         domain, raw, source = unpacked(message)
-        say(taken_apart(doors[domain].items(raw, source=source)))
+        read = _read(raw, doors[domain]) if isinstance(raw, bytes) else raw
+        say(packed(None) if read is None else taken_apart(*doors[domain].items(read, source=source)))
     return 0
+
+
+def _read(body: bytes, door: Door) -> list[Any] | None:
+    """Return a body's elements; None where the daemon is to see to it: where it must be refused, or brings bytes."""
+    try:
+        elements = strictjson.loads(body, lone_surrogates=True)
+    except BadRequest:
+        return None
+    plain = isinstance(elements, list) and 0 < len(elements) <= door.limits.items and not any(map(door.uploads.are_in, elements))
+    return elements if plain else None
 
 
 def framed(message: bytes) -> bytes:
@@ -95,23 +112,26 @@ def _nothing(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be sent")
 
 
-def taken_apart(through: Through) -> bytes:
-    """Return what the door said as a message: the items by columns, which are a tenth of the work of objects."""
-    good, rejected = through
-    columns = [_column([getattr(item, name) for _, item in good]) for name in STORED]
+def taken_apart(good: Sequence[tuple[int, Item]], rejected: Sequence[Rejected]) -> bytes:
+    """Return what the door said as a message."""
+    columns = [*map(_column, zip(*[stored(item) for _, item in good], strict=True))] or [()] * len(STORED)
     return packed([[place for place, _ in good], columns, rejected])
 
 
-def _column(values: list[Any]) -> list[Any]:
+def _column(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a column; of one that says the same everywhere, as most do, its one value."""
-    return values[:1] if all(value is values[0] or value == values[0] == {} for value in values) else values
+    first = values[:1]
+    same = values.count(*first) == len(values) and (first == ({},) or len({*map(id, values)}) == 1)  # `count` takes 1 for True
+    return first if same else values
 
 
-def put_together(message: bytes) -> Through:
-    """Return what the door said. The items are as they are stored: what the domain made of the payload is not with them."""
-    places, told, rejected = unpacked(message)
-    whole = [column * len(places) if len(column) == 1 else column for column in told]
-    return [*zip(places, map(Item.stored, *whole), strict=True)], rejected
+def put_together(message: bytes) -> Through | None:
+    """Return what the door said, if anything. The items are as they are stored: what the domain made of them is not with them."""
+    through = unpacked(message)
+    if through is None:
+        return None
+    places, told, rejected = through
+    return places, Columns([column * len(places) if len(column) == 1 else column for column in told]), rejected
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from adaptd.errors import BadConfig, CannotStart, DiskLow
 from adaptd.paths import Paths
 
 OPEN_FILES = 65_536
+OBJECTS = 20_000  # between two looks for cycles; Python's 700 are made by a hundred events, and no cycle among them
 MALLOC = (("MALLOC_ARENA_MAX", -8, 2), ("MALLOC_MMAP_THRESHOLD_", -3, 4 << 20))  # M_ARENA_MAX, M_MMAP_THRESHOLD of malloc.h
 MOUNTS = Path("/proc/self/mounts")
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs", "fuse.sshfs", "fuse.glusterfs",

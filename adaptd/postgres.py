@@ -190,16 +190,18 @@ def check(engine: Engine) -> None:
     engine.connect().close()
 
 
-def insert_many(connection: Connection, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def insert_columns(connection: Connection, table: str, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
     """Insert rows."""
     import psycopg
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import IntegrityError, OperationalError
 
     raw: Any = connection.connection.driver_connection
     try:
         with raw.cursor() as cursor, cursor.copy(f"COPY {table} ({', '.join(names)}) FROM STDIN".encode()) as copy:
-            for row in rows:
+            for row in zip(*columns, strict=True):
                 copy.write_row(row)
+    except psycopg.IntegrityError as error:
+        raise IntegrityError(f"COPY {table}", None, error) from error
     except psycopg.OperationalError as error:
         raise OperationalError(f"COPY {table}", None, error) from error
 

@@ -22,13 +22,12 @@ from adaptd.adapt import Adaptation
 from adaptd.admission import Admission
 from adaptd.bulk import Bulk
 from adaptd.counterfactual import Counterfactual
-from adaptd.doorkeeper import Through
 from adaptd.errors import BadPayload, Busy, Conflict, NotFound, NotReady, StoreFailed
 from adaptd.forget import Forgetting
 from adaptd.generation import Generation
 from adaptd.heads import SHORTENED, Generate, Labels, Spans, Text, named, recorded
 from adaptd.host import Room
-from adaptd.ingest import Door
+from adaptd.ingest import Door, Rejected
 from adaptd.interfaces import Domain
 from adaptd.journal import Journal
 from adaptd.learn import Learner
@@ -39,8 +38,8 @@ from adaptd.predict import Answered, Inference
 from adaptd.probation import Probation
 from adaptd.ranking import Ranking
 from adaptd.records import (
-    MISSING,
     Brief,
+    Columns,
     Evidence,
     Example,
     HeadAnswer,
@@ -52,11 +51,13 @@ from adaptd.records import (
     Remembered,
     Written,
     canonical,
+    labelled,
 )
 from adaptd.remembered import replies, taught
 from adaptd.review import Review
 from adaptd.rules import Rules
 from adaptd.stages import Told, traces, unheard
+from adaptd.strictjson import Unread
 from adaptd.vectors import Vectors
 from adaptd.versions import Versions
 from adaptd.words import words
@@ -115,7 +116,7 @@ class Served:
                 hint=first["error"]["hint"],
                 field=f"inputs[{first['index']}]." + str(first["error"].get("field", "")),
             )
-        if any(item.label is not MISSING for _, item in items):
+        if labelled(item for _, item in items):
             raise BadPayload("an input to predict has no label", field="label", hint="send labelled events to …/events")
         if min_seq is not None:
             await self.wait(min_seq, newest)
@@ -176,15 +177,15 @@ class Served:
     async def events(self, raw: Sequence[Any], *, source: str) -> dict[str, Any]:
         """Journal events; return when their labels are learned."""
         self._admit()
-        items, rejected = await self._batch(raw, source)
+        places, items, rejected = await self._batch(raw, source)
         outcome = (
-            await asyncio.wrap_future(self.journal.append(self.id, [item for _, item in items], bounded=True))
-            if items
+            await asyncio.wrap_future(self.journal.append(self.id, items, bounded=True))
+            if places
             else Outcome([], [], self.learner.state.seq)
         )
-        if any(item.label is not MISSING for _, item in items):
+        if labelled(items):
             await self._until_learned(outcome)
-        return self._accepted(len(raw), [index for index, _ in items], outcome, rejected)
+        return self._accepted(len(places) + len(rejected), places, outcome, rejected)
 
     async def feedback(self, raw: Sequence[Any], *, source: str) -> dict[str, Any]:
         """Journal labels for earlier events; return when they are learned."""
@@ -293,17 +294,19 @@ class Served:
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    async def _through_the_door(self, raw: Sequence[Any], source: str) -> Through:
+    async def _through_the_door(self, raw: Sequence[Any], source: str) -> tuple[list[tuple[int, Item]], list[Rejected]]:
         """Return the good elements and the rejected ones; images and sounds are looked at beside the event loop."""
         take = functools.partial(self.door.items, raw, source=source)
         return await asyncio.to_thread(take) if any(map(self.door.uploads.are_in, raw)) else take()
 
-    async def _batch(self, raw: Sequence[Any], source: str) -> Through:
+    async def _batch(self, raw: Sequence[Any], source: str) -> tuple[list[int], Sequence[Item] | Columns, list[Rejected]]:
         """Return the same of events that are only journalled: what the domain makes of their payloads is nobody's concern."""
         words = self.door.tagging is not None or self.door.vocabulary is not None
-        plain = not words and not any(map(self.door.uploads.are_in, raw))
-        through = await self.bulk.items(self.name, raw, source) if plain else None
-        return through or await self._through_the_door(raw, source)
+        plain = not words and (isinstance(raw, Unread) or not any(map(self.door.uploads.are_in, raw)))
+        if plain and (through := await self.bulk.items(self.name, raw, source)) is not None:
+            return through
+        items, rejected = await self._through_the_door(raw, source)
+        return [index for index, _ in items], [item for _, item in items], rejected
 
     def _admit(self) -> None:
         self.room.check()
@@ -316,21 +319,21 @@ class Served:
 
     def _accepted(self, asked: int, indices: Sequence[int], outcome: Outcome, rejected: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the 202's body: counts, what was rejected by index, an event id per index."""
-        events: list[str | None] = [None] * asked
+        ids: Sequence[str | None] = outcome.new or [receipt.event for receipt in outcome.receipts]
+        events = dict(zip(indices, ids, strict=True))
         refused = list(rejected)
         held = sum(self.learner.was_set_aside(entry) for entry in outcome.learned)
-        for index, receipt in zip(indices, outcome.receipts, strict=True):
-            events[index] = receipt.event
+        for index, receipt in zip(indices, outcome.receipts, strict=not outcome.new):
             held += receipt.held
             if receipt.error is not None:
                 refused.append({"index": index, "error": dict(receipt.error)})
         count = Counter([receipt.status for receipt in outcome.receipts])
         return {
-            "accepted": count["accepted"],
+            "accepted": count["accepted"] + len(outcome.new),
             "duplicates": count["duplicate"],
             "held": held,
             "rejected": sorted(refused, key=lambda r: int(r["index"])),
-            "events": events,
+            "events": [*map(events.get, range(asked))],
             "seq": outcome.seq,
         }
 

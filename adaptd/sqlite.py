@@ -71,22 +71,24 @@ def check(engine: Engine) -> None:
                           hint="restore the newest backup; keep the damaged file for a look")
 
 
-def insert_many(connection: Connection, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def insert_columns(connection: Connection, table: str, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
     """Insert rows, many in a statement: each statement's step lets go of Python's lock, and must get it again.
 
     It is held to bind each parameter; so where there are many rows a whole column is one parameter, if it can be.
     """
-    start = 0
-    while some := rows[start:start + (MANY_ROWS if len(rows) - start >= MANY_ROWS else STATEMENT_ROWS)]:
-        start += len(some)
-        if len(some) < STATEMENT_ROWS:
-            forms, parameters = (EACH,) * len(names), tuple(chain.from_iterable(some))
+    start, end = 0, len(columns[0])
+    while start < end:
+        count = MANY_ROWS if end - start >= MANY_ROWS else min(STATEMENT_ROWS, end - start)
+        some = [column[start:start + count] for column in columns]
+        start += count
+        if count < STATEMENT_ROWS:
+            forms, parameters = (EACH,) * len(names), tuple(chain.from_iterable(zip(*some, strict=True)))
         else:
-            forms, parameters = _by_column([*zip(*some, strict=True)])
-        connection.exec_driver_sql(_statement(table, tuple(names), forms, len(some)), parameters)
+            forms, parameters = _by_column(some)
+        connection.exec_driver_sql(_statement(table, tuple(names), forms, count), parameters)
 
 
-def _by_column(columns: Sequence[tuple[Any, ...]]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+def _by_column(columns: Sequence[Sequence[Any]]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     """Return the columns' forms, and the parameters: first those of whole columns, then each row's own."""
     forms = tuple(map(_form, columns))
     whole = [b"".join(values) if form.startswith("substr") else values[0]
@@ -102,7 +104,7 @@ def _form(values: Sequence[Any]) -> str:
         return SAME
     if type(first) is bytes and {*map(type, values)} == {bytes} and len({*map(len, values)}) == 1:
         return f"substr(?{{parameter}}, 1 + {len(first)} * {{row}}, {len(first)})"
-    if type(first) is int and values == tuple(range(first, first + count)):
+    if type(first) is int and [*values] == [*range(first, first + count)]:
         return "?{parameter} + {row}"
     return EACH
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from adaptd.api import strictjson
+from adaptd import strictjson
 from adaptd.api.errors import TooSlow, Unprocessable, UnsupportedMedia
 from adaptd.config import Limits
 from adaptd.errors import BadRequest, TooLarge
 from adaptd.records import canonical
+from adaptd.strictjson import Unread
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 M = TypeVar("M", bound=BaseModel)
@@ -24,9 +26,9 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass
 class Batch:
-    """Elements of a body, each with its index there; lines that could not be read are rejected already."""
+    """Elements of a body, of lines each with its index there; those that could not be read are rejected already."""
 
-    items: list[Any] = field(default_factory=list)
+    items: Sequence[Any] = ()
     index: list[int] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
@@ -62,11 +64,9 @@ async def read_batch(request: Request, model: type[BaseModel], limits: Limits) -
     data = await read_bytes(request, limits)
     if not data.strip():
         raise BadRequest("the body is empty", hint=_shape(model))
-    batch = _lines(data, limits) if kind == NDJSON else _list(data)
-    if not batch.items and not batch.rejected:
-        raise Unprocessable("an empty list", hint=_shape(model))
-    check_count(len(batch.items), limits)
-    return batch
+    if kind == NDJSON:
+        return _lines(data, limits)
+    return Batch(items=Unread(data, partial(_list, model=model, limits=limits), limits.items))
 
 
 def check_count(count: int, limits: Limits, name: str | None = None) -> None:
@@ -142,20 +142,24 @@ async def read_bytes(request: Request, limits: Limits) -> bytes:
     return bytes(data)
 
 
-def _list(data: bytes) -> Batch:
+def _list(data: bytes, *, model: type[BaseModel], limits: Limits) -> list[Any]:
     value = strictjson.loads(data, lone_surrogates=True)
     items = value if isinstance(value, list) else [value]
-    return Batch(items=items, index=list(range(len(items))))
+    if not items:
+        raise Unprocessable("an empty list", hint=_shape(model))
+    check_count(len(items), limits)
+    return items
 
 
 def _lines(data: bytes, limits: Limits) -> Batch:
-    batch, index = Batch(), 0
+    items: list[Any] = []
+    batch, index = Batch(items=items), 0
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         check_count(index + 1, limits)
         try:
-            batch.items.append(strictjson.loads(line, lone_surrogates=True, line=number))
+            items.append(strictjson.loads(line, lone_surrogates=True, line=number))
             batch.index.append(index)
         except BadRequest as error:
             batch.rejected.append({"index": index, "error": error.body()})

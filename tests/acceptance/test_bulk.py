@@ -48,6 +48,12 @@ def test_batches_are_the_same_events_through_either_door() -> None:
         again = send(daemon, [*batch(0, 300), {"id": "bad"}, *batch(300, 300)])
         assert (again["accepted"], again["duplicates"], [one["index"] for one in again["rejected"]]) == (300, 300, [300])
         assert again["events"][0] and again["events"][300] is None and len(set(again["events"])) == 601
+        plain = [{"id": f"p{number}", "text": f"text {number}", "list": [{}]} for number in range(400)]
+        first = send(daemon, plain[:200])
+        assert first["accepted"] == 200 and not first["rejected"], "none has a label, none came before"
+        again = send(daemon, [*plain[100:], {"id": "p0", "text": "another"}])
+        assert (again["accepted"], again["duplicates"], again["rejected"][0]["error"]["code"]) == (200, 100, "conflict")
+        assert again["events"][:100] == first["events"][100:] and again["events"][-1] == first["events"][0]
         assert not daemon.rows("SELECT 1 FROM event WHERE payload LIKE '%@example.org%'")
         assert daemon.rows("SELECT count(*) AS n FROM learned")[0][0] == 60
         daemon.crash()

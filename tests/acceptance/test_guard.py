@@ -286,7 +286,7 @@ def test_no_secret_is_in_sight(daemon: Daemon, tokens: dict[str, str]) -> None:
     sights = [daemon.said, json.dumps(daemon.status()), json.dumps(daemon.ask("GET", "/v1/history?limit=1000")[1]),
               daemon.cli("token", "list", "--json"), daemon.cli("config", "show"), daemon.cli("doctor", "--json"),
               json.dumps(client(daemon, tokens["admin"]).call("GET", "/v1/tokens"))]
-    sights += [" ".join(process.cmdline()) for process in psutil.process_iter() if process.pid != os.getpid()]
+    sights += [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"]) if one.pid != os.getpid()]
     sights += [file.read_bytes().decode("latin-1") for file in daemon.folder.rglob("*")
                if file.is_file() and file.name not in ("token", "key.pem")]
     hidden = {*tokens.values(), daemon.paths.token.read_text().strip(), (daemon.folder / "key.pem").read_text().splitlines()[1]}

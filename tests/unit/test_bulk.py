@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -20,6 +21,7 @@ from adaptd.config import DomainSettings, Settings
 from adaptd.errors import Busy, PluginError
 from adaptd.ingest import Door
 from adaptd.records import STORED
+from adaptd.strictjson import Unread
 from adaptd.text import Text
 
 KEY = b"k" * 32
@@ -63,15 +65,60 @@ def test_what_comes_out_is_what_the_daemons_own_door_says(tmp_path: Path, name: 
         through = await started.items(name, BATCH, "http")
         assert through is not None
         items, rejected = door(name, tmp_path).items(BATCH, source="http")
-        assert [at for at, _ in through[0]] == [at for at, _ in items] and through[1] == rejected and len(rejected) == 5
-        for (_, one), (_, other) in zip(through[0], items, strict=True):
+        places, columns, refused = through
+        assert places == [at for at, _ in items] and refused == rejected and len(rejected) == 5
+        for one, (_, other) in zip(columns, items, strict=True):
             assert [repr(getattr(one, what)) for what in STORED] == [repr(getattr(other, what)) for what in STORED]
-        assert ("ada@example.org" in through[0][-2][1].text) == (name == "text")
+        assert ("ada@example.org" in [*columns][-2].text) == (name == "text")
         assert await started.items(name, BATCH[:LEAST - 1], "http") is None, "small batches stay"
         await started.close()
         assert not psutil.pid_exists(child.pid)
 
     run(test())
+
+
+def body(elements: Any) -> Unread:
+    def read(_: bytes) -> Any:
+        raise AssertionError("the daemon read it, too")
+
+    return Unread(json.dumps(elements).encode(), read, SETTINGS.limits.items)
+
+
+def test_a_body_is_read_there_but_for_one_that_is_refused_or_brings_bytes() -> None:
+    async def test() -> None:
+        started = made()
+        await ready(started)
+        assert repr(await said(started, body(BATCH))) == repr(await said(started, BATCH))
+        left = [{}] * LEAST
+        too_many = [{}] * (SETTINGS.limits.items + 1)
+        for one in ([*left, {"image": {"$base64": "aaaa"}}], too_many, {"a": left}, [float("nan"), *left]):
+            assert await started.items("text", body(one), "http") is None
+        assert await started.items("text", body(left[1:]), "http") is None, "small ones stay"
+        places, columns, rejected = await said(started, body(left))
+        assert not places and not any(columns.values()) and len(rejected) == LEAST, "none is good"
+        assert await said(started, body(BATCH)), "it goes on"
+        await started.close()
+
+    async def said(started: Bulk, raw: Any) -> Any:
+        through = await started.items("text", raw, "http")
+        assert through is not None
+        return through[0], through[1].of, through[2]
+
+    run(test())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_each_of_several_at_a_time_gets_its_own_answer(loop: Any) -> None:
+    async def test() -> None:
+        started = Bulk(partial(doorkeeper.job, SETTINGS, KEY, Path()), 100_000)
+        await ready(started)
+        batches = [[{"text": f"{batch}, {number}: {'x' * 1000}"} for number in range(LEAST + batch)] for batch in range(12)]
+        through = await asyncio.gather(*(started.items("text", one, "http") for one in batches))
+        for batch, said in zip(batches, through, strict=True):
+            assert said is not None and [json.loads(text) for text in said[1].of["text"]] == batch
+        await started.close()
+
+    run(test(), loop)
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])

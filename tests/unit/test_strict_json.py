@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptd.api.strictjson import loads
 from adaptd.errors import BadRequest
+from adaptd.strictjson import loads
 
 BAD = [
     (b'{"a": NaN}', "NaN", "line 1, column 7"),

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NoReturn
 
 from adaptd.errors import BadRequest
@@ -25,6 +26,36 @@ TOKEN = re.compile(r'(?P<string>"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))|(?P<number>-?(?:
                    r"|(?P<open>[\[{])|(?P<close>[\]}])", re.DOTALL)
 COLON = re.compile(r"\s*:")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class Unread(Sequence[Any]):
+    """The elements of a body, read when one of them is wanted; `read` refuses one that has none, or more than `most`."""
+
+    def __init__(self, body: bytes, read: Callable[[bytes], Sequence[Any]], most: int) -> None:
+        self.body = body
+        self._read = read
+        self._most = most
+
+    @property
+    def about(self) -> int:
+        """How many there may be, as far as can be seen without reading it: not fewer objects than there are."""
+        return min(self.body.count(b"{"), self._most)
+
+    @cached_property
+    def _elements(self) -> Sequence[Any]:
+        return self._read(self.body)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._elements)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._elements[place]
 
 
 class _Fault(ValueError):
