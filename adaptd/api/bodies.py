@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from adaptd import strictjson
 from adaptd.api.errors import TooSlow, Unprocessable, UnsupportedMedia
+from adaptd.bulk import LEAST
 from adaptd.config import Limits
 from adaptd.errors import BadRequest, TooLarge
 from adaptd.records import canonical
@@ -66,7 +67,8 @@ async def read_batch(request: Request, model: type[BaseModel], limits: Limits) -
         raise BadRequest("the body is empty", hint=_shape(model))
     if kind == NDJSON:
         return _lines(data, limits)
-    return Batch(items=Unread(data, partial(_list, model=model, limits=limits), limits.items))
+    batch = Unread(data, partial(_list, model=model, limits=limits), limits.items)
+    return Batch(items=batch if batch.about >= LEAST else batch[:])
 
 
 def check_count(count: int, limits: Limits, name: str | None = None) -> None:
