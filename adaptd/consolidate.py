@@ -113,11 +113,15 @@ def tuned(encoder: Tunable, texts: list[str], targets: Tensor, job: Job, how: Tu
 
 def _said(encoder: Tunable, texts: Sequence[str], champion: Upper, labels: Sequence[str],
           tell: Callable[[float, str], None]) -> Tensor | None:
-    """Return the champion's scores of texts [n, labels], -inf for a label that it does not know; None of another encoder's."""
-    if champion.encoder != encoder.digest:
-        return None
-    found, place = torch.full((len(texts), len(labels)), -torch.inf), {label: number for number, label in enumerate(labels)}
+    """Return the champion's scores of texts [n, labels], -inf for a label that it does not know.
+
+    None where it has nothing to say: it is of another encoder, or knows none of the labels.
+    """
+    place = {label: number for number, label in enumerate(labels)}
     shared = [number for number, label in enumerate(champion.labels) if label in place]
+    if champion.encoder != encoder.digest or not shared:
+        return None
+    found = torch.full((len(texts), len(labels)), -torch.inf)
     for start in range(0, len(texts), PART):
         part = texts[start:start + PART]
         tell(0.0, f"asking the champion, {start} of {len(texts)}")

@@ -221,7 +221,7 @@ def _alive(db: Statements, domain: int, branch: int) -> tuple[int, int, int]:
 
 
 def _lineage(db: Statements, branch: int | None) -> Iterator[tuple[int, int]]:
-    """Yield the seq intervals that make up a branch's state, as `adaptd.journal.lineage` does."""
+    """Yield the seq intervals that make up a branch's state, as `adaptd.rows.lineage` does."""
     seq = FOREVER
     while branch is not None:
         row = db.execute("SELECT parent, fork, start FROM branch WHERE id = ?", (branch,)).fetchone()

@@ -23,7 +23,7 @@ from torch.nn.functional import normalize, pad
 from adaptd.errors import CannotStart, Conflict
 from adaptd.hookspecs import hookimpl
 from adaptd.interfaces import Encoder, Kind
-from adaptd.model.prompted import Prompted
+from adaptd.model.prompted import Prompted, front
 from adaptd.model.threads import one_thread
 from adaptd.model.upper import Upper
 from adaptd.modelfiles import MINILM, find, sha256
@@ -157,7 +157,7 @@ class Transformers:
         if layers is None or not 0 <= cut < len(layers) or not self._runs_by_blocks():
             raise Conflict(f"encoder {self.model}: its upper blocks cannot be tuned", field="consolidate",
                            hint="text encoders of the kind of BERT can be, by fewer blocks than they have")
-        return copy.deepcopy(layers[cut:])
+        return copy.deepcopy(layers[cut:]).float()
 
     @torch.inference_mode()
     def _runs_by_blocks(self) -> bool:
@@ -197,9 +197,9 @@ class Transformers:
         for one in missing:
             kept.pop(tuple(one), None)
         blocks, out = self._tuned_blocks(upper), torch.empty(len(ids), upper.directions.shape[1], dtype=torch.float16)
-        for batch in batches([len(one) for one in ids]):
-            longest = max(len(ids[i]) for i in batch)
-            with one_thread(self._is_small(len(batch) * longest)):
+        lengths = [len(one) + front(blocks) for one in ids]
+        for batch in batches(lengths):
+            with one_thread(self._is_small(len(batch) * max(lengths[i] for i in batch))):
                 states, mask = (one.to(self._device) for one in stacked([found[i] for i in batch]))
                 out[batch] = mean(through(blocks, states, mask), mask).half().cpu()
         return out
@@ -210,7 +210,7 @@ class Transformers:
                 raise Conflict("tuned blocks of another encoder", hint="consolidate again")
             blocks = self.blocks(upper.cut)
             if "prompts" in upper.blocks:
-                blocks = Prompted(blocks, upper.blocks["prompts"].shape)
+                blocks = Prompted(blocks, upper.blocks["prompts"].shape).to(self._device)
             blocks.load_state_dict({name: tensor.float() for name, tensor in upper.blocks.items()})
             self._copies = dict([*self._copies.items(), (upper.digest, blocks.eval().requires_grad_(False))][-COPIES:])
         return self._copies[upper.digest]
@@ -225,16 +225,15 @@ def stacked(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def through(blocks: Any, states: Tensor, mask: Tensor) -> Tensor:
     """Run blocks of a transformer one by one over token states [b, t, width]; padding is not attended to."""
-    prompts = blocks.prompts if isinstance(blocks, Prompted) else states.new_empty(0, 0, states.shape[2])
-    front = prompts.shape[1]
-    states, mask = pad(states, (0, 0, front, 0)), pad(mask, (front, 0), value=1)
+    prompts, added = blocks.prompts if isinstance(blocks, Prompted) else (), front(blocks)
+    states, mask = pad(states, (0, 0, added, 0)), pad(mask, (added, 0), value=1)
     hidden = None if bool(mask.all()) else (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
     for place, block in enumerate(blocks):
         if place < len(prompts):
-            states = torch.cat([prompts[place].expand(len(states), -1, -1), states[:, front:]], dim=1)
+            states = torch.cat([prompts[place].expand(len(states), -1, -1), states[:, added:]], dim=1)
         given: Any = block(states, hidden)
         states = given[0] if isinstance(given, tuple) else given
-    return states[:, front:]
+    return states[:, added:]
 
 
 def mean(states: Tensor, mask: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ block (prefix tuning as it is done for understanding: P-tuning v2; Liu et al., 2
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -19,3 +20,8 @@ class Prompted(torch.nn.ModuleList):
     def __init__(self, blocks: Iterable[torch.nn.Module], shape: Sequence[int]) -> None:
         super().__init__(blocks)
         self.prompts = torch.nn.Parameter(torch.empty(*shape).normal_(std=FIRST))
+
+
+def front(blocks: Any) -> int:
+    """Return how many tokens stand in front of what blocks read."""
+    return blocks.prompts.shape[1] if isinstance(blocks, Prompted) else 0

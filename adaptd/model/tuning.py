@@ -28,6 +28,7 @@ SCALE, SMOOTHING, DROPOUT = 20.0, 0.1, 0.1
 WARM_UP = 0.1  # share of the steps in which the rate rises; then it falls linearly to zero
 DIRECTIONS = 2e-3  # rate of the directions
 GROUP = 8  # batches whose rows are sorted by length together
+MOST_TOKENS = 256
 SOFT = 2.0  # temperature of what is distilled
 RATES = {"full": 3e-4, "lora": 2e-3, "adalora": 4e-3, "ia3": 1e-2, "prefix": 1e-2, "prompt": 1e-2}
 MATRICES = ["query", "key", "value", "dense"]  # what a method of peft adapts
@@ -46,7 +47,7 @@ class Tuning:
     tokens: int = 16  # learned ones, of prefix (so many for each block) and prompt
     learning_rate: float = 0.0  # 0 = the method's own
     distil: float = 0.0  # weight of what the champion's blocks, or else the frozen ones, said of the labels that they know
-    average: float = 0.0  # share of the steps, the last ones, whose weights are averaged
+    average: float = 0.0  # share of the steps, the last ones, whose weights (of lora: factors) are averaged
     rows: int = 20_000  # most that are learned, drawn class by class
 
     def __post_init__(self) -> None:
@@ -56,6 +57,10 @@ class Tuning:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number, at least 1, not {value!r}")
+        if self.tokens > MOST_TOKENS:
+            raise ValueError(f"tokens must be at most {MOST_TOKENS}, not {self.tokens}")
+        if self.average and self.method == "adalora":
+            raise ValueError("average is not for adalora: rank that it has taken away would come back")
         for name, most in (("learning_rate", math.inf), ("distil", math.inf), ("average", 1.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
@@ -72,11 +77,10 @@ def tune(blocks: Any, states: Sequence[Tensor], targets: Tensor, labels: int, ho
     random = np.random.RandomState(seed)
     torch.manual_seed(seed)  # of dropout, and of what a method begins with
     steps = how.epochs * -(-len(states) // how.batch)
-    vectors = _vectors(blocks.to(device), states, how.batch, device)
-    means = normalize(torch.zeros(labels, vectors.shape[1], device=device).index_add_(0, targets.to(device), vectors), dim=1)
+    before = _vectors(blocks.to(device), states, how.batch, device)
+    means = normalize(torch.zeros(labels, before.shape[1], device=device).index_add_(0, targets.to(device), before), dim=1)
     directions = torch.nn.Parameter(means.clone())
-    teacher = SCALE * vectors @ means.T if taught is None else taught.to(device)
-    tuner = _adapted(blocks, vectors.shape[1], how, steps)
+    tuner = _adapted(blocks, before.shape[1], how, steps)
     for module in tuner.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = DROPOUT
@@ -97,7 +101,8 @@ def tune(blocks: Any, states: Sequence[Tensor], targets: Tensor, labels: int, ho
             scores = SCALE * vectors @ normalize(directions, dim=1).T
             loss = cross_entropy(scores, targets[rows].to(device), label_smoothing=SMOOTHING)
             if how.distil:
-                loss = loss + how.distil * _distilled(scores, teacher[rows])
+                teacher = SCALE * before[rows] @ means.T if taught is None else taught[rows].to(device)
+                loss = loss + how.distil * _distilled(scores, teacher)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
@@ -150,17 +155,18 @@ class _Average:
 
     def __init__(self, weights: Sequence[Tensor], from_step: int) -> None:
         self._weights, self._from, self._count = weights, from_step, 0
-        self._sums = [torch.zeros_like(one) for one in weights]
+        self._sums: list[Tensor] = []
 
     def stepped(self, step: int) -> None:
         """Take a step's weights in."""
         if step > self._from:
+            self._sums = self._sums or [torch.zeros_like(one) for one in self._weights]
             torch._foreach_add_(self._sums, [one.detach() for one in self._weights])
             self._count += 1
 
     def take(self) -> None:
         """Let the weights be their mean."""
-        for weights, total in zip(self._weights, self._sums if self._count else (), strict=False):
+        for weights, total in zip(self._weights, self._sums, strict=False):  # there are none where no step was taken in
             weights.data.copy_(total / self._count)
 
 

@@ -49,7 +49,7 @@ def upper(encoder: Transformers, **options: object) -> Upper:
     cut = encoder.depth - how.blocks
     states = encoder.lower(encoder.tokens(TEXTS), cut)
     blocks, directions, losses = tune(encoder.blocks(cut), states, TARGETS, 2, how, 0, "cpu", lambda share, words: None)
-    assert len(losses) == how.epochs
+    assert len(losses) == how.epochs and (how.epochs == 1 or how.distil or losses[-1] < losses[0])
     return Upper(encoder=encoder.digest, cut=cut, method=how.method, blocks=blocks, directions=directions, labels=tuple(TOPICS),
                  scale=20.0)
 
@@ -71,6 +71,39 @@ def test_every_method_gives_blocks_of_one_kind_and_the_encoder_stays_as_it_was(e
     assert not learned or all(torch.equal(one.blocks[name], tensor) for name, tensor in frozen.items())
     untouched = replace(one, blocks=frozen)
     assert not torch.equal(encoder.tuned(examples, untouched), alone)
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_tokens_are_learned_and_read_from_a_file_they_answer_the_same(encoder: Transformers, method: str) -> None:
+    one, more = (upper(encoder, method=method, learning_rate=rate) for rate in (1e-4, 1e-2))
+    assert not torch.equal(one.blocks["prompts"], more.blocks["prompts"])
+    read = files.parse_adapter(files.dump_adapter(Adapter(upper=more)), "file").upper
+    assert read is not None and read.same(more)
+    examples = [Example(text=text) for text in TEXTS]
+    assert torch.equal(encoder.tuned(examples, read), encoder.tuned(examples, more))
+
+
+def test_tuned_weights_are_averaged(encoder: Transformers) -> None:
+    assert not upper(encoder, average=0.5).same(upper(encoder))
+
+
+def test_without_a_champion_the_frozen_blocks_teach(encoder: Transformers) -> None:
+    def away(distil: float) -> float:
+        made = upper(encoder, epochs=10, distil=distil)
+        examples = [Example(text=text) for text in TEXTS]
+        frozen = replace(made, blocks={name: tensor.half() for name, tensor in encoder.blocks(made.cut).state_dict().items()})
+        return float((encoder.tuned(examples, made).float() - encoder.tuned(examples, frozen).float()).norm())
+
+    assert away(100.0) < away(0.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["full", "prefix", "prompt"])
+def test_tuned_blocks_answer_on_a_gpu_as_on_the_cpu(encoder: Transformers, method: str) -> None:
+    other, examples = Transformers(device="cuda"), [Example(text=text) for text in TEXTS]
+    other.load()
+    one = upper(encoder, method=method)
+    assert torch.allclose(other.tuned(examples, one).float(), encoder.tuned(examples, one).float(), atol=2e-2)
 
 
 def test_a_prefix_has_tokens_of_its_own_for_each_block_and_a_prompt_has_not(encoder: Transformers) -> None:
@@ -119,6 +152,7 @@ def test_of_long_texts_fewer_are_taken_of_each_label(encoder: Transformers, monk
 @pytest.mark.parametrize(("options", "words"), [
     ({"method": "adapters"}, "method must be one of"), ({"epochs": 0}, "epochs must be a whole number"),
     ({"learning_rate": -1.0}, "learning_rate must be a number"), ({"layers": 2}, "layers"), ({"tokens": 0}, "tokens must be"),
+    ({"tokens": 1000}, "tokens must be at most"), ({"method": "adalora", "average": 0.5}, "average is not for adalora"),
     ({"distil": -1.0}, "distil must be a number"),
     ({"average": 1.5}, "average must be a number that is not negative, nor above 1"),
 ])
