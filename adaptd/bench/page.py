@@ -113,7 +113,7 @@ Spans of words, over the domain `entities` with the configuration of [entities.m
 taught 25 at a time, once; then test sentences, which nobody was taught (400 are drawn where a set has no test split). F1 of
 whole spans as the set gives them: one whose boundary lies in a word counts as wrong. Linear models are logistic regressions on
 the same vectors with the same decoding, `fitted once` on the first fifth, `of all` from scratch at the end; the conditional
-random field has the features of sklearn-crfsuite's tutorial. forgetting: what answers to a tenth of the first fifth, which is
+random field has the features of sklearn-crfsuite's tutorial. forgetting: what answers to a quarter of the first fifth, which is
 never taught, lost from the end of that fifth to the end, in points of F1. A+B+C: one set after the other, with the types that
 they have in common; there `fitted once` knows the first set, and forgetting is read off its test sentences, which are asked
 again at the end.

@@ -43,7 +43,7 @@ def test_a_set_of_tagged_words_is_served_by_its_domain(tmp_path: Path) -> None:
 def test_what_forgetting_is_read_off_is_never_taught(tmp_path: Path) -> None:
     tagged(tmp_path / "a", "city", 200)
     stream = entities.prepare(run("entities", "a", tmp_path))
-    assert (len(stream.taught), len(stream.early), len(stream.test)) == (156, 4, 40) and stream.first == 28
+    assert (len(stream.taught), len(stream.early), len(stream.test)) == (152, 8, 40) and stream.first == 24
     assert not set(stream.taught.texts) & {*stream.early.texts, *stream.test.texts}
 
 
