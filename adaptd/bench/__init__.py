@@ -1,5 +1,5 @@
 """The benchmark: `adaptd bench`. Every figure of adaptd is taken from a real daemon, over HTTP; strategies,
-abstention, replies, review, weak labels and the gate in-process.
+abstention, replies, ranking, review, weak labels and the gate in-process.
 
 Read in this order: `streams.py` (the protocols, pure) → `sets.py` (the data) → `daemon.py` (a daemon on a temporary
 store) → `peers.py`, `rivals.py`, `apart.py` (what a team would use instead, on the same vectors, each in a process of its

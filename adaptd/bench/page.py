@@ -121,12 +121,12 @@ again at the end.
     "ranking": """\
 ## Ranking
 
-movielens100k in the order of time, over the domain `recommend` ([recommend.md](recommend.md)). Of each hundred ratings the
-first, where the user liked the item (4 or 5 stars), is ranked among 99 items that came before and that the user has not rated,
-drawn at random; then the hundred are learned. The first fifth is not counted: what is frozen learns it alone. forgetting: what
-rankings of the first fifth, which are never taught, lost from its end to the end, in points of NDCG. Matrix factorisation is
-PureSVD of rank 50 on likes, users by what they liked so far; anew for each ranking is what retraining from scratch gives. New
-users have rated fewer than five items.
+movielens100k in the order of time, in-process, with the ranker of the domain `recommend` ([recommend.md](recommend.md)), which
+follows learned rows as in a daemon. Of each hundred ratings the first, where the user liked the item (4 or 5 stars), is ranked
+among 99 items that came before and that the user has not rated, drawn at random; then the hundred are learned. The first fifth
+is not counted: what is frozen learns it alone. forgetting: what rankings of the first fifth, which are never taught, lost from
+its end to the end, in points of NDCG. Matrix factorisation is PureSVD of rank 50 on likes, users by what they liked so far;
+anew for each ranking is what retraining from scratch gives. New users have rated fewer than five items.
 """,
     "translation": """\
 ## Translation

@@ -1,5 +1,6 @@
 """Ranking: what users may like, over a stream of ratings in the order of time, beside popularity and matrix factorisation.
 
+In-process, with the domain's own ranker, which plugins give by name; what it costs is taken from a daemon, over HTTP.
 Of every hundred ratings the first, where the user liked the item, is ranked among 99 items that came before and that the user has
 not rated; then they are learned. Those of the first fifth are never taught: they are ranked when it is over and at the end, and
 what they lost is forgetting. What is frozen has learned the first fifth alone. A factorisation that is fitted anew before each
@@ -9,29 +10,31 @@ ranking is what retraining from scratch gives.
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 
+from adaptd import plugins
 from adaptd.bench import sets
 from adaptd.bench.daemon import Daemon
 from adaptd.bench.plan import QUICK_EVENTS, Run, Tools
 from adaptd.bench.sets import Setting
 from adaptd.bench.speed import milliseconds
 from adaptd.bench.streams import Ints
-from adaptd.records import Example
+from adaptd.interfaces import Ranker
+from adaptd.records import Ask, Candidate, Example, Taught
 
 TOP, AMONG, EACH, LIKED = 10, 99, 100, 4  # places that count; other items; of so many ratings one is ranked; stars of a like
 REFIT, RANK, FEW, DIVERSITY = 5000, 50, 5, 0.3  # ratings between two fits, its rank; ratings of a user who is new
-EVENT_S = 0.01  # to say beforehand how long it takes
+EVENT_S, TURNS = 0.003, 5  # to say beforehand how long it takes; hundreds of ratings whose cost is measured
 MIXED = f"adaptd, diversity {DIVERSITY}"
 RECOMMEND = Setting(domain="recommend", config="""
 [plugins]
@@ -100,20 +103,19 @@ def _drawn(ratings: Ints, first: int, random: np.random.RandomState) -> dict[int
 
 
 def expected_s(run: Run) -> float:
-    """Say how long it takes."""
-    return len(prepare(run).ratings) * EVENT_S
+    """Say how long it takes; the fits for each ranking are most of it."""
+    return 60 + len(prepare(run).ratings) * EVENT_S
 
 
 def measure(run: Run, tools: Tools) -> Json:
-    """Rank and learn, a hundred ratings at a time, with two daemons, one of which stops learning, and with the others."""
-    stream, encoder = prepare(run), tools.encoded.encoder
-    gains, took = defaultdict[str, list[tuple[Asked, float]]](list), defaultdict[str, list[float]](list)
-    with ExitStack() as stack:
-        ours, frozen = (stack.enter_context(Served(run, stream)) for _ in range(2))
-        advance = stack.enter_context(tools.task(f"{run.name}: adaptd and the others", len(stream.ratings)))
-        ways: Mapping[str, Way] = {"adaptd": ours, "adaptd, frozen after a fifth": frozen, "popularity": Popularity(),
-                                   f"matrix factorisation, each {REFIT:,} ratings": Factorisation(REFIT),
-                                   "matrix factorisation, anew for each ranking": Factorisation(1)}
+    """Rank and learn, a hundred ratings at a time: the domain's ranker, the same that stops learning, and the others."""
+    stream, gains = prepare(run), defaultdict[str, list[tuple[Asked, float]]](list)
+    candidates = _candidates(stream, tools, run.name)
+    ours, frozen = Own(candidates), Own(candidates)
+    ways: Mapping[str, Way] = {"adaptd": ours, "adaptd, frozen after a fifth": frozen, "popularity": Popularity(),
+                               f"matrix factorisation, each {REFIT:,} ratings": Factorisation(REFIT),
+                               "matrix factorisation, anew for each ranking": Factorisation(1)}
+    with tools.task(f"{run.name}: adaptd and the others", len(stream.ratings)) as advance:
         for start in range(0, len(stream.ratings), EACH):
             if start == stream.first:
                 gains["early"] = [(one, gain(ours.ranked(one), one.item)) for one in stream.held]
@@ -122,27 +124,44 @@ def measure(run: Run, tools: Tools) -> Json:
                 for name, way in ways.items():
                     gains[name].append((one, gain(way.ranked(one), one.item)))
                 gains[MIXED].append((one, gain(ours.ranked(one, DIVERSITY), one.item)))
-                took["rank"].append(milliseconds(partial(ours.ranked, one)))
             taught = stream.ratings[start + (one is not None and start < stream.first):start + EACH]
-            for name, way in ways.items():
+            for way in ways.values():
                 if way is not frozen or start < stream.first:
-                    took[name].append(milliseconds(partial(way.learn, taught)) / len(taught))
-            if start >= stream.first and start % (10 * EACH) == 0:
-                titles = [Example(text=stream.items[item]["text"]) for item in taught[:, 1].tolist()]
-                took["encode"].append(milliseconds(partial(encoder.encode, titles)) / len(titles))
+                    way.learn(taught)
             advance(len(taught))
-        gains["late"] = [(one, gain(ours.ranked(one), one.item)) for one in stream.held]
-    lost = _mean(gains.pop("early")) - _mean(gains.pop("late"))
-    bare = float(np.median(took["encode"]))
-    counted = gains["adaptd"]
+    lost = _mean(gains.pop("early")) - _mean([(one, gain(ours.ranked(one), one.item)) for one in stream.held])
+    news = [one.new for one, _ in gains["adaptd"]]
     return {"rows": [{"method": name, "NDCG@10": _mean(each), "hit rate@10": _hits(each),
                       **{f"NDCG@10, {kind}": _mean([pair for pair in each if pair[0].new == new])
                          for kind, new in (("new users", True), ("known users", False))},
                       "forgetting": lost if name == "adaptd" else None} for name, each in gains.items()],
-            "remark": f"{len(counted)} rankings, {sum(one.new for one, _ in counted)} of them for new users; {len(stream.held)} "
-                      f"of which forgetting is read off. Medians beside encoding a title of a hundred at once ({bare:.2g} ms): "
-                      f"a rating, learned with 99 others, {np.median(took['adaptd']) / bare:.2f} times, a ranking "
-                      f"{np.median(took['rank']) / bare:.2f} times."}
+            "remark": f"{len(news)} rankings, {sum(news)} of them for new users; {len(stream.held)} of which forgetting is read "
+                      f"off. {_costs(run, tools, stream)}"}
+
+
+def _candidates(stream: Stream, tools: Tools, name: str) -> dict[int, Candidate]:
+    with tools.task(f"{name}: encoding", len(stream.items)) as advance:
+        vectors = tools.encoded.layers([payload["text"] for payload in stream.items.values()], advance).astype(np.float32)
+    return {item: Candidate(id=payload["item"], payload=payload, vector=vector)
+            for (item, payload), vector in zip(stream.items.items(), vectors, strict=True)}
+
+
+def _costs(run: Run, tools: Tools, stream: Stream) -> str:
+    """Say what a rating and a ranking cost over HTTP, beside the bare encoder; in turns, medians."""
+    encoder, took = tools.encoded.encoder, defaultdict[str, list[float]](list)
+    with Daemon(adapt=run.adapt, setting=RECOMMEND) as daemon, tools.task(f"{run.name}: costs", TURNS) as advance:
+        for turn, one in zip(range(TURNS), itertools.cycle(stream.held)):
+            taught = stream.ratings[turn * EACH:(turn + 1) * EACH].tolist()
+            payloads = [{"user": f"u{user}", **stream.items[item]} for user, item, _ in taught]
+            asked = {"user": f"u{one.user}", "k": TOP, "candidates": [stream.items[item] for item in one.items]}
+            titles = [Example(text=payload["text"]) for payload in payloads]
+            took["rating"].append(milliseconds(partial(daemon.learn, payloads, [{"rating": stars} for _, _, stars in taught])))
+            took["ranking"].append(milliseconds(partial(daemon.main.call, "POST", "/v1/recommend/rank", asked)))
+            took["title"].append(milliseconds(partial(encoder.encode, titles)))
+            advance(1)
+    rating, ranking, title = (float(np.median(took[what])) for what in ("rating", "ranking", "title"))
+    return (f"Over HTTP, medians beside encoding a hundred titles at once ({title:.0f} ms): a hundred ratings, learned, "
+            f"{rating / title:.2f} times, a ranking of a hundred items {ranking / title:.2f} times.")
 
 
 def gain(ranked: Sequence[int], item: int) -> float:
@@ -174,30 +193,31 @@ class Way(Protocol):
         ...
 
 
-class Served:
-    """A daemon, from `with` to its end."""
+class Own:
+    """The ranker of the domain, which follows learned rows as it does in a daemon (`adaptd/ranking.py`)."""
 
-    def __init__(self, run: Run, stream: Stream) -> None:
-        self.daemon = Daemon(adapt=run.adapt, setting=RECOMMEND)
-        self._items = stream.items
-
-    def __enter__(self) -> Self:
-        self.daemon.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.daemon.__exit__(*error)
+    def __init__(self, candidates: Mapping[int, Candidate]) -> None:
+        domain = plugins.collect(plugins.load("adaptd", ["adaptd-recommend"]), "register_domains")["recommend"]
+        self._ranker: Ranker = domain.ranker()
+        self._candidates = candidates
+        self._items: list[int] = []  # of each event
 
     def learn(self, ratings: Ints) -> None:
-        """Send them; return when they are learned."""
-        self.daemon.learn([{"user": f"u{user}", **self._items[item]} for user, item, _ in ratings.tolist()],
-                          [{"rating": stars} for stars in ratings[:, 2].tolist()])
+        """Take in rows, each of an event of its own."""
+        for user, item, stars in ratings.tolist():
+            event = len(self._items)
+            self._items.append(item)
+            self._ranker.learn(Taught(row=event, event=event, payload={"user": f"u{user}", **self._candidates[item].payload},
+                                      head="rating", label=stars))
 
     def ranked(self, one: Asked, diversity: float = 0.0) -> list[int]:
-        """Ask over HTTP."""
-        found = self.daemon.main.call("POST", "/v1/recommend/rank", {
-            "user": f"u{one.user}", "k": TOP, "diversity": diversity, "candidates": [self._items[item] for item in one.items]})
-        return [int(each["id"][1:]) for each in found["ranking"]]
+        """Ask it."""
+        asked = [self._candidates[item] for item in one.items]
+        found = self._ranker.rank(Ask(user=f"u{one.user}", candidates=asked, k=TOP, diversity=diversity), self._vectors)
+        return [int(each.id[1:]) for each in found]
+
+    def _vectors(self, events: Sequence[int]) -> Mapping[int, Any]:
+        return {event: self._candidates[self._items[event]].vector for event in events}
 
 
 class Popularity:
