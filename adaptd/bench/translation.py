@@ -152,6 +152,7 @@ allow = ["adaptd-translate"]
 {"".join(f"{name} = {json.dumps(value)}{chr(10)}" for name, value in options.items())}
 [domains.translate.adapt]
 every_labels = 0
+min_labels = 10
 """)
     said = Said()
     with Daemon(adapt=verdicts is not None, setting=setting) as daemon:
