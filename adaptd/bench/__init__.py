@@ -1,12 +1,12 @@
 """The benchmark: `adaptd bench`. Every figure of adaptd is taken from a real daemon, over HTTP; strategies,
-abstention, replies, review, weak labels and the gate in-process.
+abstention, replies, ranking, review, weak labels and the gate in-process.
 
 Read in this order: `streams.py` (the protocols, pure) → `sets.py` (the data) → `daemon.py` (a daemon on a temporary
 store) → `peers.py`, `rivals.py`, `apart.py` (what a team would use instead, on the same vectors, each in a process of its
 own) → one module for each part
-(`class_incremental.py`, `strategies.py`, `consolidation.py`, `new_classes.py`, `prequential.py`, `noise.py`, `memory.py`,
-`abstain.py`, `replies.py`, `review.py`, `weak.py`, `gate.py`, `speed.py`, `latency.py`, `ingest.py`, `feeds.py`, `overload.py`,
-`soak.py`) →
+(`class_incremental.py`, `strategies.py`, `consolidation.py`, `new_classes.py`, `prequential.py`, `heads.py`, `noise.py`,
+`memory.py`, `abstain.py`, `replies.py`, `entities.py`, `ranking.py`, `translation.py`, `review.py`, `weak.py`, `gate.py`,
+`speed.py`, `latency.py`, `ingest.py`, `feeds.py`, `overload.py`, `soak.py`) →
 `report.py` (JSON, tables, pictures, page; `gate_page.py`: the gate's own).
 """
 

@@ -140,7 +140,7 @@ class Daemon:
 
     # -- the protocol's verbs ----------------------------------------------------------------------------------
 
-    def learn(self, texts: Sequence[Any], labels: Sequence[str], sources: Sequence[str] = ()) -> list[str]:
+    def learn(self, texts: Sequence[Any], labels: Sequence[Any], sources: Sequence[str] = ()) -> list[str]:
         """Send labelled events; return when they are learned, or held as one's `sources` are, with their ids."""
         items: list[Json] = [{"id": f"bench-{next(self._ids)}", **payload(text), "label": label}
                              for text, label in zip(texts, labels, strict=True)]
@@ -150,22 +150,20 @@ class Daemon:
         assert not answer["rejected"] and (sources or not answer["held"]), answer
         return list(answer["events"])
 
-    def predict(self, texts: Sequence[Any]) -> list[tuple[str, str | None]]:
+    def predict(self, texts: Sequence[Any]) -> list[tuple[str, Any]]:
         """Return (event, label) of each text."""
-        found: list[tuple[str, str | None]] = []
-        for start in range(0, len(texts), INPUTS):
-            found += [(p["event"], p["label"]) for p in self._asked(texts[start:start + INPUTS])]
-        return found
+        return [(answer["event"], answer["label"]) for answer in self.asked(texts)]
 
-    def _asked(self, texts: Sequence[Any]) -> list[Json]:
-        found: list[Json] = answered(self.main, texts, self._setting.domain)["predictions"]
-        return found
+    def asked(self, texts: Sequence[Any]) -> list[Json]:
+        """Return all that is said of each text."""
+        return [answer for start in range(0, len(texts), INPUTS)
+                for answer in answered(self.main, texts[start:start + INPUTS], self._setting.domain)["predictions"]]
 
     def right(self, texts: Sequence[Any], labels: Sequence[str]) -> Bools:
         """Ask, and say which answers are right."""
         return np.array([a == true for (_, a), true in zip(self.predict(texts), labels, strict=True)], dtype=bool)
 
-    def feedback(self, events: Sequence[str], labels: Sequence[str]) -> None:
+    def feedback(self, events: Sequence[str], labels: Sequence[Any]) -> None:
         """Give labels to answered events; return when they are learned."""
         answer = self.main.call("POST", f"{self._at}/feedback",
                                 [{"event": event, "label": label} for event, label in zip(events, labels, strict=True)])

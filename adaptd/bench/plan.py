@@ -13,24 +13,27 @@ from adaptd.bench.streams import Drift
 from adaptd.bench.vectors import Encoded
 
 Part = Literal["class-incremental", "strategies", "consolidation", "new-classes", "prequential", "heads", "noise", "memory",
-               "abstain", "replies", "review", "weak", "speed", "latency", "ingest", "feeds", "overload", "gate", "soak"]
+               "abstain", "replies", "entities", "ranking", "translation", "review", "weak", "speed", "latency", "ingest", "feeds",
+               "overload", "gate", "soak"]
 PARTS: tuple[Part, ...] = get_args(Part)
 SETS: dict[Part, tuple[str, ...]] = {
     "class-incremental": ("clinc150", "banking77"), "strategies": ("clinc150", "banking77"),
     "consolidation": ("phrasebank", "banking77"), "new-classes": ("clinc150", "banking77"),
     "prequential": ("commit_stream", "clinc150"), "heads": ("airline_tweets", "reuters_stream"),
     "noise": ("clinc150", "banking77"), "memory": ("clinc150", "commit_stream"),
-    "abstain": ("clinc150", "banking77"), "replies": ("banking77", "bank_faq"), "review": ("clinc150", "banking77"),
+    "abstain": ("clinc150", "banking77"), "replies": ("banking77", "bank_faq"),
+    "entities": ("ner_wikigold", "ner_sec_filings", "ner_wnut17", "ner_wikigold+ner_sec_filings+ner_wnut17"),
+    "ranking": ("movielens100k",), "translation": ("mt_multi30k",), "review": ("clinc150", "banking77"),
     "weak": ("clinc150", "banking77", "snips"), "speed": ("clinc150",),
     "latency": ("clinc150", "digits8x8", "elec2"), "ingest": ("clinc150",), "feeds": ("clinc150",),
     "overload": ("clinc150",), "gate": ("power", "lost-class", "month"), "soak": ("clinc150",)}
 ADAPT: dict[Part, tuple[bool, ...]] = {
     "class-incremental": (False, True), "strategies": (True,), "consolidation": (False,), "new-classes": (False,),
-    "prequential": (True,), "heads": (False,),
-    "noise": (False,), "memory": (False,), "abstain": (False,), "replies": (False,), "review": (False,), "weak": (False,),
+    "prequential": (True,), "heads": (False,), "noise": (False,), "memory": (False,), "abstain": (False,), "replies": (False,),
+    "entities": (False,), "ranking": (False,), "translation": (False,), "review": (False,), "weak": (False,),
     "speed": (False,), "latency": (False,), "ingest": (False,), "feeds": (False,), "overload": (False,), "gate": (False,),
     "soak": (True,)}
-UNSEEDED: tuple[Part, ...] = ("speed", "latency", "ingest", "feeds", "overload", "gate", "soak")
+UNSEEDED: tuple[Part, ...] = ("ranking", "translation", "speed", "latency", "ingest", "feeds", "overload", "gate", "soak")
 RATIOS: tuple[Part, ...] = ("speed", "latency", "ingest", "overload", "soak")  # tables of what was measured beside its measure
 ASKED_FOR: tuple[Part, ...] = ("feeds", "soak")  # by its name alone, not by "all"
 QUICK_EXPERIENCES, QUICK_ROWS, QUICK_TESTS, QUICK_EVENTS = 3, 30, 5, 600
@@ -61,7 +64,7 @@ class Run:
     model: str | None = None  # the encoder of images or sounds, or another one of texts: a folder, or a hub name
     prefix: str = ""  # what it wants before a text
     consolidate: bool = False  # once, before the last test
-    events: int | None = None  # of a stream by time: the last so many
+    events: int | None = None  # of a stream by time the last so many, of sentences and ratings the first
     file: Path | None = None  # a user's own, instead of a set
 
     @property

@@ -47,7 +47,7 @@ class Rows:
     """What is labelled, in order: texts, or payloads."""
 
     texts: list[Any] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)  # strings; of texts that are tagged their spans
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -138,17 +138,19 @@ def load(name: str, folder: Path, model: str | None = None, prefix: str = "") ->
     if not file.is_file():
         known = sorted({path.parent.name for path in folder.glob("*/data.*")})
         raise NotFound(f"no set {name!r} in {folder}", field="set", hint=f"there are: {', '.join(known) or 'none'}")
-    splits: dict[str, Rows] = {}
-    timed = False
     with gzip.open(file, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            if row["label"] == OUT_OF_SCOPE:
-                continue
-            timed = timed or "ts" in row
+        read = [json.loads(line) for line in lines]
+    if "tokens" in read[0]:
+        from adaptd.bench import tagged
+
+        return tagged.load(name, read, model)
+    splits: dict[str, Rows] = {}
+    for row in read:
+        if row["label"] != OUT_OF_SCOPE:
             into = splits.setdefault(row.get("split", "all"), Rows())
             into.texts.append(row["text"])
             into.labels.append(row["label"])
+    timed = any("ts" in row for row in read)
     if "train" not in splits and "dev" in splits:
         splits["train"] = splits.pop("dev")  # what there is to learn from
     return DataSet(name=name, splits=splits, timed=timed, setting=_read_by(model, prefix) if model else Setting())

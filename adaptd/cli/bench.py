@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from adaptd.bench.plan import Run
     from adaptd.bench.streams import Drift
 
-PARTS = ("class-incremental", "strategies", "new-classes", "prequential", "heads", "noise", "memory", "abstain", "review",
-         "weak", "speed", "latency", "ingest", "feeds", "overload", "gate", "soak")
 DRIFTS = ("swap", "rename", "merge", "split", "gradual", "recurring", "none")
 PEERS = ("cron", "frozen", "nearest-mean", "nearest-neighbours", "streaming-lda", "naive-bayes", "er-ace", "adaptive-classifier",
          "hoeffding-tree", "forest")
@@ -39,10 +37,12 @@ PEERS = ("cron", "frozen", "nearest-mean", "nearest-neighbours", "streaming-lda"
 @click.option("--postgres", metavar="URL", help="ingest: a PostgreSQL server on which databases may be made, to measure it too.")
 @click.option("--minutes", metavar="N", type=click.IntRange(1), default=60, show_default=True, help="soak: how long.")
 @click.option("--each", metavar="N", type=click.IntRange(0), default=0, help="class-incremental: N rows of each class at most.")
-@click.option("--model", metavar="MODEL", help="The encoder of images or sounds, or another of texts: a folder, or a hub name.")
+@click.option("--model", metavar="MODEL",
+              help="The encoder of images or sounds, another of texts, or what translates: a folder, or a hub name.")
 @click.option("--prefix", metavar="TEXT", default="", help="What it wants before a text ('query: ' for e5).")
 @click.option("--consolidate", is_flag=True, help="class-incremental: tune upper blocks of the encoder before the last test.")
-@click.option("--events", metavar="N", type=click.IntRange(1), help="prequential: the last N events of a stream by time only.")
+@click.option("--events", metavar="N", type=click.IntRange(1), help="prequential: the last N events of a stream by time only; "
+              "entities: N sentences learned; ranking: the first N ratings.")
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="The folder of the data sets.  [default: ../shared/data beside the project]")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", default=Path("bench-results"),
@@ -55,9 +55,10 @@ def bench(what: str, name: str | None, seeds: tuple[int, ...], adapt: bool | Non
           as_json: bool) -> None:
     """Measure adaptd and its rivals.
 
-    PART is class-incremental, strategies, new-classes, prequential, heads, noise, memory, abstain, replies, review, weak, speed,
-    latency, ingest, overload, gate, all (these), feeds or soak. FILE is your own .csv, .parquet or .jsonl with text, label and
-    perhaps time, or another that `adaptd ingest` reads: it is answered and learned event by event, in the order of time.
+    PART is class-incremental, strategies, new-classes, prequential, heads, noise, memory, abstain, replies, entities, ranking,
+    translation, review, weak, speed, latency, ingest, overload, gate, all (these), feeds or soak. FILE is your own .csv,
+    .parquet or .jsonl with text, label and perhaps time, or another that `adaptd ingest` reads: it is answered and learned event
+    by event, in the order of time.
 
     \b
     Example:

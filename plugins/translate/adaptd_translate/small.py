@@ -1,7 +1,12 @@
-"""A small translation model of the Marian architecture, trained from scratch: where none can be downloaded."""
+"""A small translation model of the Marian architecture, trained from scratch: where none can be downloaded.
+
+`python -m adaptd_translate.small PAIRS.jsonl FOLDER` trains one on pairs, and with `--of` a model that is there on more of them.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -41,9 +46,9 @@ def fresh(folder: Path, pairs: Sequence[Pair], *, width: int = 128, layers: int 
     tokenizer.save_pretrained(folder)
 
 
-def train(folder: Path, pairs: Sequence[Pair], *, epochs: int, rate: float = 2e-3, warm: int = 400, tokens: int = 1200,
+def train(folder: Path | str, pairs: Sequence[Pair], *, epochs: int, rate: float = 2e-3, warm: int = 400, tokens: int = 1200,
           seed: int = 0, into: Path | None = None) -> None:
-    """Train a folder's model on pairs, and write it there, or into another folder."""
+    """Train a folder's model, or one of the hub, on pairs, and write it there, or into another folder."""
     torch.manual_seed(seed)
     drawn = random.Random(seed)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
@@ -88,3 +93,26 @@ def batches(ids: Sequence[Ids], tokens: int, drawn: random.Random) -> Iterator[l
 def padded(rows: Sequence[Sequence[int]], pad: int) -> Any:
     """Return rows of ids as one tensor."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=pad)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train on the pairs of a file that `adaptd ingest` reads, too."""
+    parser = argparse.ArgumentParser(prog="python -m adaptd_translate.small", description=main.__doc__)
+    parser.add_argument("pairs", type=Path, help='JSONL, a line {"text": …, "label": …}')
+    parser.add_argument("folder", type=Path, help="where the model is written")
+    parser.add_argument("--of", metavar="MODEL", help="a folder or hub name: this model is trained on, instead of a new one")
+    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--warm", type=int, default=400, help="steps until the rate is reached")
+    given = parser.parse_args(arguments)
+    rows = map(json.loads, given.pairs.read_text(encoding="utf-8").splitlines())
+    pairs = [(row["text"], row["label"]) for row in rows]
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    if given.of is None:
+        fresh(given.folder, pairs)
+    train(given.of or given.folder, pairs, epochs=given.epochs, rate=given.rate, warm=given.warm, into=given.folder)
+
+
+if __name__ == "__main__":
+    main()
