@@ -13,8 +13,8 @@ from adaptd.bench.streams import Drift
 from adaptd.bench.vectors import Encoded
 
 Part = Literal["class-incremental", "strategies", "consolidation", "new-classes", "prequential", "heads", "noise", "memory",
-               "abstain", "replies", "entities", "ranking", "translation", "review", "weak", "speed", "latency", "ingest", "feeds",
-               "overload", "gate", "soak"]
+               "abstain", "replies", "entities", "ranking", "translation", "review", "weak", "speed", "latency", "ingest",
+               "feeds", "overload", "gate", "soak"]
 PARTS: tuple[Part, ...] = get_args(Part)
 SETS: dict[Part, tuple[str, ...]] = {
     "class-incremental": ("clinc150", "banking77"), "strategies": ("clinc150", "banking77"),

@@ -197,7 +197,7 @@ class Own:
     """The ranker of the domain, which follows learned rows as it does in a daemon (`adaptd/ranking.py`)."""
 
     def __init__(self, candidates: Mapping[int, Candidate]) -> None:
-        domain = plugins.collect(plugins.load("adaptd", ["adaptd-recommend"]), "register_domains")["recommend"]
+        domain: Any = plugins.collect(plugins.load("adaptd", ["adaptd-recommend"]), "register_domains")["recommend"]
         self._ranker: Ranker = domain.ranker()
         self._candidates = candidates
         self._items: list[int] = []  # of each event
