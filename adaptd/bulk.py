@@ -25,6 +25,7 @@ from adaptd.strictjson import Unread
 log = logging.getLogger(__name__)
 LEAST = 100  # elements: what is less takes about as long to be sent there
 LIMIT_S, EACH_S = 30.0, 0.1  # over a batch, and more where it has more elements than fit
+AHEAD = 2  # batches that it is given at a time: the next one lies there when it is done with one
 LOAD_S, AGAIN_S = 60.0, 60.0
 BUFFER = 1 << 24  # bytes of an answer that are read at once
 
@@ -43,6 +44,8 @@ class Bulk:
         self._starting: asyncio.Task[None] | None = None
         self._tried = -AGAIN_S  # when it was started last
         self._hung = False  # and is not ready again since
+        self._number = 0  # of the batch that it was given last
+        self._ahead = asyncio.Semaphore(AHEAD)
         self._turn = asyncio.Lock()
 
     async def items(self, domain: str, raw: Sequence[Any], source: str) -> Through | None:
@@ -62,8 +65,9 @@ class Bulk:
             raise Busy("too many events wait to be read")
         self._waiting += count
         try:
-            child = self._ready()
-            return None if child is None else await self._through(child, domain, raw, source, max(LIMIT_S, EACH_S * count))
+            async with self._ahead:
+                child = self._ready()
+                return None if child is None else await self._through(child, domain, raw, source, count)
         finally:
             self._waiting -= count
 
@@ -83,15 +87,19 @@ class Bulk:
             raise Busy("what reads large batches is started again", retry_after_s=2.0)
         return None
 
-    async def _through(self, child: Process, domain: str, raw: Sequence[Any], source: str, limit_s: float) -> Through | None:
+    async def _through(self, child: Process, domain: str, raw: Sequence[Any], source: str, count: int) -> Through | None:
+        self._number, limit_s = self._number + 1, max(LIMIT_S, EACH_S * count)
+        number = self._number
         try:
-            _say(child, packed([domain, raw.body if isinstance(raw, Unread) else raw, source]))
+            _say(child, packed([number, domain, raw.body if isinstance(raw, Unread) else raw, source]))
             async with self._turn, asyncio.timeout(limit_s):  # it has the next batch when it is done with one
-                return put_together(await _answer(child))
+                if self._child is not child:
+                    raise EOFError("it was ended over another batch")
+                return put_together(await _answer(child), number)
         except TimeoutError:
             self._hung = True
             await self._end(child)
-            raise PluginError(f"domain {domain!r} took more than {limit_s:g} s over a batch of {len(raw)}",
+            raise PluginError(f"domain {domain!r} took more than {limit_s:g} s over a batch of about {count}",
                               hint="mend the plugin's `example`, or send smaller batches") from None
         except Exception as error:  # whatever it is, the batch comes through the door here
             first = self._child is child

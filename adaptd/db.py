@@ -115,6 +115,11 @@ def insert_columns(connection: Connection, table: Table, names: Sequence[str], c
     _dialect(connection.engine).insert_columns(connection, table.name, names, columns)
 
 
+def fails_quietly(connection: Connection) -> bool:
+    """Say whether an insert that fails is nobody's but ours to know: PostgreSQL writes the values to its server's log."""
+    return connection.dialect.name == "sqlite"
+
+
 def of_keys(dialect: str, query: Select[Any], column: Column[Any]) -> Select[Any]:
     """Return the query for rows that have one of the keys, of which there is at most one each: its parameter `keys`.
 
@@ -281,10 +286,14 @@ class Writer:
         self._seq += 1
         return self._seq
 
-    def next_seqs(self, count: int) -> range:
-        """Give the next so many, likewise."""
-        self._seq += count
-        return range(self._seq - count + 1, self._seq + 1)
+    def ahead(self, count: int) -> range:
+        """Return the next so many; they are given once they are taken, in the same operation."""
+        return range(self._seq + 1, self._seq + count + 1)
+
+    def take(self, seqs: range) -> None:
+        """Give those that were looked ahead at."""
+        assert seqs.start == self._seq + 1
+        self._seq = seqs[-1]
 
     def submit(self, run: Callable[[Connection], T], *, events: int = 1, size: int = 0, bounded: bool = False,
                lane: str = "events", after: Callable[[T], None] | None = None) -> Future[T]:

@@ -1,8 +1,8 @@
 """The doorkeeper: `python -m adaptd.doorkeeper`, which lets large batches through the doors of all domains, beside the daemon.
 
 Where: a child of `bulk`. Messages are msgpack (https://msgpack.org), each behind its length. In: the `job`, then
-`[domain, elements or the JSON of them, source]` again and again. Out: `true` when it is ready, then `[places, columns of the
-items, rejected]`, or nil for JSON that it leaves to the daemon.
+`[number, domain, elements or the JSON of them, source]` again and again. Out: `true` when it is ready, then `[number, [places,
+columns of the items, rejected]]`, or nil in their place for JSON that it leaves to the daemon.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def main() -> int:
     gc.set_threshold(OBJECTS)
     say(packed(True))
     while message := _next(asked):
-        domain, raw, source = unpacked(message)
+        number, domain, raw, source = unpacked(message)
         read = _read(raw, doors[domain]) if isinstance(raw, bytes) else raw
-        say(packed(None) if read is None else taken_apart(*doors[domain].items(read, source=source)))
+        say(packed([number, None if read is None else taken_apart(*doors[domain].items(read, source=source))]))
     return 0
 
 
@@ -112,10 +112,10 @@ def _nothing(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be sent")
 
 
-def taken_apart(good: Sequence[tuple[int, Item]], rejected: Sequence[Rejected]) -> bytes:
-    """Return what the door said as a message."""
+def taken_apart(good: Sequence[tuple[int, Item]], rejected: Sequence[Rejected]) -> list[Any]:
+    """Return what the door said, as it is sent."""
     columns = [*map(_column, zip(*[stored(item) for _, item in good], strict=True))] or [()] * len(STORED)
-    return packed([[place for place, _ in good], columns, rejected])
+    return [[place for place, _ in good], columns, rejected]
 
 
 def _column(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -125,9 +125,14 @@ def _column(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return first if same else values
 
 
-def put_together(message: bytes) -> Through | None:
-    """Return what the door said, if anything. The items are as they are stored: what the domain made of them is not with them."""
-    through = unpacked(message)
+def put_together(message: bytes, wanted: int) -> Through | None:
+    """Return what the door said of a batch, if anything; EOFError: this is another one's.
+
+    The items are as they are stored: what the domain made of them is not with them.
+    """
+    number, through = unpacked(message)
+    if number != wanted:
+        raise EOFError(f"an answer to batch {number}, not to {wanted}")
     if through is None:
         return None
     places, told, rejected = through

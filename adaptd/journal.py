@@ -11,6 +11,7 @@ import hmac
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -20,7 +21,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, bindparam, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from adaptd import blobs, bounds, deadletters, outbox, tested
+from adaptd import blobs, bounds, db, deadletters, outbox, tested
 from adaptd import tables as t
 from adaptd.births import Births
 from adaptd.chain import EVENT, LABEL, Chain
@@ -181,12 +182,14 @@ class Journal:
     def _append_new(self, connection: Connection, domain: int, items: Columns) -> Outcome | None:
         """Journal unlabelled events whose ids are new, as most are, without a look at each; None, and nothing, where one is not.
 
-        The insert finds that out: to ask for the ids before it takes as long as their index.
+        The insert finds that out, where a server does not log it with the ids: to ask for them takes as long as their index.
         """
         of, count, now = items.of, len(items), time.time()
         if labelled(items) or (self._tombs and self._are_forgotten(connection, domain, of["source"], of["key"])):
             return None
-        seqs, tokens, width = self._writer.next_seqs(count), secrets.token_hex(TOKEN_BYTES * count), 2 * TOKEN_BYTES
+        if not db.fails_quietly(connection) and self._came_before(connection, domain, of["source"], of["key"]):
+            return None
+        seqs, tokens, width = self._writer.ahead(count), secrets.token_hex(TOKEN_BYTES * count), 2 * TOKEN_BYTES
         names = [f"{seq}-{tokens[at:at + width]}" for seq, at in zip(seqs, range(0, len(tokens), width), strict=True)]
         try:
             with connection.begin_nested():
@@ -195,8 +198,16 @@ class Journal:
                     of["answered"], of["subject"], of["time"], [now] * count])
         except IntegrityError:
             return None
+        self._writer.take(seqs)
         self._chain.add(zip(seqs, names, repeat(domain), of["columns"], repeat(now)), [])  # the first of them are endless
         return Outcome([], [], seqs[-1], names)
+
+    def _came_before(self, connection: Connection, domain: int, sources: Sequence[str], keys: Sequence[str | None]) -> bool:
+        """Say whether one of the ids came before, or comes twice."""
+        names = Counter((source, key) for source, key in zip(sources, keys, strict=True) if key is not None)
+        by_source = {source: [key for one, key in names if one == source] for source, _ in names}
+        return names.total() > len(names) or any(
+            True for source, mine in by_source.items() for _ in self._of_keys(connection, domain, source, mine))
 
     def _are_forgotten(self, connection: Connection, domain: int, sources: Sequence[str], keys: Sequence[str | None]) -> bool:
         """Say whether one of the ids is of an event that was forgotten."""

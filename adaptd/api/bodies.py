@@ -21,6 +21,7 @@ from adaptd.errors import BadRequest, TooLarge
 from adaptd.records import canonical
 from adaptd.strictjson import Unread
 
+LARGE = 1 << 16  # bytes of a body; what is less is read here in a millisecond
 JSON, NDJSON = "application/json", "application/x-ndjson"
 M = TypeVar("M", bound=BaseModel)
 
@@ -68,7 +69,7 @@ async def read_batch(request: Request, model: type[BaseModel], limits: Limits) -
     if kind == NDJSON:
         return _lines(data, limits)
     batch = Unread(data, partial(_list, model=model, limits=limits), limits.items)
-    return Batch(items=batch if batch.about >= LEAST else batch[:])
+    return Batch(items=batch if len(data) >= LARGE and batch.about >= LEAST else batch[:])
 
 
 def check_count(count: int, limits: Limits, name: str | None = None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from adaptd import offline
-from adaptd.doorkeeper import put_together, taken_apart
+from adaptd.doorkeeper import packed, put_together, taken_apart
 from adaptd.journal import Journal, Outcome
 from adaptd.paths import Paths
 from adaptd.records import Columns, Item
@@ -31,7 +31,7 @@ def event(key: str | None, text: str = "x", source: str = "bulk") -> Item:
 
 
 def columns(items: Sequence[Item]) -> Columns:
-    through = put_together(taken_apart([*enumerate(items)], []))
+    through = put_together(packed([1, taken_apart([*enumerate(items)], [])]), 1)
     assert through is not None and through[0] == [*range(len(items))]
     return through[1]
 
@@ -62,7 +62,11 @@ def test_one_that_came_before_has_each_looked_at(paths: Paths) -> None:
         assert [one.status for one in done.receipts] == ["accepted", "duplicate", "rejected", "accepted", "duplicate", "accepted"]
         assert [one.event for one in done.receipts[1:3]] == [first[1], first[0]] and not done.new
         assert done.receipts[2].error is not None and done.receipts[2].error["code"] == "conflict"
-        assert [one.status for one in append(opened, [event("e"), event("e")]).receipts] == ["accepted", "duplicate"]
+        last = append(opened, [event("e"), event("e")])
+        assert [one.status for one in last.receipts] == ["accepted", "duplicate"]
+        again = append(opened, [event("a"), event("b")])
+        assert [one.status for one in again.receipts] == ["duplicate"] * 2
+        assert again.seq == last.seq == last.receipts[0].event_seq, "no seq is named that is nobody's"
     assert keys(paths) == ["a", "b", "c", "d", "e"]
     assert not verified(paths).broken
 
