@@ -29,7 +29,7 @@ from adaptd.bench.plan import QUICK_EVENTS, Run, Tools
 from adaptd.bench.sets import Setting
 from adaptd.bench.speed import milliseconds
 from adaptd.bench.streams import Ints
-from adaptd.interfaces import Ranker
+from adaptd.config import DomainSettings
 from adaptd.records import Ask, Candidate, Example, Taught
 
 TOP, AMONG, EACH, LIKED = 10, 99, 100, 4  # places that count; other items; of so many ratings one is ranked; stars of a like
@@ -197,8 +197,10 @@ class Own:
     """The ranker of the domain, which follows learned rows as it does in a daemon (`adaptd/ranking.py`)."""
 
     def __init__(self, candidates: Mapping[int, Candidate]) -> None:
-        domain = plugins.collect(plugins.load("adaptd", ["adaptd-recommend"]), "register_domains")["recommend"]
-        self._ranker: Ranker = domain.ranker()
+        kinds = plugins.collect(plugins.load("adaptd", ["adaptd-recommend"]), "register_domains")
+        made = plugins.domain(kinds, RECOMMEND.domain, DomainSettings()).ranker
+        assert made is not None
+        self._ranker = made()
         self._candidates = candidates
         self._items: list[int] = []  # of each event
 
