@@ -150,7 +150,7 @@ def _costs(run: Run, tools: Tools, stream: Stream) -> str:
     """Say what a rating and a ranking cost over HTTP, beside the bare encoder; in turns, medians."""
     encoder, took = tools.encoded.encoder, defaultdict[str, list[float]](list)
     with Daemon(adapt=run.adapt, setting=RECOMMEND) as daemon, tools.task(f"{run.name}: costs", TURNS) as advance:
-        for turn, one in zip(range(TURNS), itertools.cycle(stream.held)):
+        for turn, one in zip(range(TURNS), itertools.cycle(stream.asked.values())):
             taught = stream.ratings[turn * EACH:(turn + 1) * EACH].tolist()
             payloads = [{"user": f"u{user}", **stream.items[item]} for user, item, _ in taught]
             asked = {"user": f"u{one.user}", "k": TOP, "candidates": [stream.items[item] for item in one.items]}
