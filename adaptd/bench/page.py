@@ -145,9 +145,9 @@ small one that was trained from scratch on 4,132 captions without sport: how the
 model translates. new: captions about sport; terms: others, with a customer's words for some German ones in all references; each
 is translated before it is taught. BLEU, chrF: on held-out captions of the stream's kind, at the end; old: on captions of
 neither kind; forgetting: what old ones lost against the bare model. Words taught: how often a customer's word is used that was
-taught so often before, in percent. × bare model: an answer over HTTP beside one of a daemon that knows no pairs, medians. A
-translation memory gives the nearest pair's translation. With LoRA: adapted after each hundred pairs, each candidate promoted by
-hand whatever the gate said. Fine-tuned: 4 epochs on the captions that the model was trained on and three times the stream.
+taught so often before, in percent. A translation memory gives the nearest pair's translation. With LoRA: adapted after each
+hundred pairs, each candidate promoted by hand whatever the gate said. Fine-tuned: 4 epochs on the captions that the model was
+trained on and three times the stream.
 """,
     "review": """\
 ## Review

@@ -29,7 +29,7 @@ from adaptd.bench.plan import QUICK_EVENTS, Run, Tools
 from adaptd.bench.sets import Setting
 from adaptd.bench.speed import milliseconds
 from adaptd.bench.streams import Ints
-from adaptd.interfaces import Ranker
+from adaptd.config import DomainSettings
 from adaptd.records import Ask, Candidate, Example, Taught
 
 TOP, AMONG, EACH, LIKED = 10, 99, 100, 4  # places that count; other items; of so many ratings one is ranked; stars of a like
@@ -150,7 +150,7 @@ def _costs(run: Run, tools: Tools, stream: Stream) -> str:
     """Say what a rating and a ranking cost over HTTP, beside the bare encoder; in turns, medians."""
     encoder, took = tools.encoded.encoder, defaultdict[str, list[float]](list)
     with Daemon(adapt=run.adapt, setting=RECOMMEND) as daemon, tools.task(f"{run.name}: costs", TURNS) as advance:
-        for turn, one in zip(range(TURNS), itertools.cycle(stream.held)):
+        for turn, one in zip(range(TURNS), itertools.cycle(stream.asked.values())):
             taught = stream.ratings[turn * EACH:(turn + 1) * EACH].tolist()
             payloads = [{"user": f"u{user}", **stream.items[item]} for user, item, _ in taught]
             asked = {"user": f"u{one.user}", "k": TOP, "candidates": [stream.items[item] for item in one.items]}
@@ -197,8 +197,10 @@ class Own:
     """The ranker of the domain, which follows learned rows as it does in a daemon (`adaptd/ranking.py`)."""
 
     def __init__(self, candidates: Mapping[int, Candidate]) -> None:
-        domain: Any = plugins.collect(plugins.load("adaptd", ["adaptd-recommend"]), "register_domains")["recommend"]
-        self._ranker: Ranker = domain.ranker()
+        kinds = plugins.collect(plugins.load("adaptd", ["adaptd-recommend"]), "register_domains")
+        made = plugins.domain(kinds, RECOMMEND.domain, DomainSettings()).ranker
+        assert made is not None
+        self._ranker = made()
         self._candidates = candidates
         self._items: list[int] = []  # of each event
 

@@ -38,14 +38,14 @@ def sentence(row: Json) -> tuple[str, list[Json]]:
     if isinstance(tokens, str):
         tags, space = tags.split(), ""
     spans: list[Json] = []
-    start = 0
+    start, before = 0, ""
     for token, tag in zip(tokens, tags, strict=True):
         begins, _, kind = tag.partition("-")
-        if begins == "B":
-            spans.append({"start": start, "end": start + len(token), "type": kind})
-        elif begins == "I":
+        if begins == "I" and kind == before:
             spans[-1]["end"] = start + len(token)
-        start += len(token) + len(space)
+        elif kind:  # an I that continues nothing begins a span
+            spans.append({"start": start, "end": start + len(token), "type": kind})
+        start, before = start + len(token) + len(space), kind
     return space.join(tokens), spans
 
 

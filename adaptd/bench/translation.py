@@ -22,7 +22,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +35,7 @@ from adaptd.bench import sets
 from adaptd.bench.daemon import ADAPT_S, Daemon
 from adaptd.bench.plan import Run, Tools
 from adaptd.bench.sets import Setting
+from adaptd.bench.speed import milliseconds
 from adaptd.bench.streams import percent
 from adaptd.errors import AdaptdError, MissingExtra
 
@@ -48,7 +48,7 @@ LONGEST, STREAM, HELD, OLD, OFTEN = 11, 300, 150, 150, 10  # words of a caption;
 MORE = ("--epochs", "4", "--rate", "7e-4", "--warm", "50")  # how it is fine-tuned, on old captions and three times the new ones
 AGAIN = 3
 ADAPT, RATE, TRUST = 100, 3e-3, 0.5  # pairs after which LoRA weights are trained, and how; another trust in remembered pairs
-TRAIN_S, QUICK = 3600.0, 20
+TRAIN_S, QUICK, KNOWN = 3600.0, 20, 50  # pairs that are known when costs are measured, and so many are asked
 BARE = "the model alone, frozen"
 Pair = tuple[str, str]
 Json = dict[str, Any]
@@ -70,7 +70,6 @@ class Said:
     stream: list[Json] = field(default_factory=list)
     held: list[Json] = field(default_factory=list)
     old: list[Json] = field(default_factory=list)
-    ms: list[float] = field(default_factory=list)  # of each answer in the stream
 
 
 def prepare(run: Run) -> tuple[list[Pair], dict[str, Stream]]:
@@ -109,7 +108,7 @@ def measure(run: Run, tools: Tools) -> Json:
     """Give each stream to daemons that learn in several ways, and to two that do not: the bare model, and one fine-tuned."""
     base, streams = prepare(run)
     rows, verdicts = list[Json](), list[str]()
-    with tempfile.TemporaryDirectory(prefix="adaptd-bench-") as scratch, tools.task(run.name, 1 + 5 * len(streams)) as advance:
+    with tempfile.TemporaryDirectory(prefix="adaptd-bench-") as scratch, tools.task(run.name, 2 + 5 * len(streams)) as advance:
         model = run.model or _trained(Path(scratch) / "model", base, *(("--epochs", "1") if run.quick else ()))
         advance(1)
         for name, stream in streams.items():
@@ -124,9 +123,11 @@ def measure(run: Run, tools: Tools) -> Json:
                 found[way] = live()
                 advance(1)
             rows += list(_rows(name, stream, found))
+        costs = _costs(model, streams["new"])
+        advance(1)
     sizes = "; ".join(f"{name}: {len(one.pairs)} pairs, {len(one.held)} held out" for name, one in streams.items())
     return {"rows": rows, "verdicts": verdicts, "remark": f"{sizes}; {len(next(iter(streams.values())).old)} old ones. Gate: " + (
-        ", ".join(f"{verdicts.count(said)} {said}" for said in sorted(set(verdicts)))) + "."}
+        ", ".join(f"{verdicts.count(said)} {said}" for said in sorted(set(verdicts)))) + f". {costs}"}
 
 
 def _trained(folder: Path, pairs: Sequence[Pair], *how: str) -> str:
@@ -141,11 +142,9 @@ def _trained(folder: Path, pairs: Sequence[Pair], *how: str) -> str:
     return str(folder)
 
 
-def _lives(model: str, stream: Stream, *, taught: bool = True, trust: float | None = None,
-           verdicts: list[str] | None = None) -> Said:
-    """Translate the stream, taught after each answer; `verdicts`: adapted, too, and what the gate said goes there."""
+def _served(model: str, trust: float | None = None) -> Setting:
     options = {"model": model, "threads": 1, "rate": RATE, **({} if trust is None else {"trust": trust})}
-    setting = Setting(domain="translate", config=f"""
+    return Setting(domain="translate", config=f"""
 [plugins]
 allow = ["adaptd-translate"]
 [domains.translate.options]
@@ -154,12 +153,30 @@ allow = ["adaptd-translate"]
 every_labels = 0
 min_labels = 10
 """)
+
+
+def _costs(model: str, stream: Stream) -> str:
+    """Say what an answer and a pair that is taught cost over HTTP, beside an answer of a daemon that knows no pairs; in turns."""
+    took = defaultdict[str, list[float]](list)
+    known, asked = stream.pairs[:KNOWN], stream.pairs[KNOWN:2 * KNOWN] or stream.pairs
+    with Daemon(adapt=False, setting=_served(model)) as bare, Daemon(adapt=False, setting=_served(model)) as ours:
+        ours.learn(*zip(*known, strict=True))
+        for source, target in asked:
+            took["bare"].append(milliseconds(partial(bare.asked, [source])))
+            took["asked"].append(milliseconds(partial(ours.asked, [source])))
+            took["taught"].append(milliseconds(partial(ours.learn, [source], [target])))
+    bare_ms, asked_ms, taught_ms = (float(np.median(took[what])) for what in ("bare", "asked", "taught"))
+    return (f"Over HTTP, medians beside an answer of a daemon that knows no pairs ({bare_ms:.0f} ms): an answer "
+            f"{asked_ms / bare_ms:.2f} times, a pair that is taught, learned, {taught_ms / bare_ms:.2f} times.")
+
+
+def _lives(model: str, stream: Stream, *, taught: bool = True, trust: float | None = None,
+           verdicts: list[str] | None = None) -> Said:
+    """Translate the stream, taught after each answer; `verdicts`: adapted, too, and what the gate said goes there."""
     said = Said()
-    with Daemon(adapt=verdicts is not None, setting=setting) as daemon:
+    with Daemon(adapt=verdicts is not None, setting=_served(model, trust)) as daemon:
         for at, (source, target) in enumerate(stream.pairs, 1):
-            began = time.perf_counter()
             said.stream += daemon.asked([source])
-            said.ms.append(1000 * (time.perf_counter() - began))
             if taught:
                 daemon.feedback([said.stream[-1]["event"]], [target])
             if verdicts is not None and (at % ADAPT == 0 or at == len(stream.pairs)):
@@ -177,20 +194,17 @@ def _adapted(daemon: Daemon) -> str:
 
 
 def _rows(name: str, stream: Stream, found: Mapping[str, Said]) -> Iterator[Json]:
-    bare = found[BARE]
     memory = found["adaptd"]
     texts = {way: tuple(list(map(_text, part)) for part in (said.stream, said.held, said.old)) for way, said in found.items()}
     texts["translation memory"] = tuple(list(map(_nearest, part)) for part in (memory.stream, memory.held, memory.old))
     old = {way: _scores(answers, stream.old) for way, (_, _, answers) in texts.items()}
     for way, (answers, held, _) in texts.items():
         as_answered, at_last = _scores(answers, stream.pairs), _scores(held, stream.held)
-        ms = found[way].ms if way in found else []
         yield {"method": way, "what": name,
                "BLEU in the stream": as_answered[0], "chrF in the stream": as_answered[1],
                "BLEU": at_last[0], "chrF": at_last[1], "old BLEU": old[way][0], "old chrF": old[way][1],
                "forgetting, BLEU": old[BARE][0] - old[way][0],
-               **{f"words taught {often}": share for often, share in _used(answers, stream.pairs).items()},
-               "× bare model": float(np.median(ms) / np.median(bare.ms)) if ms else None}
+               **{f"words taught {often}": share for often, share in _used(answers, stream.pairs).items()}}
 
 
 def _text(answer: Json) -> str:
