@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from adaptd import config
 from adaptd.api.bodies import _lines, _list
-from adaptd.api.schemas import Event
+from adaptd.api.requests import Event
 from adaptd.config import Limits, Redact
 from adaptd.errors import AdaptdError, BadConfig, BadPayload, BadSignature
 from adaptd.feeds.elements import Fields, element
