@@ -75,7 +75,8 @@ def loads(data: bytes, *, lone_surrogates: bool = False, line: int = 1) -> Any:
         value = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_float, parse_int=_int)
         fine = not _deep(value) and (lone_surrogates or not SURROGATE.search(text) or _encodes(value))
     except json.JSONDecodeError as error:
-        hint = "for one object a line, send content-type application/x-ndjson" if error.msg == "Extra data" else ""
+        hint = ("for one object a line, send content-type application/x-ndjson" if error.msg == "Extra data"
+                else "write it with a JSON library; a body that was cut off ends too early")
         what, place = error.msg.removesuffix(" starting at"), _place(text, error.pos, line)
         raise BadRequest(f"not JSON: {what} at {place}", hint=hint) from None
     except (_Fault, RecursionError):

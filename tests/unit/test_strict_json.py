@@ -37,12 +37,12 @@ BAD = [
 
 
 @pytest.mark.parametrize(("data", "what", "place"), BAD, ids=range(len(BAD)))
-def test_a_fault_is_refused_with_its_place(data: bytes, what: str, place: str) -> None:
+def test_a_fault_is_refused_with_its_place_and_a_cure(data: bytes, what: str, place: str) -> None:
     """Not JSON, or JSON that Python alone would take."""
     with pytest.raises(BadRequest) as caught:
         loads(data)
     assert what in caught.value.message
-    assert place in caught.value.message
+    assert place in caught.value.message and caught.value.hint
     caught.value.message.encode()
 
 
